@@ -1,1 +1,1 @@
-"""Figures as ratios against a floor measured in the same run; `python -m benchmarks` prints them."""
+"""Benchmarks whose results are ratios to a floor measured in the same run; `python -m benchmarks` prints them."""

@@ -1,6 +1,6 @@
-"""`python -m benchmarks [name …]`: run the benchmarks named, or all: every module here that has a `main()`.
+"""`python -m benchmarks [name …]`: run the named benchmarks, or all modules of this package that have a `main()`.
 
-Exits with 1 when a goal was missed: figures are ratios, but the machine should have nothing else to do.
+Exits with 1 if a goal is missed: results are ratios, but the machine should be otherwise idle.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .goals import Goals
 
 
 def found() -> dict[str, Callable[[], Goals]]:
-    """Name to `main`, in the order of the alphabet."""
+    """Return the `main` functions by name, in alphabetical order."""
     mains: dict[str, Callable[[], Goals]] = {}
     for module in pkgutil.iter_modules(benchmarks.__path__):
         if module.name != "__main__":
@@ -28,11 +28,11 @@ def found() -> dict[str, Callable[[], Goals]]:
 
 
 def run(names: list[str]) -> int:
-    """Run them; the exit status."""
+    """Run the benchmarks and return the exit status."""
     mains = found()
     unknown = [name for name in names if name not in mains]
     if unknown:
-        print(f"there is no benchmark {', '.join(unknown)}; there are: {', '.join(mains)}", file=sys.stderr)
+        print(f"there is no benchmark {', '.join(unknown)}; expected one of {', '.join(mains)}", file=sys.stderr)
         return 2
     start = time.perf_counter()
     results: dict[str, Goals] = {}

@@ -1,4 +1,4 @@
-"""The databases that figures are taken on: SQLite, and PostgreSQL where this machine has it."""
+"""The databases of the benchmarks: SQLite, and PostgreSQL if it is installed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.postgres import PostgresServer
 
 
 class Databases:
-    """Makes fresh, empty databases of each sort, by URL."""
+    """Creates new, empty databases of each type."""
 
     def __init__(self, directory: Path, postgres: str | None) -> None:
         self._directory = directory
@@ -24,7 +24,7 @@ class Databases:
         self._made: list[str] = []
 
     def fresh(self, sort: str) -> str:
-        """The URL of a new database."""
+        """Create a database and return its URL."""
         name = f"bench_{uuid.uuid4().hex}"
         if sort == "sqlite":
             return f"sqlite:///{self._directory}/{name}.db"
@@ -34,7 +34,7 @@ class Databases:
         return sa.make_url(self._postgres).set(database=name).render_as_string(hide_password=False)
 
     def drop(self) -> None:
-        """Remove what was made on a server that may not be ours."""
+        """Drop the databases created on a shared server."""
         for name in self._made:
             self._run(f"DROP DATABASE {name} WITH (FORCE)")
 
@@ -48,17 +48,17 @@ class Databases:
 
 @contextlib.contextmanager
 def databases() -> Iterator[Databases]:
-    """ARCHELON_TEST_POSTGRES names a server; else a private one is started, if there is `initdb`."""
+    """Yield the databases. ARCHELON_TEST_POSTGRES names a server; otherwise a private one is started, if `initdb` exists."""
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="archelon-bench-")))
         given = os.environ.get("ARCHELON_TEST_POSTGRES")
         programs = None if given else PostgresServer.programs()
         if programs is not None:
-            # Another directory: the server's user has to reach it.
+            # A separate directory, which the server's user can access.
             place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="archelon-postgres-")))
             given = stack.enter_context(PostgresServer(programs, place))
         if given is None:
-            print("  postgresql is missing (initdb); its figures are left out")
+            print("  postgresql is not installed (initdb); its figures are omitted")
         made = Databases(directory, given)
         try:
             yield made

@@ -1,9 +1,9 @@
-"""What an order costs beyond the stack that it makes in Heat: `python -m benchmarks.heat_orders`.
+"""The overhead of an order over its Heat stack: `python -m benchmarks.heat_orders`.
 
-An all-in-one of its own with a region of a real Heat (the cloud that OS_CLOUD names, or the test bed), and a service with a
-template and nothing to provision. The floor is the same template created with python-heatclient alone and polled until it is
-complete. Orders and floor in turns, then as many at once. An orchestrator's start is no part of what is compared, and is
-printed apart: phases before `deploy` are it.
+It uses a separate all-in-one with a region of a real Heat (the cloud of OS_CLOUD, or the test bed), and a service with a
+template and nothing to provision. The floor is the same template created with python-heatclient and polled until it is
+complete. Orders and floor alternate, then run concurrently. The orchestrator's start, i.e. the phases before `deploy`, is
+excluded from the ratio and printed separately.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ from .goals import Goals
 from .hello_orders import Order, Tenant
 
 ORDERS: Final = 10
-#: Seconds between two looks at a stack of the floor.
+#: Seconds between two polls of a stack of the floor.
 INTERVAL: Final = 0.5
-#: Goals: an order alone takes the floor's time, this share more, and these seconds; ten at once so many times the floor.
+#: Goals: a single order takes at most GOAL_SHARE floors plus GOAL_SECONDS; ten concurrent ones, GOAL_AT_ONCE floors.
 GOAL_SHARE: Final = 1.05
 GOAL_SECONDS: Final = 0.5
 GOAL_AT_ONCE: Final = 1.2
 _TYPE: Final = "http://schemas.archelon.org/occi/service#bench"
 _REGION: Final = "RegionOne"
 _FIRST_PORT: Final = 18300
-_PATIENCE: Final = 600.0
+_TIMEOUT: Final = 600.0
 _START: Final = ("initialise", "activate")
 _TEMPLATE: Final = """
 heat_template_version: 2018-08-31
@@ -59,7 +59,7 @@ resources: {{{_REGION}: {{deployment: heat.yaml}}}}
 
 
 def main() -> Goals:
-    """Print the figures, and judge them."""
+    """Run the benchmark and check its goals."""
     goals = Goals()
     print(
         f"  stacks of 4 resources on {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before; polled every {INTERVAL} s"
@@ -78,21 +78,21 @@ def main() -> Goals:
 
 
 class Floor:
-    """The template with Heat's client alone."""
+    """Creates the template with Heat's client alone."""
 
     def __init__(self, openstack: OpenStack) -> None:
         arguments: dict[str, Any] = {"session": openstack.tenant.session, "region_name": openstack.region}
         self._client = Client(service_type="orchestration", **arguments)
 
     def create(self) -> tuple[str, float]:
-        """Create a stack and wait for it; its name, and the seconds that this took."""
+        """Create a stack and wait for it; return its name and the seconds that it took."""
         name = f"floor-{uuid.uuid4()}"
         begun = time.perf_counter()
         self._client.stacks.create(
             stack_name=name, template=yaml.safe_load(_TEMPLATE.replace("2018-08-31", "'2018-08-31'"))
         )
         while (state := self._state(name)) != "CREATE_COMPLETE":
-            if state.endswith("FAILED") or time.perf_counter() - begun > _PATIENCE:
+            if state.endswith("FAILED") or time.perf_counter() - begun > _TIMEOUT:
                 raise RuntimeError(f"the floor's stack {name} is {state}")
             time.sleep(INTERVAL)
         return name, time.perf_counter() - begun
@@ -101,10 +101,10 @@ class Floor:
         """Delete stacks, and wait until they are gone."""
         for name in names:
             self._client.stacks.delete(name)
-        until = time.monotonic() + _PATIENCE
+        until = time.monotonic() + _TIMEOUT
         while any(each.stack_name in names for each in self._client.stacks.list()):
             if time.monotonic() > until:
-                raise RuntimeError("the floor's stacks do not go")
+                raise RuntimeError("the floor's stacks are not deleted in time")
             time.sleep(INTERVAL)
 
     def _state(self, name: str) -> str:
@@ -114,7 +114,7 @@ class Floor:
 def _alone(tenant: Tenant, floor: Floor, goals: Goals) -> None:
     orders: list[Order] = []
     floors: list[float] = []
-    # In turns, so that what else the machine does falls on both alike.
+    # Alternating, so that other load on the machine affects both alike.
     for _ in range(ORDERS):
         order = tenant.order()
         orders.append(order)
@@ -148,7 +148,7 @@ def _at_once(tenant: Tenant, floor: Floor, goals: Goals) -> None:
 
 
 def _without_start(order: Order) -> float:
-    """Seconds from when the orchestrator was ready until the instance was active."""
+    """Return the seconds from the orchestrator's activation until the instance was active."""
     return order.took - sum(order.phases[phase] for phase in _START)
 
 

@@ -1,8 +1,8 @@
-"""What one tenant's heavy requests cost the others: `python -m benchmarks.heavy_requests`.
+"""The latency that one tenant's heavy requests cause for others: `python -m benchmarks.heavy_requests`.
 
-A cloud controller of its own, its web as it is served. Some tenants write small things, one request after another; then they do
-it again while another tenant has documents validated, as many at once as it is let, each as large as a body may be, or read to
-its end. The figure is the ratio of the others' latency, p95 with and without, in turns.
+It uses a separate cloud controller with its real web process. Some tenants send small writes one after another; then again while
+another tenant has documents validated, as many concurrently as permitted, each of the maximum size, or parsed to its end. The
+result is the ratio of the others' p95 latency with and without, alternating.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -29,18 +28,19 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 from archelon_api import design, tokens
 from archelon_core import auth
 
-from .goals import Goals
+from .goals import Goals, p95
+from .serving import free_port
 
-#: p95 of the others' latency beside a heavy client, of the same alone.
+#: p95 of the others' latency beside a heavy client, relative to the same without it.
 GOAL: Final = 2.0
 _OTHERS: Final = 2
 _HEAVY: Final = 4
 _SECONDS: Final = 5.0
 _TURNS: Final = 4
-_PATIENCE: Final = 120.0
+_TIMEOUT: Final = 120.0
 _SIZE: Final = 900 * 1024
 
-#: Documents by what is about them: format and content.
+#: Documents by description: format and content.
 DOCUMENTS: Final[Mapping[str, tuple[str, str]]] = {
     "one line repeated": ("infrastructure", "nodes:\n" + "- {name: a, type: t}\n" * (_SIZE // 22)),
     "as much as is read": (
@@ -55,14 +55,14 @@ DOCUMENTS: Final[Mapping[str, tuple[str, str]]] = {
 
 
 class Tenant:
-    """A client with a token of its own; one thread's.
+    """A client with its own token; used by one thread.
 
     Args:
         url: of the cloud controller.
     """
 
     def __init__(self, url: str, token: str) -> None:
-        self._http = urllib3.PoolManager(timeout=_PATIENCE, retries=False, maxsize=1)
+        self._http = urllib3.PoolManager(timeout=_TIMEOUT, retries=False, maxsize=1)
         self._url = f"{url}/design{design.VALIDATION.location}default"
         self._headers = {
             "Authorization": f"Bearer {token}",
@@ -77,16 +77,16 @@ class Tenant:
         self._http.clear()
 
     def write(self) -> int:
-        """Make or replace the tenant's own entity, in a transaction; the status."""
+        """Create or replace the tenant's own entity, in a transaction; return the status."""
         kind = design.VALIDATION.scheme + design.VALIDATION.term
         return self._send("PUT", self._url, {"kind": kind}).status
 
     def remove(self) -> int:
-        """Remove it again; the status."""
+        """Delete it; return the status."""
         return self._send("DELETE", self._url, None).status
 
     def validate(self, document_format: str, content: str) -> urllib3.BaseHTTPResponse:
-        """Have a document checked."""
+        """Validate a document."""
         attributes = {"org.archelon.document.format": document_format, "org.archelon.document.content": content}
         action = {"action": design.VALIDATE.scheme + design.VALIDATE.term, "attributes": attributes}
         return self._send("POST", f"{self._url}?action={design.VALIDATE.term}", action)
@@ -97,13 +97,13 @@ class Tenant:
 
 
 class ServedCloud:
-    """A cloud controller's web process, with a database and a directory of its own.
+    """A cloud controller's web process, with a separate database and directory.
 
     Args:
-        directory: for all of it. database_url: SQLite in that directory without one.
+        directory: for all files. database_url: by default SQLite in that directory.
 
     Attributes:
-        url: where it is. pid: of the process that others come of.
+        url: of the cloud controller. pid: of the parent of its processes.
     """
 
     def __init__(self, directory: Path, database_url: str = "") -> None:
@@ -113,13 +113,13 @@ class ServedCloud:
         self._issuer = auth.TokenIssuer(
             signing,
             keys=auth.VerificationKeys([signing.public]),
-            instances=_Nobody(),
+            instances=_NoInstances(),
             revocations=auth.MemoryRevocations(time.time),
             clock=time.time,
         )
         _write_key(directory / "own.pem", ours, public=False)
         _write_key(directory / "trusted.pem", private, public=True)
-        port = _free_port()
+        port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         settings = {
             "DATABASE_URL": database_url or f"sqlite:///{directory}/state.db",
@@ -142,7 +142,7 @@ class ServedCloud:
         self.pid = self._process.pid
 
     def __enter__(self) -> ServedCloud:
-        until = time.monotonic() + _PATIENCE
+        until = time.monotonic() + _TIMEOUT
         while not _ready(self.url):
             if self._process.poll() is not None or time.monotonic() > until:
                 self.__exit__()
@@ -153,28 +153,28 @@ class ServedCloud:
     def __exit__(self, *_error: object) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGTERM)
-        self._process.wait(_PATIENCE)
+        self._process.wait(_TIMEOUT)
 
     def tenant(self, name: str) -> Tenant:
-        """A tenant's client."""
+        """Return a tenant's client."""
         return Tenant(self.url, self.token(name))
 
     def token(self, tenant: str) -> str:
-        """A token with which the service manager acts for a tenant."""
+        """Return a token with which the service manager acts for a tenant."""
         return self._issuer.for_service(
             "benchmark", tenant_id=auth.TenantId(tenant), audience=tokens.AUDIENCE_CLOUD_CONTROLLER
         )
 
 
 def main() -> Goals:
-    """Print the figures."""
+    """Run the benchmark and check its goals."""
     goals = Goals()
     with tempfile.TemporaryDirectory(prefix="archelon-bench-") as directory, ServedCloud(Path(directory)) as cloud:
         for name, document in DOCUMENTS.items():
             alone: list[float] = []
             beside: list[float] = []
             answers: dict[int, int] = {}
-            # In turns, so that what else the machine does falls on both alike.
+            # Alternating, so that other load on the machine affects both alike.
             for _ in range(_TURNS):
                 alone += _others(cloud)
                 with _heavy_client(cloud, document) as counted:
@@ -184,12 +184,12 @@ def main() -> Goals:
             print(f"  {name}: {len(document[1]) / 1e3:.0f} kB; heavy answers by status {answers}")
             print(f"    others alone   {_in_ms(alone)}")
             print(f"    others beside  {_in_ms(beside)}")
-            goals.at_most(f"p95 of other writers beside: {name}", _p95(beside) / _p95(alone), GOAL)
+            goals.at_most(f"p95 of other writers beside: {name}", p95(beside) / p95(alone), GOAL)
     return goals
 
 
 def _others(cloud: ServedCloud) -> list[float]:
-    """Seconds of each request of the other tenants."""
+    """Return the seconds of each request of the other tenants."""
     found: list[list[float]] = [[] for _ in range(_OTHERS)]
     threads = [threading.Thread(target=_write, args=(cloud, number, found[number])) for number in range(_OTHERS)]
     for each in threads:
@@ -208,8 +208,8 @@ def _write(cloud: ServedCloud, number: int, found: list[float]) -> None:
                 status = request()
                 found.append(time.perf_counter() - begun)
                 if status not in statuses:
-                    raise RuntimeError(f"a write was answered {status}")
-            # As people do: a client that asks without a pause measures its own queue.
+                    raise RuntimeError(f"a write returned {status}")
+            # As people do: a client without pauses measures its own queue.
             time.sleep(0.005)
 
 
@@ -225,7 +225,7 @@ def _heavy_client(cloud: ServedCloud, document: tuple[str, str]) -> Iterator[dic
                 answer = tenant.validate(*document)
                 counted[answer.status] = counted.get(answer.status, 0) + 1
                 if answer.status == 429:
-                    # As it is asked to.
+                    # Respect the server's Retry-After.
                     stop.wait(float(answer.headers["Retry-After"]))
 
     threads = [threading.Thread(target=ask) for _ in range(_HEAVY)]
@@ -239,9 +239,9 @@ def _heavy_client(cloud: ServedCloud, document: tuple[str, str]) -> Iterator[dic
             each.join()
 
 
-class _Nobody:
+class _NoInstances:
     def exists(self, instance_id: str, tenant_id: auth.TenantId) -> bool:
-        """No instance is there."""
+        """Return that no instance exists."""
         return False
 
 
@@ -263,18 +263,8 @@ def _ready(url: str) -> bool:
         return False
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def _in_ms(values: Sequence[float]) -> str:
-    return f"{statistics.median(values) * 1e3:6.1f} ms p50, {_p95(values) * 1e3:6.1f} ms p95 ({len(values)} requests)"
-
-
-def _p95(values: Sequence[float]) -> float:
-    return statistics.quantiles(values, n=20, method="inclusive")[-1]
+    return f"{statistics.median(values) * 1e3:6.1f} ms p50, {p95(values) * 1e3:6.1f} ms p95 ({len(values)} requests)"
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""What an order of the least service costs, everything composed: `python -m benchmarks.hello_orders`.
+"""The overhead of an order of the smallest service, in a complete installation: `python -m benchmarks.hello_orders`.
 
-An all-in-one of its own, the bundle `orchestrators/hello`, and orders as a tenant makes them. An instance of it is two processes,
-an orchestrator and a node; the floor is the same two, with the same arguments, environment and directories, started by hand until
-they answer, in the same run. What an order takes beyond the floor is overhead.
+It uses a separate all-in-one, the bundle `orchestrators/hello`, and a tenant's orders. An instance consists of two processes, an
+orchestrator and a node; the floor is the same two, with the same arguments, environment and directories, started directly until
+they respond, in the same run. Time beyond the floor is overhead.
 
-First one after another, then many at once, where the floor is as many pairs started at once. Between them, what an orchestrator
-that has nothing to do occupies: memory of it and its children, resident (RSS, shared pages counted fully) and its share (PSS).
+Orders run one after another, then concurrently, where the floor is as many pairs started concurrently. In between it measures the
+memory of an idle orchestrator and its children: resident (RSS, which counts shared pages fully) and proportional (PSS).
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import dataclasses
 import datetime
 import os
 import shutil
-import socket
 import statistics
 import subprocess
 import tempfile
@@ -36,20 +35,21 @@ from archelon.service import offer
 from archelon.state_directory import StateDirectory
 from occi_service import client
 
-from .goals import Goals
+from .goals import Goals, p95
+from .serving import free_port
 
 ORDERS: Final = 10
 AT_ONCE: Final = 50
-#: Goals: how many times the floor an order takes.
+#: Goals: duration of an order in multiples of the floor.
 GOAL_ALONE: Final = 2.5
 GOAL_AT_ONCE: Final = 2.5
-#: MiB of an idle orchestrator, shared pages divided. The aim is 30.
+#: MiB of an idle orchestrator, shared pages divided (PSS). The aim is 30.
 GOAL_MEMORY: Final = 45
 _BUNDLE: Final = Path(__file__).parents[1] / "orchestrators" / "hello"
 _TYPE: Final = "http://schemas.archelon.org/occi/service#hello"
 _ATTRIBUTES: Final[Mapping[str, Any]] = {"hello.greeting": "Good morning"}
 _FIRST_PORT: Final = 18100
-_PATIENCE: Final = 300.0
+_TIMEOUT: Final = 300.0
 _PHASES: Final = ("initialise", "activate", "deploy", "provision")
 
 
@@ -58,8 +58,8 @@ class Order:
     """An instance that has become active; all times are seconds.
 
     Attributes:
-        asked: when the POST was sent, since the epoch. took: from then until it was active, as its record says.
-        phases: what each took.
+        asked: when the POST was sent, since the epoch. took: from then until it was active, according to its record.
+        phases: duration of each.
     """
 
     path: str
@@ -71,7 +71,7 @@ class Order:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Program:
-    """A process as it was found running, to be started again by hand."""
+    """A running process, to be started again directly."""
 
     arguments: Sequence[str]
     environment: Mapping[str, str]
@@ -80,12 +80,12 @@ class Program:
 
     @classmethod
     def of(cls, node: Node, *, path: str) -> Program:
-        """What a node runs. Its directory is copied, since it goes with its instance."""
+        """Return the program of a node. Its directory is copied, since it is deleted with its instance."""
         process = psutil.Process(node.pid)
         copy = Path(tempfile.mkdtemp(prefix="archelon-bench-")) / "files"
         shutil.copytree(process.cwd(), copy, ignore_dangling_symlinks=True)
         environment = process.environ()
-        # Nobody's orchestrator: it is to start and to answer, not to take an instance's place.
+        # It must start and respond, without taking the instance's place.
         if "ARCHELON_SERVICE_MANAGER" in environment:
             environment["ARCHELON_SERVICE_MANAGER"] = "http://127.0.0.1:9"
         arguments = [each.replace(process.cwd(), str(copy)) for each in process.cmdline()]
@@ -93,8 +93,8 @@ class Program:
 
     @contextlib.contextmanager
     def running(self) -> Iterator[float]:
-        """Start it; how long it took until it answered, in seconds."""
-        port = _free_port()
+        """Start it, and yield the seconds until it responded."""
+        port = free_port()
         begun = time.perf_counter()
         process = subprocess.Popen(
             self.arguments,
@@ -109,21 +109,21 @@ class Program:
             url = f"http://127.0.0.1:{port}{self.path}"
             with urllib3.PoolManager(retries=False, timeout=5.0) as http:
                 while not _answers(http, url):
-                    if process.poll() is not None or time.perf_counter() - begun > _PATIENCE:
-                        raise RuntimeError(f"{self.arguments[0]}, started by hand, does not answer: {process.poll()}")
+                    if process.poll() is not None or time.perf_counter() - begun > _TIMEOUT:
+                        raise RuntimeError(f"{self.arguments[0]}, started directly, does not respond: {process.poll()}")
                     time.sleep(0.005)
             yield time.perf_counter() - begun
         finally:
-            # With all that it forked, and at once: what it leaves is of its session.
+            # The whole session, which includes its children.
             os.killpg(process.pid, 9)
             process.wait()
 
 
 class Tenant:
-    """Orders instances, and sees when they are there and when they are gone.
+    """Orders instances, and waits until they are active or gone.
 
     Args:
-        service_type, attributes: what is ordered.
+        service_type, attributes: of the order.
     """
 
     def __init__(self, stage: Stage, service_type: str = _TYPE, attributes: Mapping[str, Any] = _ATTRIBUTES) -> None:
@@ -137,17 +137,17 @@ class Tenant:
         self._manager.close()
 
     def post(self) -> tuple[str, float]:
-        """Order one; its path, and when it was asked for."""
+        """Order an instance; return its path, and the time of the order."""
         asked = time.time()
         return self._manager.create(self._type, self._attributes), asked
 
     def order(self) -> Order:
-        """Order one and wait for it."""
+        """Order an instance and wait for it."""
         return self.followed(*self.post())
 
     def followed(self, path: str, asked: float) -> Order:
-        """Wait until it is active. Raises RuntimeError when it is not to be."""
-        until = time.monotonic() + _PATIENCE
+        """Wait until an instance is active. Raises RuntimeError if it fails."""
+        until = time.monotonic() + _TIMEOUT
         while True:
             shown = self._manager.get(path).attributes
             state = shown.get("mcn.service.state")
@@ -156,7 +156,7 @@ class Tenant:
             if state == "fail" or time.monotonic() > until:
                 raise RuntimeError(f"{path} is in {state}: {shown.get('mcn.service.state.message')}")
             time.sleep(0.1)
-        # How often it was looked at is no part of the figure: the record has the service manager's own times.
+        # The record has the service manager's own times, which do not depend on the polls.
         instance = path.rpartition("/")[2]
         phases: list[dict[str, Any]] = self._manager.get(f"/record/{instance}").attributes["org.archelon.record.phases"]
         last = phases[-1]
@@ -164,10 +164,10 @@ class Tenant:
         return Order(path, instance, asked, ended - asked, {each["phase"]: float(each["duration"]) for each in phases})
 
     def dispose(self, orders: Sequence[Order]) -> None:
-        """Delete them, and wait until nothing is left."""
+        """Delete instances, and wait until nothing is left."""
         for each in orders:
             self._manager.delete(each.path)
-        until = time.monotonic() + _PATIENCE
+        until = time.monotonic() + _TIMEOUT
         while any(self._there(each.path) for each in orders) or left(self._stage.state):
             if time.monotonic() > until:
                 raise RuntimeError(f"left over: {left(self._stage.state)[:5]}")
@@ -181,7 +181,7 @@ class Tenant:
 
 
 def main() -> Goals:
-    """Print the figures."""
+    """Run the benchmark and check its goals."""
     goals = Goals()
     print(f"  orders of hello on {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before")
     with _stage() as stage:
@@ -207,7 +207,7 @@ def _alone(stage: Stage, tenant: Tenant, goals: Goals) -> tuple[Program, Program
     rss, pss, processes = _memory(orchestrator.pid)
     tenant.dispose([warm])
     orders, floors, starts = [], [], []
-    # In turns, so that what else the machine does falls on both alike.
+    # Alternating, so that other load on the machine affects both alike.
     for _ in range(ORDERS):
         order = tenant.order()
         orders.append(order)
@@ -221,10 +221,10 @@ def _alone(stage: Stage, tenant: Tenant, goals: Goals) -> tuple[Program, Program
     print(f"                     answers {statistics.median(starts):.2f} s after its start (median of {ORDERS})")
     print(f"  one after another     p50     p95   ({ORDERS} orders)")
     for name, values in (("POST to active", took), ("floor, by hand", floors), ("overhead", over)):
-        print(f"  {name:<16} {statistics.median(values):6.2f} s {_p95(values):5.2f} s")
+        print(f"  {name:<16} {statistics.median(values):6.2f} s {p95(values):5.2f} s")
     for phase in _PHASES:
         values = [each.phases[phase] for each in orders]
-        print(f"    {phase:<14} {statistics.median(values):6.2f} s {_p95(values):5.2f} s")
+        print(f"    {phase:<14} {statistics.median(values):6.2f} s {p95(values):5.2f} s")
     goals.at_most("an idle orchestrator, MiB of PSS", pss / 2**20, GOAL_MEMORY, form=".0f")
     goals.at_most("an order alone, of the floor", statistics.median(took) / statistics.median(floors), GOAL_ALONE)
     return programs
@@ -243,12 +243,12 @@ def _at_once(tenant: Tenant, programs: tuple[Program, Program], goals: Goals) ->
     print(
         f"  {AT_ONCE} at once       all {len(orders)} active after {wall:.1f} s; floor {floor:.1f} s, {wall / floor:.2f}x"
     )
-    print(f"    of one order   {statistics.median(took):6.1f} s p50, {_p95(took):.1f} s p95")
+    print(f"    of one order   {statistics.median(took):6.1f} s p50, {p95(took):.1f} s p95")
     goals.at_most(f"{AT_ONCE} orders at once, of the floor", wall / floor, GOAL_AT_ONCE)
 
 
 def _pairs_at_once(programs: tuple[Program, Program]) -> float:
-    """As many pairs by hand, all at once: an orchestrator, and once it answers its node; until the last answers."""
+    """Start as many pairs concurrently, each an orchestrator and then its node; return the seconds until the last responds."""
     begun = time.perf_counter()
     with contextlib.ExitStack() as kept, concurrent.futures.ThreadPoolExecutor(max_workers=AT_ONCE) as pool:
 
@@ -264,7 +264,7 @@ def _pairs_at_once(programs: tuple[Program, Program]) -> float:
 
 
 def _memory(pid: int) -> tuple[int, int, int]:
-    """RSS and PSS in bytes of a process and its children, and how many they are."""
+    """Return RSS and PSS in bytes of a process and its children, and their number."""
     root = psutil.Process(pid)
     found = [root, *root.children(recursive=True)]
     infos = [each.memory_full_info() for each in found]
@@ -289,22 +289,12 @@ def _stage() -> Iterator[Stage]:
                 system.down()
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def _answers(http: urllib3.PoolManager, url: str) -> bool:
     try:
-        # Whatever it says: it is there.
+        # Any response means that it is up.
         return http.request("GET", url).status > 0
     except urllib3.exceptions.HTTPError:
         return False
-
-
-def _p95(values: Sequence[float]) -> float:
-    return statistics.quantiles(values, n=20, method="inclusive")[-1]
 
 
 if __name__ == "__main__":

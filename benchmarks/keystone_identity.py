@@ -1,7 +1,7 @@
-"""What it costs that callers are Keystone's: GET of one entity with a token of Keystone that is cached, against the local realm.
+"""The cost of Keystone's tokens: GET of one entity with a cached token of Keystone, relative to one of the local realm.
 
-Both are the same service on the same database with the same entity, and differ in who verifies tokens. Keystone is the test bed's
-(`deploy/testbeds/openstack`); it is asked once in ten seconds, as long as the door's cache keeps what it said.
+Both run the same service on the same database with the same entity, with different token verifiers. Keystone is the test bed's
+(`deploy/testbeds/openstack`); it is called once in ten seconds, the lifetime of entries in the token cache.
 """
 
 from __future__ import annotations
@@ -44,19 +44,19 @@ _ENGINE: Final = Kind(
 _DATABASE: Final = "ARCHELON_BENCH_DATABASE"
 _REALM: Final = "ARCHELON_BENCH_REALM"
 _KEYSTONE: Final = "ARCHELON_BENCH_KEYSTONE"
-#: Many and short: what else the machine does then hits both of a round, or goes under in the median.
+#: Many short rounds: other load on the machine affects both of a round, or disappears in the median.
 _ROUNDS: Final = int(os.environ.get("ARCHELON_BENCH_ROUNDS", "101"))
 _SECONDS: Final = 0.08
 _RATES: Final = service.Rates(per_address=1e6, address_burst=1_000_000, per_tenant=1e6, tenant_burst=1_000_000)
 
 
 def of_the_realm() -> Callable[..., Iterable[bytes]]:
-    """The service with callers of the local realm (for gunicorn)."""
+    """Return the service with callers of the local realm (for gunicorn)."""
     return _service(auth.Realm(auth.RealmFile(Path(os.environ[_REALM]), time.time), time.time))
 
 
 def of_keystone() -> Callable[..., Iterable[bytes]]:
-    """The service with callers of Keystone (for gunicorn)."""
+    """Return the service with callers of Keystone (for gunicorn)."""
     return _service(KeystoneTokens(Keystone(os.environ[_KEYSTONE]), roles=RoleMap(), clock=time.time))
 
 
@@ -88,10 +88,10 @@ def _keystone() -> Iterator[Cloud]:
 
 
 def main() -> Goals:
-    """Measure and print."""
+    """Run the benchmark and check its goals."""
     goals = Goals()
     if not can_be_brought_up():
-        print("  no Keystone: its test bed needs Debian and root")
+        print("  Keystone is not available: its test bed requires Debian and root")
         return goals
     with ExitStack() as stack:
         tenant = stack.enter_context(_keystone())
@@ -120,7 +120,7 @@ def main() -> Goals:
         }
         with client.Client(f"http://127.0.0.1:{ports['realm']}", token=tokens["realm"]) as occi:
             path = occi.create(_ENGINE.scheme + _ENGINE.term, {"org.example.colour": "red"})
-        # One request serves both: a service that does not know one of the two tokens is not asked with it.
+        # One request serves both: a service never receives a token that it does not know.
         rates = _rates(ports, tokens, path)
     ratios = sorted(there / here for there, here in rates)
     there, here = sorted(rates, key=lambda pair: pair[0] / pair[1])[len(rates) // 2]
@@ -132,7 +132,7 @@ def main() -> Goals:
 
 
 def _rates(ports: dict[str, int], tokens: dict[str, str], path: str) -> list[tuple[float, float]]:
-    """Of each round the rates of both, asked right after one another and in turn first."""
+    """Return the rates of both in each round, measured one right after the other, in alternating order."""
     requests = {
         name: load.get_request(path, accept="application/occi+json", headers=[f"X-Auth-Token: {token}"])
         for name, token in tokens.items()

@@ -1,8 +1,9 @@
-"""What the platform adds to a pod's start: `KUBECONFIG=… ARCHELON_BENCH_IMAGE=… python -m benchmarks.kubernetes_applications`.
+"""The platform's overhead over a pod's start: `KUBECONFIG=… ARCHELON_BENCH_IMAGE=… python -m benchmarks.kubernetes_applications`.
 
-An orchestrator is made on a cluster, from the call that orders it until it answers at its address, as the watcher tells it. The
-floor is what an administrator would type, in the same run, in turns: `kubectl create` of a Deployment with the same image,
-probes, environment and bundle, and `kubectl rollout status`. Secret and ConfigMap of the floor are there before its time begins.
+It creates an orchestrator on a cluster and measures from the call until it responds at its address, as reported by the watcher.
+The floor is an administrator's equivalent, alternating in the same run: `kubectl create` of a Deployment with the same image,
+probes, environment and bundle, and `kubectl rollout status`. The floor's Secret and ConfigMap are created before its time
+begins.
 """
 
 from __future__ import annotations
@@ -27,16 +28,16 @@ from cloud_controller.platforms.kubernetes.factory import KubernetesPlatform, op
 
 from .goals import Goals
 
-#: A kubelet looks once a second whether a pod is ready, from a random moment on: of ten rounds the ratio swings by a sixth.
+#: A kubelet probes readiness once a second, from a random moment on: over ten rounds the ratio varies by a sixth.
 ROUNDS: Final = 20
-#: Goal: how many times the floor an orchestrator takes.
+#: Goal: duration of an orchestrator's start in multiples of the floor.
 GOAL: Final = 1.1
 _BUNDLE: Final = Path(__file__).parents[1] / "orchestrators" / "hello"
-_PATIENCE: Final = 120.0
+_TIMEOUT: Final = 120.0
 
 
 class Bench:
-    """A region in a namespace of its own."""
+    """A region with its own namespace."""
 
     def __init__(self, kubeconfig: str, image: str, kubectl: str) -> None:
         self.namespace = f"bench-{uuid.uuid4().hex[:8]}"
@@ -52,7 +53,7 @@ class Bench:
         self._http = urllib3.PoolManager(retries=False, timeout=2.0)
 
     def order(self) -> ApplicationOrder:
-        """One more orchestrator: nobody's, so it answers and finds no service manager."""
+        """Return another order: of an orchestrator that responds, but finds no service manager."""
         environment = {
             "ARCHELON_INSTANCE": str(uuid.uuid4()),
             "ARCHELON_SERVICE_MANAGER": "http://127.0.0.1:9/hello/x",
@@ -64,29 +65,29 @@ class Bench:
         return ApplicationOrder(labels, archive=lambda: self._archive, environment=environment)
 
     def changed(self, _change: Change) -> None:
-        """The watcher's news."""
+        """Receive a change from the watcher."""
         self._news.set()
 
     def ours(self, order: ApplicationOrder) -> float:
-        """Seconds until an orchestrator answers."""
+        """Return the seconds until an orchestrator responds."""
         applications, instance = self.platform.applications, order.labels.instance
         begun = time.perf_counter()
         state = applications.start(order)
         while state.state != "active":
-            # What is told while one looks counts for the next look, as in the work queue.
+            # A change during a poll triggers the next poll, as in the work queue.
             self._news.wait(applications.poll_intervals.in_progress)
             self._news.clear()
             state = applications.state(instance) or state
-            if time.perf_counter() - begun > _PATIENCE:
-                raise RuntimeError(f"the orchestrator does not come up: {state.message}")
+            if time.perf_counter() - begun > _TIMEOUT:
+                raise RuntimeError(f"the orchestrator does not start: {state.message}")
         while not self._answers(state.url + "readyz"):
-            if time.perf_counter() - begun > _PATIENCE:
-                raise RuntimeError(f"the orchestrator is active and does not answer at {state.url!r}")
+            if time.perf_counter() - begun > _TIMEOUT:
+                raise RuntimeError(f"the orchestrator is active but does not respond at {state.url!r}")
             time.sleep(0.005)
         return time.perf_counter() - begun
 
     def floor(self, order: ApplicationOrder) -> float:
-        """Seconds that the same takes by hand: `order` was made and removed before, and gives the objects."""
+        """Return the seconds that kubectl takes: `order`, which was created and removed before, provides the objects."""
         found = self.platform.cluster.everything(instance=order.labels.instance)
         wanted = {each["kind"]: _bare(each) for each in found if each["kind"] in ("Deployment", "Secret", "ConfigMap")}
         self.remove(order)
@@ -95,21 +96,21 @@ class Bench:
         name = wanted["Deployment"]["metadata"]["name"]
         begun = time.perf_counter()
         self._run(["create", "-f", "-"], wanted["Deployment"])
-        self._run(["rollout", "status", f"deployment/{name}", f"--timeout={_PATIENCE:g}s"])
+        self._run(["rollout", "status", f"deployment/{name}", f"--timeout={_TIMEOUT:g}s"])
         took = time.perf_counter() - begun
         self.remove(order)
         return took
 
     def remove(self, order: ApplicationOrder) -> None:
-        """Take an orchestrator away, and wait for it."""
-        end = time.monotonic() + _PATIENCE
+        """Remove an orchestrator, and wait for it."""
+        end = time.monotonic() + _TIMEOUT
         while not self.platform.applications.remove(order.labels.instance):
             if time.monotonic() > end:
                 raise RuntimeError(f"still there: {self.platform.applications.remains(order.labels.instance)}")
             time.sleep(0.05)
 
     def close(self) -> None:
-        """Take the namespace away."""
+        """Delete the namespace."""
         self.platform.watcher.close()
         self.platform.cluster.api.delete(f"/api/v1/namespaces/{self.namespace}")
 
@@ -122,23 +123,23 @@ class Bench:
     def _run(self, arguments: list[str], document: Any = None) -> None:
         text = None if document is None else json.dumps(document)
         subprocess.run(
-            [*self._kubectl, *arguments], input=text, text=True, check=True, capture_output=True, timeout=_PATIENCE
+            [*self._kubectl, *arguments], input=text, text=True, check=True, capture_output=True, timeout=_TIMEOUT
         )
 
 
 def _bare(found: dict[str, Any]) -> dict[str, Any]:
-    """An object as somebody would write it."""
+    """Return an object as a user would write it."""
     metadata = {key: found["metadata"][key] for key in ("name", "namespace", "labels")}
     return {**{key: value for key, value in found.items() if key != "status"}, "metadata": metadata}
 
 
 def main() -> Goals:
-    """Measure, print, and give the goals; none where there is no cluster."""
+    """Run the benchmark and return its goals; none without a cluster."""
     goals = Goals()
     kubeconfig, image = os.environ.get("KUBECONFIG"), os.environ.get("ARCHELON_BENCH_IMAGE")
     kubectl = shutil.which("kubectl")
     if not kubeconfig or not image or not kubectl:
-        print("  not measured: KUBECONFIG, ARCHELON_BENCH_IMAGE (runs bundles) and kubectl are needed")
+        print("  not measured: KUBECONFIG, ARCHELON_BENCH_IMAGE (runs bundles) and kubectl are required")
         return goals
     bench = Bench(kubeconfig, image, kubectl)
     ours, floors = [], []
@@ -151,7 +152,7 @@ def main() -> Goals:
             bench.platform.watcher.follow(bench.changed)
             order = bench.order()
             ours.append(bench.ours(order))
-            # A revision of its own, so that both begin with nothing.
+            # A separate revision, so that neither can reuse the other's objects.
             floors.append(bench.floor(order))
     finally:
         bench.close()

@@ -1,7 +1,7 @@
-"""Load over HTTP: the same request again and again on a few keep-alive connections, as bytes on raw sockets.
+"""HTTP load: one request repeated on a few keep-alive connections, as bytes on raw sockets.
 
-A client library would cost more than the server that is measured, on a machine that both share. Answers have to be of
-one size, since they are told apart by counting bytes. Loopback only, and bounded by time.
+A client library would use more CPU time than the measured server, on a machine that both share. Responses must have the same
+size, since only their bytes are counted. Loopback only, and limited in time.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from collections.abc import Sequence
 
 
 def get_request(path: str, *, accept: str, headers: Sequence[str] = ()) -> bytes:
-    """The bytes of a GET; `headers` are whole lines."""
+    """Return the bytes of a GET; `headers` are whole lines."""
     lines = (f"GET {path} HTTP/1.1", "Host: occi.example.org", f"Accept: {accept}", *headers, "", "")
     return "\r\n".join(lines).encode()
 
 
 def requests_per_second(port: int, request: bytes, *, seconds: float, connections: int = 4) -> float:
-    """Answers per second from a server on 127.0.0.1.
+    """Return the responses per second of a server on 127.0.0.1.
 
     Args:
         port: of the server.
         request: one whole HTTP/1.1 request that keeps the connection alive.
-        seconds: how long to ask.
-        connections: how many at once.
+        seconds: duration.
+        connections: number of concurrent connections.
 
     Raises:
-        RuntimeError: an answer is no 200, or has another size than the first; or a connection ended.
+        RuntimeError: a response is not 200 or differs in size from the first, or a connection was closed.
     """
     sockets = [socket.create_connection(("127.0.0.1", port), timeout=10) for _ in range(connections)]
     try:
@@ -42,9 +42,9 @@ def requests_per_second(port: int, request: bytes, *, seconds: float, connection
 def median_pairs(
     runs: Sequence[tuple[int, int, bytes]], *, rounds: int, seconds: float, connections: int = 4
 ) -> list[tuple[float, float]]:
-    """Of each run (a port, its floor's port, a request), the rates of the round with the median ratio.
+    """Return the rates of the round with the median ratio for each run (a port, its floor's port, a request).
 
-    Each round asks both of a run right after one another, and in turn first, so that what else the machine does hits both.
+    Each round measures both of a run one right after the other, in alternating order, so that other load affects both alike.
     """
     found: list[list[tuple[float, float]]] = [[] for _ in runs]
     for number in range(rounds):
@@ -62,10 +62,10 @@ def _ratio(pair: tuple[float, float]) -> float:
 
 
 def size_of_answer(connection: socket.socket, request: bytes) -> int:
-    """Ask once; the bytes of the answer, head and body.
+    """Send the request once; return the bytes of the response, head and body.
 
     Raises:
-        RuntimeError: the answer is no 200, or says no length; or the connection ended.
+        RuntimeError: the response is not 200 or has no length, or the connection was closed.
     """
     connection.sendall(request)
     answer = b""
@@ -75,7 +75,7 @@ def size_of_answer(connection: socket.socket, request: bytes) -> int:
     _check_status(head)
     lengths = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
     if len(lengths) != 1:
-        raise RuntimeError(f"an answer without a length: {head!r}")
+        raise RuntimeError(f"a response without a length: {head!r}")
     length = int(lengths[0].partition(b":")[2])
     while len(body) < length:
         body += _received(connection)
@@ -84,13 +84,13 @@ def size_of_answer(connection: socket.socket, request: bytes) -> int:
 
 def _check_status(data: bytes) -> None:
     if not data.startswith(b"HTTP/1.1 200 "):
-        raise RuntimeError(f"the answer is no 200: {data[:300]!r}")
+        raise RuntimeError(f"the response is not 200: {data[:300]!r}")
 
 
 def _received(connection: socket.socket) -> bytes:
     data = connection.recv(1 << 16)
     if not data:
-        raise RuntimeError("the server closed a connection that was to be kept alive")
+        raise RuntimeError("the server closed a keep-alive connection")
     return data
 
 
@@ -113,7 +113,7 @@ def _measure(sockets: list[socket.socket], request: bytes, *, size: int, seconds
                 if received[connection] < size:
                     continue
                 if received[connection] > size:
-                    raise RuntimeError(f"an answer of {received[connection]} bytes where {size} were")
+                    raise RuntimeError(f"a response of {received[connection]} bytes instead of {size}")
                 received[connection] = 0
                 answers += 1
                 connection.sendall(request)

@@ -1,9 +1,9 @@
-"""What an order costs in the service manager, from POST to active: `python -m benchmarks.orders`.
+"""The cost of an order in the service manager, from POST to active: `python -m benchmarks.orders`.
 
-Web and worker run for real, against the fake cloud, on SQLite and on PostgreSQL. First orders one after another: what the
-service manager adds to the time that the fake cloud itself takes (its starts and phases). The floor is the same number of
-requests that are a bare GET each: an order is 12 requests, in and out. Then 1,000 orders at once: all become active, and the
-processor's time of each process is what an order costs.
+The real web and worker processes run against the fake cloud, on SQLite and on PostgreSQL. First orders run one after another,
+to measure the time that the service manager adds to the fake cloud's own (its starts and phases). The floor is one bare GET for
+each of an order's 12 requests, in and out. Then 1,000 concurrent orders must all become active, and each process' CPU time is
+measured.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from .goals import Goals
 
 AT_ONCE: Final = 1000
 ALONE: Final = 30
-#: PUT, renew and two reports come in; a look for the bundle, application, activation and two phases go out, and the last
-#: three with a look in the catalogue now and then.
+#: Incoming: PUT, renew and two reports. Outgoing: check of the bundle, application, activation and two phases, the last three
+#: occasionally with a lookup in the catalogue.
 REQUESTS: Final = 12
 SETTINGS: Final = {"ARCHELON_LEASE": "10", "ARCHELON_ACCESS_LOG": "false"}
 
 
 def main() -> Goals:
-    """Print the figures, and judge them."""
+    """Run the benchmark and check its goals."""
     goals = Goals()
     with databases() as made:
         for sort in made.sorts:
@@ -47,12 +47,12 @@ def _measure(sort: str, url: str, directory: Path, goals: Goals) -> None:
         )
         with running(manager):
             manager.publish(make_bundle(directory / "bundle"))
-            # The first order makes what is made once: connections, the manifest's kind, the bundle in the cloud.
+            # The first order creates connections, the manifest's kind, and the bundle in the cloud.
             order_at_once(manager, cloud, 2, connections=1)
             alone = [_alone(manager, cloud) for _ in range(ALONE)]
             floor = REQUESTS * _bare_get(manager)
             print(
-                f"  {sort}, one order at a time: {1000 * statistics.median(alone):.0f} ms beside the fake cloud's own"
+                f"  {sort}, one order at a time: {1000 * statistics.median(alone):.0f} ms besides the fake cloud's own"
             )
             goals.at_most(f"{sort}: an order alone, in {REQUESTS} bare GETs", statistics.median(alone) / floor, 12.0)
             cloud.forget()
@@ -62,20 +62,20 @@ def _measure(sort: str, url: str, directory: Path, goals: Goals) -> None:
             used["fake cloud"] = cloud.state()["cpu_seconds"] - own
             print(f"  {sort}: {load.text()}")
             shares = ", ".join([f"{name} {1000 * seconds / AT_ONCE:.1f}" for name, seconds in used.items()])
-            print(f"  {sort}: ms of processor an order: {shares}")
+            print(f"  {sort}: ms of CPU per order: {shares}")
             goals.at_least(f"{sort}: orders of {AT_ONCE} at once that became active", load.orders / AT_ONCE, 1.0)
             ours = (used["web"] + used["worker"]) / AT_ONCE
-            goals.at_most(f"{sort}: processor of an order at once, in {REQUESTS} bare GETs", ours / floor, 4.0)
+            goals.at_most(f"{sort}: CPU of a concurrent order, in {REQUESTS} bare GETs", ours / floor, 4.0)
 
 
 def _alone(manager: ServiceManager, cloud: FakeCloudProcess) -> float:
-    """One order's time beside the fake cloud's."""
+    """Return one order's time without the fake cloud's."""
     cloud.forget()
     return order_at_once(manager, cloud, 1, connections=1).overheads[0]
 
 
 def _bare_get(manager: ServiceManager) -> float:
-    """Seconds of a GET of one instance, on a connection that is kept."""
+    """Return the seconds of a GET of one instance, on a keep-alive connection."""
     with manager.as_("alice") as tenant:
         path = str(next(iter(tenant.list(f"/{TYPE.rpartition('#')[2]}/"))).location)
         tenant.get(path)

@@ -1,14 +1,14 @@
-"""What reading out of the database costs: GET of one entity and first pages, as ratios to a floor of the same run.
+"""The cost of reading from the database: GET of one entity and first pages, as ratios to a floor of the same run.
 
-One entity is read through everything that a service is made of (`occi_service.server.service.assemble`): request log, size
-limit, rate limits, authentication against a local realm with its token cache, tenant check, registry, rendering. Its
-floor is a bare Falcon app that knows its caller beforehand, runs the same SELECT through SQLAlchemy Core on a pool of
-the same settings, and answers with the document as it lies there: what any service would pay that keeps state. The
-goal is 80 % of its rate. The same over the driver alone is printed beside it.
+One entity is read through the complete service (`occi_service.server.service.assemble`): request log, size limit, rate limits,
+authentication against a local realm with its token cache, tenant check, registry, rendering. Its floor is a bare Falcon app
+that knows its caller beforehand, runs the same SELECT through SQLAlchemy Core on a pool with the same settings, and returns the
+stored document: the minimum for any service with state. The goal is 80 % of its rate. The ratio to the driver alone is also
+printed.
 
-The floor for size is the same call at 100 entities. Both collections give full pages of 50: half of the small
-collection matches the filter, one in a hundred of the large. After the bulk load PostgreSQL is told to VACUUM and ANALYZE, as
-its autovacuum does within a minute by itself; until then it plans for an empty table, and cannot read from indexes alone.
+The floor for size is the same call at 100 entities. Both collections return full pages of 50: half of the small collection
+matches the filter, one in a hundred of the large. After the bulk load PostgreSQL runs VACUUM and ANALYZE, as its autovacuum
+would within a minute; until then it plans for an empty table, and cannot read from indexes alone.
 """
 
 from __future__ import annotations
@@ -70,20 +70,20 @@ _LARGE: Final = 100_000
 _SMALL: Final = 100
 _ROUNDS: Final = int(os.environ.get("ARCHELON_BENCH_ROUNDS", "15"))
 _SECONDS: Final = 0.3
-#: No request of the benchmark is refused, and each is counted.
+#: Rate limits that refuse no request, but count each.
 _RATES: Final = service.Rates(per_address=1e6, address_burst=1_000_000, per_tenant=1e6, tenant_burst=1_000_000)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Reader:
-    """As much of an identity as a registry looks at."""
+    """The part of an identity that a registry reads."""
 
     tenant_id: str
 
 
 def application() -> Callable[..., Iterable[bytes]]:
-    """The whole service on the benchmark's database (for gunicorn)."""
-    # Lines cost what they cost in production, and are read by nobody.
+    """Return the whole service on the benchmark's database (for gunicorn)."""
+    # Log lines are formatted as in production, and discarded.
     logs.configure(redaction.Redactor(), stream=Path(os.devnull).open("w"))  # noqa: SIM115
     realm = auth.Realm(auth.RealmFile(Path(os.environ[REALM]), time.time), time.time)
     whole: Callable[..., Iterable[bytes]] = service.assemble(
@@ -129,10 +129,10 @@ class _DriverFloor:
         self._url = sa.make_url(os.environ[DATABASE])
         self._local = threading.local()
         columns = "identifier, kind, source, document, secrets, sequence"
-        mark = "?" if self._url.get_backend_name() == "sqlite" else "%s"
+        placeholder = "?" if self._url.get_backend_name() == "sqlite" else "%s"
         self._statement = (
-            f"SELECT {columns} FROM occi_entities WHERE owner = {mark} AND identifier = {mark} "
-            f"UNION ALL SELECT {columns} FROM occi_entities WHERE owner = {mark} AND source = {mark}"
+            f"SELECT {columns} FROM occi_entities WHERE owner = {placeholder} AND identifier = {placeholder} "
+            f"UNION ALL SELECT {columns} FROM occi_entities WHERE owner = {placeholder} AND source = {placeholder}"
         )
 
     def _connect(self) -> Any:
@@ -157,17 +157,17 @@ def _floor(read: Callable[[falcon.Request, falcon.Response], None]) -> Callable[
 
 
 def core_floor() -> Callable[..., Iterable[bytes]]:
-    """The bare app over SQLAlchemy Core (for gunicorn)."""
+    """Return the bare app over SQLAlchemy Core (for gunicorn)."""
     return _floor(_CoreFloor())
 
 
 def driver_floor() -> Callable[..., Iterable[bytes]]:
-    """The bare app over the driver (for gunicorn)."""
+    """Return the bare app over the driver (for gunicorn)."""
     return _floor(_DriverFloor())
 
 
 def fill(url: str, count: int, matching: int) -> str:
-    """Make a database of `count` entities, of which `matching` are red, and give the path of one in the middle."""
+    """Create a database of `count` entities, of which `matching` are red, and return the path of one in the middle."""
     database = Database(url)
     schema.upgrade(database)
     step = count // matching
@@ -209,7 +209,7 @@ def fill(url: str, count: int, matching: int) -> str:
 
 
 def realm_with_token(directory: Path) -> tuple[Path, str]:
-    """A realm file, and a token of the benchmark's tenant."""
+    """Return a realm file, and a token of the benchmark's tenant."""
     path = directory / "realm.yaml"
     realm = auth.RealmFile(path, time.time)
     realm.add_tenant("bench", tenant_id=_TENANT)
@@ -272,7 +272,7 @@ def _by_size(small: tuple[str, str], large: tuple[str, str], goals: Goals) -> No
         calls.setdefault("GET of one", []).append(functools.partial(registry.get_resource, path, extras))
     for name, (few, many) in calls.items():
         times = 100 if name == "GET of one" else 10
-        # Short turns and many: what else the machine does hits one or the other, and few of the ratios.
+        # Many short rounds: other load on the machine affects few of the ratios.
         pairs = [(_seconds(few, times), _seconds(many, times)) for _ in range(41)]
         ratio = statistics.median([after / before for before, after in pairs])
         before, after = (statistics.median(side) * 1e6 for side in zip(*pairs, strict=True))
@@ -283,7 +283,7 @@ def _by_size(small: tuple[str, str], large: tuple[str, str], goals: Goals) -> No
 
 
 def main() -> Goals:
-    """Print the ratios."""
+    """Run the benchmark and check its goals."""
     goals = Goals()
     with databases() as made:
         for sort in made.sorts:

@@ -1,9 +1,9 @@
-"""From a kill to ready again: `python -m benchmarks.recovery`.
+"""The recovery time after a kill: `python -m benchmarks.recovery`.
 
-An all-in-one of its own, on SQLite and on PostgreSQL; each of its four processes is ended with SIGKILL, alone, as the kernel ends
-one when memory runs out: what it forked stays behind. Web is ready again when the process in its place listens and `/readyz` says
-200, a worker when the first piece of work that the dead one held a lease of is claimed by another. Kills of a worker that held
-none are not counted. First with nothing else to do, then while eight clients ask for what there is.
+It uses a separate all-in-one, on SQLite and on PostgreSQL; each of its four processes is killed with SIGKILL, alone, as by the
+kernel's OOM killer: its children remain. Web is ready again when its replacement listens and `/readyz` returns 200, a worker when
+another one claims the first work item that the dead one leased. Kills of a worker without a lease are not counted. The system is
+idle first, then under the load of eight clients.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ from .goals import Goals
 Seen = TypeVar("Seen")
 
 KILLS: Final = 10
-#: Goal: seconds from a kill to ready, in the middle, on a machine that does nothing else.
+#: Goal: median seconds from a kill to ready, on an otherwise idle machine.
 GOAL: Final = 3.0
 CLIENTS: Final = 8
 _BUNDLE: Final = Path(__file__).parents[1] / "orchestrators" / "hello"
 _TYPE: Final = "http://schemas.archelon.org/occi/service#hello"
 _FIRST_PORT: Final = 18300
-_PATIENCE: Final = 120.0
+_TIMEOUT: Final = 120.0
 _LEASED: Final = sa.text("SELECT topic, key, token, lease_owner FROM work WHERE lease_end IS NOT NULL")
 _TOKEN: Final = sa.text("SELECT token, lease_end FROM work WHERE topic = :topic AND key = :key")
 
 
 class Installation:
-    """An all-in-one over some databases, as who kills its processes sees it."""
+    """An all-in-one whose processes can be killed."""
 
     def __init__(self, system: AllInOne, stage: Stage) -> None:
         self._system = system
@@ -68,23 +68,23 @@ class Installation:
             engine.dispose()
 
     def kill(self, process: str) -> tuple[int, float]:
-        """End the process itself; its number, and when."""
+        """Kill the process itself; return its PID, and the time."""
         pid = self._system.supervisor.pid(process)
         os.kill(pid, signal.SIGKILL)
         return pid, time.monotonic()
 
     def web(self, process: str) -> float:
-        """Kill a web process; seconds until the next serves."""
+        """Kill a web process; return the seconds until its replacement is ready."""
         killed, at = self.kill(process)
         _until(lambda: self._listens(process, killed), f"{process} listens again")
         _until(lambda: self.ready(process), f"{process} is ready again")
         return time.monotonic() - at
 
     def worker(self, process: str, busy: Callable[[], None]) -> float | None:
-        """Kill a worker when it holds a lease; seconds until that is taken over, None where the lease had just ended.
+        """Kill a worker that holds a lease; return the seconds until another takes it over, None if the lease had just ended.
 
         Args:
-            busy: gives it something to do.
+            busy: creates work for it.
         """
         service = process.removesuffix("-worker")
         pid = self._system.supervisor.pid(process)
@@ -114,10 +114,10 @@ class Installation:
         return seconds
 
     def ready(self, process: str) -> bool:
-        """Whether it says so."""
+        """Return whether the process reports that it is ready."""
         port = getattr(self._stage.state.ports(), process.removesuffix("-web").replace("-", "_"))
         try:
-            # A connection of its own: the last process' may linger.
+            # A new connection: one to the previous process may still be open.
             with urllib3.PoolManager(retries=False, timeout=2.0) as http:
                 return http.request("GET", f"http://127.0.0.1:{port}/readyz").status == 200
         except urllib3.exceptions.HTTPError:
@@ -134,7 +134,7 @@ class Installation:
 
     @contextlib.contextmanager
     def load(self, clients: int) -> Iterator[None]:
-        """So many clients ask web of both for what there is, one request after another."""
+        """Send requests from several clients to the web processes, one request after another."""
         ended = threading.Event()
         urls = [f"{self._stage.state.url(name)}/-/" for name in ("service_manager", "cloud_controller")]
         urls[1] = urls[1].replace("/-/", "/deploy/-/")
@@ -161,7 +161,7 @@ class Installation:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Orders:
-    """What gives workers something to do: hello is ordered, and the one before deleted."""
+    """Creates work: orders an instance of hello, and deletes the previous one."""
 
     manager: client.Client
 
@@ -173,7 +173,7 @@ class Orders:
 
 
 def main(kills: int = KILLS) -> Goals:
-    """Print the figures, and judge them."""
+    """Run the benchmark and check its goals."""
     goals = Goals()
     print(f"  {kills} kills each on {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before")
     with databases() as made:
@@ -189,7 +189,7 @@ def _measure(installation: Installation, stage: Stage, sort: str, clients: int, 
     with stage.connection("tenant").open() as manager, installation.load(clients):
         orders = Orders(manager)
         found: dict[str, list[float]] = {process: [] for process in PROCESSES}
-        # In turns: what ends soon after its start is started again ever later, and that is not what is measured.
+        # Alternating between the processes: one that ends soon after its start is restarted with a growing delay.
         while any(len(each) < kills for each in found.values()):
             for process, each in found.items():
                 seconds = (
@@ -221,14 +221,14 @@ def _installation(urls: dict[str, str]) -> Iterator[tuple[Installation, Stage]]:
             yield installation, stage
 
 
-def _until(look: Callable[[], Seen | None], what: str, *, pause: float = 0.01) -> Seen:
-    end = time.monotonic() + _PATIENCE
+def _until(poll: Callable[[], Seen | None], what: str, *, pause: float = 0.01) -> Seen:
+    end = time.monotonic() + _TIMEOUT
     while True:
-        seen = look()
+        seen = poll()
         if seen:
             return seen
         if time.monotonic() > end:
-            raise RuntimeError(f"not within {_PATIENCE:g} s: {what}")
+            raise RuntimeError(f"not within {_TIMEOUT:g} s: {what}")
         time.sleep(pause)
 
 

@@ -1,8 +1,8 @@
-"""GET of one entity in each rendering, against a bare Falcon application that answers with the same bytes.
+"""GET of one entity in each rendering, relative to a bare Falcon application that returns the same bytes.
 
-Both are served by the same gunicorn with the same settings: one gthread worker, keep-alive. The entity is a compute
-with eight attributes, one link and two actions, in memory. Each round measures both, one right after the other, and
-the round with the median ratio counts, since machines are noisy. The goal: at least 60 % of bare Falcon in text/plain and JSON.
+The same gunicorn serves both with the same settings: one gthread worker, keep-alive. The entity is a compute with eight
+attributes, one link and two actions, in memory. Each round measures both, one right after the other, and the round with the
+median ratio counts, since machines are noisy. The goal is at least 60 % of bare Falcon in text/plain and JSON.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class _Compute(KindBackend, ActionBackend):
 
 
 def service() -> Application:
-    """The OCCI service with its one compute."""
+    """Return the OCCI service with its single compute."""
     application = Application()
     for category in (_COMPUTE, *_ACTIONS):
         application.register_backend(category, _Compute())
@@ -83,7 +83,7 @@ def service() -> Application:
 
 
 class _Same:
-    """Answers with what the service answered, by Accept, and does nothing else."""
+    """Returns the service's recorded response by Accept, and does nothing else."""
 
     def __init__(self) -> None:
         client = falcon.testing.TestClient(service())
@@ -104,7 +104,7 @@ def floor() -> falcon.App[falcon.Request, falcon.Response]:
 
 
 def main() -> Goals:
-    """Print the ratios."""
+    """Run the benchmark and check its goals."""
     goals = Goals()
     with served("benchmarks.rendering:service()") as ours, served("benchmarks.rendering:floor()") as theirs:
         runs = [(ours, theirs, load.get_request(PATH, accept=each)) for each in RENDERINGS]

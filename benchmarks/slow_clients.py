@@ -1,10 +1,10 @@
-"""What 200 slow clients cost a fast one: the 95th percentile of its answers' times, as a ratio to the same client alone.
+"""The effect of 200 slow clients on a fast one: the ratio of the 95th percentile of its latency to that without them.
 
-The server is ours as it stands in front of a service, with one process; the application is a whole service
-(`persisted_reads.application`), one entity of which is asked for over and over on one connection. Slow are 40 each of: nothing
-sent; half a head; half a body; a byte of a head every half second; an answer of 8 MB that is not read. The client is measured
-alone and beside them in turn, so that what else the machine does hits both, and the figure is the median of the rounds' ratios.
-At the end of each round all slow clients are still connected.
+The server is the one in front of a service, with one process; the application is a complete service
+(`persisted_reads.application`), one entity of which is requested repeatedly on one connection. 40 clients each send nothing;
+half a head; half a body; a byte of a head every half second; or do not read a response of 8 MB. The fast client is measured
+alone and beside them alternately, so that other load affects both alike, and the result is the median of the rounds' ratios. At
+the end of each round all slow clients are still connected.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _ROUNDS: Final = int(os.environ.get("ARCHELON_BENCH_ROUNDS", "15"))
 _SECONDS: Final = 1.0
 _LARGE: Final = 8 << 20
 _HEAD: Final = b"GET /large HTTP/1.1\r\nHost: occi.example.org\r\n"
-#: What each sends at once, and every half second.
+#: What each client sends at once, and every half second.
 _KINDS: Final = (
     (b"", b""),
     (_HEAD, b""),
@@ -47,7 +47,7 @@ _KINDS: Final = (
 
 
 def serve() -> None:
-    """The server, in a process of its own; it prints its port."""
+    """Run the server, in a separate process; print its port."""
 
     def application() -> Callable[..., Iterable[bytes]]:
         whole, large = persisted_reads.application(), b"x" * _LARGE
@@ -119,13 +119,13 @@ def _slow_clients(port: int) -> Iterator[list[socket.socket]]:
 
 
 def _waits_for_us(client: socket.socket) -> bool:
-    """Whether the connection is open, whatever can be read from it."""
+    """Return whether the connection is open, with or without data to read."""
     readable = bool(select.select([client], [], [], 0)[0])
     return not readable or bool(client.recv(1, socket.MSG_PEEK))
 
 
 def _percentile_95(port: int, request: bytes) -> float:
-    """Seconds."""
+    """Return the 95th percentile in seconds."""
     taken = []
     with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
         size = load.size_of_answer(connection, request)
@@ -141,7 +141,7 @@ def _percentile_95(port: int, request: bytes) -> float:
 
 
 def main() -> Goals:
-    """Print the ratio."""
+    """Run the benchmark and check its goals."""
     goals = Goals()
     with tempfile.TemporaryDirectory(prefix="archelon-bench-") as name:
         url = f"sqlite:///{name}/state.db"
@@ -155,7 +155,7 @@ def main() -> Goals:
                 with _slow_clients(port) as clients:
                     pairs.append((alone, _percentile_95(port, request)))
                     if not all(map(_waits_for_us, clients)):
-                        raise RuntimeError("the server has hung up on slow clients, which is not what is measured here")
+                        raise RuntimeError("the server closed connections of slow clients, so the result is invalid")
     before, beside = (statistics.median(side) * 1e3 for side in zip(*pairs, strict=True))
     print(f"  GET of one entity, 95 % within {before:.2f} ms alone, {beside:.2f} ms beside {_SLOW} slow clients")
     ratio = statistics.median([after / alone for alone, after in pairs])

@@ -1,8 +1,8 @@
-"""What a lifecycle costs in the work queue: `python -m benchmarks.work_queue`.
+"""The cost of a lifecycle in the work queue: `python -m benchmarks.work_queue`.
 
-1,000 items of 8 empty steps, in one worker with 4 threads, on SQLite and on a private PostgreSQL. The floor is as many bare
-transactions of one UPDATE, in one thread, as the work has steps. Further: how soon an idle worker starts on what is enqueued in
-another process, and what it costs while it has nothing to do. The goals: 50 ms at the 95th percentile, and 2 % of a core.
+1,000 items of 8 empty steps run in one worker with 4 threads, on SQLite and on a private PostgreSQL. The floor is as many bare
+transactions of one UPDATE, in one thread, as the work has steps. It also measures how soon an idle worker starts on an item that
+another process enqueued, and the CPU usage of an idle worker. The goals: 50 ms at the 95th percentile, and 2 % of a core.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _SAVE = sa.update(_things).where(_things.c.key == sa.bindparam("k")).values(obse
 
 
 class _Empty:
-    """Eight steps that do nothing."""
+    """Work of eight steps that do nothing."""
 
     def load(self, connection: sa.Connection, item: work.Item) -> tuple[int, int] | None:
         observed = connection.scalar(_LOAD, {"k": item.key})
@@ -56,11 +56,11 @@ class _Empty:
         connection.execute(_SAVE, {"k": item.key, "o": observed})
 
     def gave_up(self, connection: sa.Connection, item: work.Item, reason: str) -> None:
-        raise AssertionError(f"a benchmark's work does not fail: {reason}")
+        raise AssertionError(f"a benchmark's work must not fail: {reason}")
 
 
 class _Ends(work.LogObserver):
-    """Says when so many items are done, and keeps the lag of each claim."""
+    """Signals when a number of items is done, and records the lag of each claim."""
 
     def __init__(self, expected: int) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ class _Ends(work.LogObserver):
 
 
 def main() -> Goals:
-    """Print the figures of both databases."""
+    """Run the benchmark with both databases and check its goals."""
     goals = Goals()
     print(f"  {ITEMS} items of {STEPS} empty steps, 4 threads, {os.cpu_count()} cores")
     print("  database      wall     cpu   floor  wall/floor  start p50     p95  idle cpu")
@@ -145,12 +145,12 @@ work_queue.order_slowly(database, int(sys.argv[2]))
 
 
 def order_slowly(database: Database, count: int) -> None:
-    """Enqueue one item after another, about 100 a second: what another process does to an idle worker."""
+    """Enqueue one item after another, about 100 a second, as another process would."""
     queue = work.WorkQueue(database)
-    pace = threading.Event()
+    stop = threading.Event()
     for number in range(count):
-        # An uneven pace, which no polling interval falls in step with.
-        pace.wait(0.007 + (number % 7) * 0.001)
+        # Uneven intervals, which no polling interval can synchronize with.
+        stop.wait(0.007 + (number % 7) * 0.001)
         with database.write() as connection:
             connection.execute(sa.insert(_things).values(key=f"l{number}", observed=STEPS))
             queue.enqueue(connection, "bench", f"l{number}")
@@ -162,12 +162,12 @@ def _latency(database: Database) -> list[float]:
     with work.Worker(work.WorkQueue(database), [work.Topic("bench", _Empty())], observer=ends):
         subprocess.run([sys.executable, "-c", _ORDERS, url, str(LATENCIES)], check=True)
         if not ends.done.wait(60):
-            raise RuntimeError("orders were not worked off within 60 s")
+            raise RuntimeError("the orders were not completed within 60 s")
     return ends.lags
 
 
 def _idle(database: Database) -> float:
-    """The share of a core that a worker without work uses."""
+    """Return the share of a core that a worker without work uses."""
     with work.Worker(work.WorkQueue(database), [work.Topic("bench", _Empty())], observer=_Ends(1)):
         used = _cpu()
         threading.Event().wait(IDLE_SECONDS)

@@ -1,4 +1,4 @@
-"""docs/wire.md says what the vocabulary says."""
+"""Tests that docs/wire.md matches the vocabulary."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def test_the_page_is_current() -> None:
     assert page.read_text() == document.page(), "run: python -m archelon_api.document > docs/wire.md"
 
 
-def test_it_has_every_kind_action_and_attribute() -> None:
+def test_the_page_has_every_kind_action_and_attribute() -> None:
     text = document.page()
     for kind in (service_manager.PUBLISHED, service_manager.RECORD, service_manager.DEPENDENCY):
         assert f"`{kind.scheme}{kind.term}`" in text

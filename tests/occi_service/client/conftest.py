@@ -18,10 +18,10 @@ RENDERINGS: tuple[client.MediaType, ...] = ("application/occi+json", "text/plain
 
 @pytest.fixture(scope="session")
 def service_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """URL of a service that runs for all tests of this folder."""
+    """URL of a service that runs for all tests of this directory."""
     errors = tmp_path_factory.mktemp("service") / "errors.log"
     with socket.create_server(("127.0.0.1", 0)) as listener, errors.open("wb") as log:
-        # gunicorn sets this on its listener, but a client that is faster than its start has its connection by then.
+        # gunicorn sets this on its listener, but a client may connect before gunicorn has started.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         number = listener.fileno()
         root = Path(__file__).parents[3]
@@ -44,14 +44,14 @@ def service_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(params=RENDERINGS)
 def rendering(request: pytest.FixtureRequest) -> client.MediaType:
-    """Each rendering in turn."""
+    """Parametrizes over the renderings."""
     chosen: client.MediaType = request.param
     return chosen
 
 
 @pytest.fixture
 def occi(service_url: str, rendering: client.MediaType) -> Iterator[client.Client]:
-    """A client in each rendering, of a service that holds nothing."""
+    """A client in each rendering, of a service without entities."""
     with client.Client(service_url, rendering=rendering) as made:
         for collection in ("/network/interface/", "/compute/", "/network/", "/thing/"):
             made.delete_all(collection)

@@ -1,4 +1,4 @@
-"""A server that does what a test tells it to, byte by byte: what real servers do only when they break."""
+"""A server that sends scripted bytes, to reproduce the failures of real servers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Script = Callable[[socket.socket, threading.Event], None]
 
 
 def answer(text: str, body: bytes = b"", *, close: bool = False) -> Script:
-    """A script that answers with this status line and these header lines, and with a length that fits."""
+    """A script that sends this status line and header lines, and a matching Content-Length."""
 
     def play(connection: socket.socket, _stop: threading.Event) -> None:
         more = "Connection: close\r\n" if close else ""
@@ -23,7 +23,7 @@ def answer(text: str, body: bytes = b"", *, close: bool = False) -> Script:
 
 
 def raw(content: bytes, *, hang: bool = False) -> Script:
-    """A script that sends these bytes and then closes the connection, or keeps it open and says nothing more."""
+    """A script that sends these bytes and then closes the connection, or keeps it open without sending more."""
 
     def play(connection: socket.socket, stop: threading.Event) -> None:
         connection.sendall(content)
@@ -47,7 +47,7 @@ def reset(content: bytes = b"") -> Script:
 
 
 def drip(content: bytes, seconds: float) -> Script:
-    """A script that sends a byte now and then."""
+    """A script that sends one byte per interval."""
 
     def play(connection: socket.socket, stop: threading.Event) -> None:
         for index in range(len(content)):
@@ -59,9 +59,9 @@ def drip(content: bytes, seconds: float) -> Script:
 
 
 class Scripted:
-    """Plays one script a request, in order. `requests` holds what was received, as text.
+    """Plays one script per request, in order. `requests` contains the requests as text.
 
-    Without `bodies` the script is played when a request's head is there, whatever body is still to come.
+    Without `bodies` a script is played as soon as a request's head has arrived.
     """
 
     def __init__(self, *scripts: Script, bodies: bool = True) -> None:
@@ -77,7 +77,7 @@ class Scripted:
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
 
     def secure_with(self, context: ssl.SSLContext) -> None:
-        """Speak TLS from the next connection on."""
+        """Use TLS from the next connection on."""
         self._context = context
 
     def __enter__(self) -> Scripted:
@@ -119,7 +119,7 @@ class Scripted:
             for request in _requests(connection, self._stop, bodies=self._bodies):
                 with self._lock:
                     self.requests.append(request)
-                    # A request too many is answered by the connection's end, and counted.
+                    # An excess request is recorded, and its connection closed.
                     script = self._scripts.pop(0) if self._scripts else reset()
                 script(connection, self._stop)
 

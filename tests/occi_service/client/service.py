@@ -1,4 +1,4 @@
-"""The service that the client's tests talk to: pyssf's infrastructure kinds and a kind with every type of attribute.
+"""The service that the client's tests use: pyssf's infrastructure kinds and a kind with every type of attribute.
 
 Run by gunicorn (`tests.occi_service.client.service:application`), as in production.
 """
@@ -37,7 +37,7 @@ TAGGED = Mixin(SCHEME, "tagged", attributes={"test.tag": "mutable"}, location="/
 
 
 class Kinds(KindBackend, ActionBackend):
-    """Keeps what it is given; pyssf's contract leaves that to the backend."""
+    """Stores the attributes, which pyssf's contract leaves to the backend."""
 
     def create(self, entity: Entity, extras: object) -> None:
         if entity.kind == THING:
@@ -55,11 +55,11 @@ class Kinds(KindBackend, ActionBackend):
 
 
 class Mixins(MixinBackend):
-    """A mixin that only marks."""
+    """A mixin without attributes."""
 
 
 class Logs:
-    """Text in pieces, as an application's log comes; a character is cut in two."""
+    """Text in pieces, like an application's log; one character is split."""
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         def pieces() -> Iterator[bytes]:
@@ -87,7 +87,7 @@ class Bundles:
 
 
 def make() -> occi_service.Application:
-    """A fresh service."""
+    """Return a new service."""
     made = occi_service.Application()
     backend = Kinds()
     kinds = (infrastructure.COMPUTE, infrastructure.NETWORK, infrastructure.NETWORKINTERFACE, THING)
@@ -100,7 +100,7 @@ def make() -> occi_service.Application:
 
 
 class Mounted:
-    """The same below a path, as a reverse proxy or a dispatcher mounts it."""
+    """A service mounted below a path, as by a reverse proxy or a dispatcher."""
 
     def __init__(self, application: occi_service.Application, prefix: str) -> None:
         self._application = application

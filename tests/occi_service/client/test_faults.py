@@ -1,4 +1,4 @@
-"""What the client does when the network or the server breaks: how often it sends, how long it waits, what it raises."""
+"""The client's retries, timeouts and errors when the network or the server fails."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Request = Callable[[client.Client], object]
 
 
 class Waits:
-    """A clock that only sleeping moves."""
+    """A clock that only advances by sleeping."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -47,7 +47,7 @@ def make(
     return client.Client(
         server.url,
         token="secret-token",
-        # The server's threads are this process's: where that stands still for a while, nothing of it is the server's fault.
+        # The server's threads run in this process: if it is suspended for a while, the server is not at fault.
         timeout=client.Timeout(connect=30, read=30, total=total),
         retry=client.Retry(attempts=attempts, base=0.5, cap=2.0),
         limit=limit,
@@ -97,7 +97,7 @@ IMPOSSIBLE = [("HEAD", each) for each in ("reset in the body", "truncated body",
 @pytest.mark.parametrize(
     ("method", "fault"), [each for each in itertools.product(IDEMPOTENT, FAULTS) if each not in IMPOSSIBLE]
 )
-def test_idempotent_requests_are_sent_again(method: str, fault: str) -> None:
+def test_idempotent_requests_are_retried(method: str, fault: str) -> None:
     waits = Waits()
     with Scripted(FAULTS[fault], FAULTS[fault], OK_ENTITY) as server, make(server, waits) as occi:
         IDEMPOTENT[method](occi)
@@ -116,7 +116,7 @@ def test_a_post_is_sent_once(method: str, fault: str) -> None:
     assert waits.slept == []
 
 
-def test_a_post_is_sent_again_where_the_caller_says_so() -> None:
+def test_a_post_is_retried_if_requested() -> None:
     waits = Waits()
     made = answer("201 Created\r\nLocation: /thing/1")
     with Scripted(reset(), made, reset(), OK_ENTITY) as server, make(server, waits) as occi:
@@ -126,7 +126,7 @@ def test_a_post_is_sent_again_where_the_caller_says_so() -> None:
 
 
 @pytest.mark.parametrize("fault", ["reset before the status line", "truncated body", "502"])
-def test_a_conditional_write_whose_answer_was_lost_is_not_sent_again(fault: str) -> None:
+def test_a_conditional_write_with_a_lost_response_is_not_retried(fault: str) -> None:
     waits = Waits()
     with Scripted(FAULTS[fault]) as server, make(server, waits) as occi:
         with pytest.raises((client.TransportError, client.UnavailableError)):
@@ -134,23 +134,23 @@ def test_a_conditional_write_whose_answer_was_lost_is_not_sent_again(fault: str)
         assert len(server.requests) == 1
 
 
-def test_a_conditional_write_that_was_not_done_is_sent_again() -> None:
+def test_an_unprocessed_conditional_write_is_retried() -> None:
     waits = Waits()
     with Scripted(answer("503 Service Unavailable"), DONE) as server, make(server, waits) as occi:
         occi.delete("/thing/1", if_match='"a"')
         assert len(server.requests) == 2
 
 
-def test_pieces_are_sent_once() -> None:
+def test_bodies_in_pieces_are_sent_once() -> None:
     waits = Waits()
     with Scripted(answer("503 Service Unavailable")) as server, make(server, waits) as occi:
-        # The server reads no chunked body, and need not.
+        # The server does not read the chunked body.
         with pytest.raises(client.ClientError):
             occi.put_bytes("/bundle/1", iter([b"one", b"two"]), "application/gzip")
         assert len(server.requests) == 1
 
 
-def test_attempts_end() -> None:
+def test_attempts_are_limited() -> None:
     waits = Waits()
     with Scripted(*[reset()] * 4) as server, make(server, waits) as occi:
         with pytest.raises(client.TransportError) as caught:
@@ -161,14 +161,14 @@ def test_attempts_end() -> None:
     assert waits.slept == [0.5, 1.0, 1.0]
 
 
-def test_deletion_that_an_earlier_sending_did_is_done() -> None:
+def test_a_retried_delete_accepts_404() -> None:
     missing = answer("404 Not Found")
     with Scripted(reset(), missing) as server, make(server, Waits()) as occi:
         occi.delete("/thing/1")
         assert len(server.requests) == 2
     with Scripted(missing) as server, make(server, Waits()) as occi, pytest.raises(client.NotFoundError):
         occi.delete("/thing/1")
-    # 503 says that nothing was done, so that 404 is the answer.
+    # 503 means that the request was not processed, so that 404 is the result.
     with (
         Scripted(answer("503 Unavailable"), missing) as server,
         make(server, Waits()) as occi,
@@ -177,7 +177,7 @@ def test_deletion_that_an_earlier_sending_did_is_done() -> None:
         occi.delete("/thing/1")
 
 
-def test_retry_after_is_waited_for() -> None:
+def test_retry_after_is_respected() -> None:
     waits = Waits()
     with Scripted(answer("503 Unavailable\r\nRetry-After: 7"), OK_ENTITY) as server, make(server, waits) as occi:
         get(occi)
@@ -247,13 +247,13 @@ def test_the_deadline_holds_against_a_server_that_drips(where: str) -> None:
             started = time.monotonic()
             with pytest.raises(client.TimedOutError, match="longer than 1 seconds"):
                 get(occi)
-            # The server would go on for 20 s; on a busy machine the end is noticed when there is time to.
+            # The server would continue for 20 s; a busy machine may notice the deadline late.
             assert 0.9 < time.monotonic() - started < 15
         until(lambda: server.requests, "the request arrived")
         assert len(server.requests) == 1
 
 
-def test_silence_times_out() -> None:
+def test_a_silent_server_times_out() -> None:
     with Scripted(raw(b"HTTP/1.1 200 OK\r\n", hang=True), raw(b"", hang=True)) as server:
         timeout = client.Timeout(connect=30, read=0.1, total=None)
         with (
@@ -261,7 +261,7 @@ def test_silence_times_out() -> None:
             pytest.raises(client.TimedOutError, match="the response timed out"),
         ):
             get(occi)
-        # The client did not wait for the server to have read them.
+        # The client did not wait until the server had read them.
         until(lambda: len(server.requests) >= 2, "the requests arrived")
         assert len(server.requests) == 2
 
@@ -271,7 +271,7 @@ def test_follow_times_out_when_idle() -> None:
         Scripted(raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\none\r\n", hang=True)) as server,
         client.Client(server.url) as occi,
     ):
-        # Long enough for the first piece, which comes at once.
+        # Long enough for the first piece, which arrives at once.
         pieces = occi.follow("/log", idle=1.0)
         assert next(pieces) == "one"
         with pytest.raises(client.TimedOutError):
@@ -288,7 +288,7 @@ def test_follow_times_out_when_idle() -> None:
     ],
     ids=["length", "close", "chunked", "error"],
 )
-def test_an_answer_beyond_the_limit_is_not_read(script: Script) -> None:
+def test_a_response_beyond_the_limit_is_not_read(script: Script) -> None:
     with Scripted(script) as server, make(server, Waits(), limit=1000) as occi:
         with pytest.raises(client.AnswerTooLargeError, match="1000 bytes"):
             get(occi)
@@ -308,7 +308,7 @@ def test_an_answer_beyond_the_limit_is_not_read(script: Script) -> None:
         ("Content-Type: text/uri-list", b"/thing/1"),
     ],
 )
-def test_a_malformed_answer_is_named_as_such(headers: str, body: bytes) -> None:
+def test_a_malformed_response_raises(headers: str, body: bytes) -> None:
     with Scripted(answer(f"200 OK\r\n{headers}", body)) as server, make(server, Waits()) as occi:
         with pytest.raises(client.MalformedAnswerError) as caught:
             get(occi)
@@ -316,7 +316,7 @@ def test_a_malformed_answer_is_named_as_such(headers: str, body: bytes) -> None:
     assert caught.value.url == server.url + "/thing/1"
 
 
-def test_an_id_of_an_unknown_kind_is_asked_for_once() -> None:
+def test_an_unknown_kind_is_looked_up_once() -> None:
     body = b'{"resources": [{"kind": "http://example.org/a#b", "id": "urn:uuid:1"}]}'
     found = answer("200 OK\r\nContent-Type: application/occi+json", body)
     with Scripted(found, DONE, found) as server, make(server, Waits()) as occi:
@@ -340,7 +340,7 @@ def test_redirects_are_not_followed() -> None:
     assert "hidden" not in str(caught.value)
 
 
-def test_a_location_on_another_host_stays_here() -> None:
+def test_a_location_on_another_host_becomes_a_local_path() -> None:
     with Scripted(answer("201 Created\r\nLocation: http://elsewhere.example.org/thing/7"), OK_ENTITY) as server:
         with make(server, Waits()) as occi:
             path = occi.create(KIND, at="/thing/")
@@ -355,7 +355,7 @@ def test_a_server_without_pages_is_listed_once() -> None:
         assert list(occi.locations("/thing/", number=2)) == ["/thing/1", "/thing/2"]
 
 
-def test_a_server_that_only_says_ok_is_asked() -> None:
+def test_a_get_follows_a_response_without_content() -> None:
     with Scripted(answer("200 OK\r\nContent-Type: text/plain", b"OK"), OK_ENTITY) as server:
         with make(server, Waits()) as occi:
             assert occi.update("/thing/1", {"a": 1}).kind == KIND
@@ -363,7 +363,7 @@ def test_a_server_that_only_says_ok_is_asked() -> None:
 
 
 @pytest.mark.parametrize("pieces", [True, False], ids=["pieces", "bytes"])
-def test_a_refusal_before_the_body_was_read_is_heard(pieces: bool) -> None:
+def test_a_refusal_before_the_body_was_read_is_reported(pieces: bool) -> None:
     refusal = raw(b"HTTP/1.1 413 Too Large\r\nContent-Length: 5\r\nConnection: close\r\n\r\nlarge")
     content = b"x" * (32 << 20)
     with Scripted(refusal, bodies=False) as server, make(server, Waits()) as occi:
@@ -381,7 +381,7 @@ def test_a_connection_that_the_server_closed_is_not_used() -> None:
         assert len(server.requests) == 3
 
 
-def test_nobody_listens() -> None:
+def test_connection_refused() -> None:
     waits = Waits()
     with (
         closed_port() as port,

@@ -220,7 +220,7 @@ def test_bad_requests_name_the_place(occi: client.Client) -> None:
 
 
 @pytest.mark.parametrize(
-    "slip",
+    "operation",
     [
         lambda occi: occi.delete("/compute/"),
         lambda occi: occi.act("/compute/", COLOUR),
@@ -235,9 +235,9 @@ def test_bad_requests_name_the_place(occi: client.Client) -> None:
         lambda occi: occi.create("compute"),
     ],
 )
-def test_what_cannot_be_sent_is_refused(occi: client.Client, slip: Callable[[client.Client], object]) -> None:
+def test_invalid_arguments_are_refused(occi: client.Client, operation: Callable[[client.Client], object]) -> None:
     with pytest.raises(ValueError):
-        slip(occi)
+        operation(occi)
 
 
 def test_below_a_mount_point(service_url: str, rendering: client.MediaType) -> None:
@@ -268,7 +268,7 @@ def test_follow(occi: client.Client) -> None:
         next(occi.follow("/no/log"))
 
 
-def test_follow_can_be_given_up(occi: client.Client) -> None:
+def test_follow_can_be_closed(occi: client.Client) -> None:
     pieces = occi.follow("/log")
     assert next(pieces).startswith("one")
     pieces.close()  # type: ignore[attr-defined]

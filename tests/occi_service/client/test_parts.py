@@ -1,4 +1,4 @@
-"""The client's parts on their own: what it imports, addresses, the catalogue, a fork."""
+"""Unit tests of the client: imports, addresses, the catalogue, forks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from occi_service.renderings import CategoryDocument
 def test_the_client_imports_no_server() -> None:
     heavy = ["falcon", "gunicorn", "sqlalchemy", "prometheus_client", "jsonschema", "re2", "pydantic", "yaml"]
     program = f"import sys, occi_service.client; print([each for each in {heavy} if each in sys.modules])"
-    # pyssf warns of its Python 2 code when it is compiled.
+    # pyssf's Python 2 code causes warnings when it is compiled.
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
 
@@ -38,7 +38,7 @@ def test_the_client_imports_no_server() -> None:
         ("http://h", "urn:uuid:1", "urn:uuid:1"),
     ],
 )
-def test_what_is_here(base: str, uri: str, path: str) -> None:
+def test_uris_of_this_service_become_paths(base: str, uri: str, path: str) -> None:
     assert Address(base).here(uri) == path
 
 
@@ -50,12 +50,12 @@ def test_urls_of_an_address() -> None:
 
 
 @pytest.mark.parametrize("base", ["h", "/a", "ftp://h", "http://", "http://h/?a=b", "http://h/#a", "http://h/a b"])
-def test_base_urls_that_are_none(base: str) -> None:
+def test_invalid_base_urls(base: str) -> None:
     with pytest.raises(ValueError):
         client.Client(base)
 
 
-def test_the_catalogue_asks_again_for_what_is_new_and_not_for_what_is_missing() -> None:
+def test_the_catalogue_reloads_for_new_categories_and_caches_misses() -> None:
     now = 0.0
     offered = [CategoryDocument("http://example.org/a#", "one", "kind")]
     loads = 0
@@ -78,7 +78,7 @@ def test_the_catalogue_asks_again_for_what_is_new_and_not_for_what_is_missing() 
     assert loads == 3
 
 
-def test_limits_that_cannot_be() -> None:
+def test_invalid_limits() -> None:
     with pytest.raises(ValueError, match="connect is 0"):
         client.Timeout(connect=0)
     with pytest.raises(ValueError, match="attempts is 0"):
@@ -116,7 +116,7 @@ with client.Client(sys.argv[1]) as occi:
 
 
 def test_a_fork_opens_connections_of_its_own(service_url: str) -> None:
-    # In a process of its own: pytest's has threads, and a child that has one alone may wait for what another held.
+    # In a separate process: pytest has threads, and a single-threaded child may wait for a lock that another one held.
     done = subprocess.run(
         [sys.executable, "-c", FORKING, service_url], capture_output=True, text=True, timeout=120, check=False
     )

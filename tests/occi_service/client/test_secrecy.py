@@ -1,4 +1,4 @@
-"""The token goes to the configured host in one header field, and nowhere else: no text, no repr, no log."""
+"""The token is sent to the configured host in one header field, and appears in no text, repr or log."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_fields_of_a_request() -> None:
     assert f"X-Subject-Token: {SUBJECT}" in fields[2]
 
 
-def test_a_token_is_asked_for_each_sending() -> None:
+def test_a_token_callable_is_called_for_each_attempt() -> None:
     given = iter(["first", "second"])
     with Scripted(reset(), answer("200 OK")) as server:
         retry = client.Retry(attempts=2, base=0)
@@ -104,7 +104,7 @@ def test_no_repr_shows_the_token() -> None:
 
 
 @pytest.mark.parametrize(
-    "slip",
+    "operation",
     [
         lambda: client.Client("http://h", token=TOKEN + "\r\nX: y"),
         lambda: client.Client("http://h", token=TOKEN + "\N{EURO SIGN}"),
@@ -117,9 +117,9 @@ def test_no_repr_shows_the_token() -> None:
         lambda: client.Client("http://h", headers={"X Y": "z"}),
     ],
 )
-def test_what_cannot_stand_in_a_header_is_refused_unseen(slip: Callable[[], object]) -> None:
+def test_invalid_header_values_are_refused_without_showing_them(operation: Callable[[], object]) -> None:
     with pytest.raises(ValueError) as caught:
-        slip()
+        operation()
     text = "".join(traceback.format_exception(caught.value, chain=True)[-1:])
     assert TOKEN not in text
     assert SUBJECT not in text

@@ -1,4 +1,4 @@
-"""What a client sends is what it reads back, whatever the rendering: values through client, server and client again."""
+"""Values survive the round trip through client and server in every rendering."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ attributes = st.fixed_dictionaries(
 
 @pytest.fixture(scope="module")
 def clients(service_url: str) -> Iterator[dict[str, client.Client]]:
-    """A client in each rendering, for all examples."""
+    """A client per rendering, shared by all examples."""
     made = {each: client.Client(service_url, rendering=each) for each in RENDERINGS}
     yield made
     for each in made.values():
@@ -56,7 +56,7 @@ def clients(service_url: str) -> Iterator[dict[str, client.Client]]:
 
 
 def same(left: Any, right: Any) -> bool:
-    """Equal, and of the same types: True is not 1."""
+    """Whether values are equal and of the same types: True is not 1."""
     if isinstance(left, dict) and isinstance(right, dict):
         return left.keys() == right.keys() and all(same(left[name], right[name]) for name in left)
     if isinstance(left, list) and isinstance(right, list):
@@ -94,7 +94,7 @@ def test_put_and_update(
     assert same(dict(occi.get(path).attributes), {**expected, **second})
 
 
-def test_a_value_that_is_equal_but_of_another_type_is_another(clients: dict[str, client.Client]) -> None:
+def test_equal_values_of_other_types_are_distinct(clients: dict[str, client.Client]) -> None:
     occi = clients["application/occi+json"]
     occi.put("/thing/typed", THING)
     for change in (

@@ -1,4 +1,4 @@
-"""What the registry tests share: kinds, tenants, a cipher, and a registry of each sort."""
+"""Shared by the registry tests: kinds, tenants, a cipher, and a registry of each type."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def extras_of(tenant: str | None) -> dict[str, Any]:
 
 
 class TestCipher:
-    """AES-GCM bound to a context, with rollable keys: the contract that the registry asks for."""
+    """AES-GCM bound to a context, with key rotation, as the registry requires."""
 
     __test__ = False
 

@@ -1,4 +1,4 @@
-"""What a transaction remembers of rows: it may save statements, and never lets row and facts say different things."""
+"""The transaction's row cache: it saves statements, and rows and facts stay consistent."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ KEY = "/engine/1"
 
 
 @pytest.fixture
-def kept(database_url: str) -> Iterator[tuple[SqlRegistry, Database]]:
+def stored(database_url: str) -> Iterator[tuple[SqlRegistry, Database]]:
     registry, database = sql_registry(database_url)
     yield registry, database
     database.close()
 
 
 def check(database: Database) -> None:
-    """The facts are those of the documents, no more and no less."""
+    """Check that the facts are exactly those of the documents."""
     with database.read() as connection:
         rows = connection.execute(
             sa.select(
@@ -41,9 +41,9 @@ def check(database: Database) -> None:
     assert set(map(tuple, there)) == wanted
 
 
-def test_two_objects_of_one_entity_in_one_transaction(kept: tuple[SqlRegistry, Database]) -> None:
-    """The second save knows what the first has written, not what was there when its object was read."""
-    registry, database = kept
+def test_two_objects_of_one_entity_in_one_transaction(stored: tuple[SqlRegistry, Database]) -> None:
+    """The second save is based on the first one, not on the row when its object was read."""
+    registry, database = stored
     registry.add_resource(KEY, engine(KEY, power=1), A)
     extras = extras_of("a")
     with registry.unit_of_work(extras):
@@ -57,8 +57,8 @@ def test_two_objects_of_one_entity_in_one_transaction(kept: tuple[SqlRegistry, D
         assert len(registry.select(Selection(attributes=(("power", power),)), A).entities) == found
 
 
-def test_what_is_removed_and_made_anew_in_one_transaction(kept: tuple[SqlRegistry, Database]) -> None:
-    registry, database = kept
+def test_an_entity_is_deleted_and_recreated_in_one_transaction(stored: tuple[SqlRegistry, Database]) -> None:
+    registry, database = stored
     registry.add_resource(KEY, engine(KEY, power=1, colour="red"), A)
     extras = extras_of("a")
     with registry.unit_of_work(extras):
@@ -74,8 +74,8 @@ def test_what_is_removed_and_made_anew_in_one_transaction(kept: tuple[SqlRegistr
     assert registry.get_resource(KEY, A).attributes == {"power": 3}
 
 
-def test_a_transaction_that_is_undone_is_not_remembered(kept: tuple[SqlRegistry, Database]) -> None:
-    registry, database = kept
+def test_a_rolled_back_transaction_leaves_no_cache(stored: tuple[SqlRegistry, Database]) -> None:
+    registry, database = stored
     registry.add_resource(KEY, engine(KEY, power=1), A)
     extras = extras_of("a")
 
@@ -96,8 +96,8 @@ def test_a_transaction_that_is_undone_is_not_remembered(kept: tuple[SqlRegistry,
     check(database)
 
 
-def test_a_secret_that_was_withheld_is_kept(kept: tuple[SqlRegistry, Database]) -> None:
-    registry, database = kept
+def test_a_withheld_secret_is_preserved(stored: tuple[SqlRegistry, Database]) -> None:
+    registry, database = stored
     registry.add_resource(KEY, engine(KEY, key="hush", power=1), A)
     listed = registry.select(Selection("/engine/"), A).entities[0]
     listed.attributes["power"] = 2
@@ -107,8 +107,8 @@ def test_a_secret_that_was_withheld_is_kept(kept: tuple[SqlRegistry, Database]) 
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_whatever_is_done_the_facts_are_those_of_the_documents(kept: tuple[SqlRegistry, Database], seed: int) -> None:
-    registry, database = kept
+def test_facts_match_documents_after_random_operations(stored: tuple[SqlRegistry, Database], seed: int) -> None:
+    registry, database = stored
     chance = random.Random(seed)
     keys = [f"/engine/{number}" for number in range(3)]
     values: list[Any] = [1, 2, "x" * 300, "y" * 300, None, [1, 2], {"a": 1}, True]
@@ -135,8 +135,8 @@ def test_whatever_is_done_the_facts_are_those_of_the_documents(kept: tuple[SqlRe
         check(database)
 
 
-def test_a_change_reads_what_it_changes_once(kept: tuple[SqlRegistry, Database]) -> None:
-    registry, database = kept
+def test_an_update_reads_the_row_once(stored: tuple[SqlRegistry, Database]) -> None:
+    registry, database = stored
     registry.add_resource(KEY, engine(KEY, power=1), A)
     seen: list[str] = []
 
@@ -149,7 +149,7 @@ def test_a_change_reads_what_it_changes_once(kept: tuple[SqlRegistry, Database])
         entity = registry.get_resource(KEY, extras)
         entity.attributes["power"] = 2
         registry.save(KEY, entity, extras)
-    # The row and its links, locked; the row; a fact less and one more.
+    # The row and its links, locked; the row's update; one fact removed and one added.
     assert [each.split()[0] for each in seen if not each.startswith("BEGIN")] == [
         "SELECT",
         "SELECT",

@@ -1,7 +1,7 @@
-"""No tenant learns anything of another: the same requests get the same answers, byte for byte, whether the other is there.
+"""Tenants are isolated: requests get the same responses, byte for byte, whether another tenant exists or not.
 
-Two worlds run side by side. In one, tenant B does as it likes between A's requests; in the other, B does not exist. A's
-requests are the same in both, and ids are made by counters, so that any difference in status, header or body is a leak.
+Two applications run side by side. In one, tenant B sends requests between A's; in the other, B does not exist. A's requests are
+the same in both, and ids come from counters, so that any difference in status, header or body is a leak.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ Answer = tuple[str, list[tuple[str, str]], bytes]
 
 
 class TenantApplication(Application):
-    """Takes the tenant from where an authenticating middleware would put it."""
+    """Reads the tenant from where the authentication middleware would put it."""
 
     def __call__(self, environ: dict[str, Any], response: Callable[..., Any]) -> Iterable[bytes]:
         return self._call_occi(environ, response, identity=environ["test.identity"])
 
 
 class TenantCounters:
-    """One application. Each tenant has a counter of its own for ids, so that B's do not shift A's."""
+    """One application. Each tenant has a separate counter for ids, so that B's do not shift A's."""
 
     def __init__(self, registry: Registry) -> None:
         self.registry = registry
@@ -45,7 +45,7 @@ class TenantCounters:
         self.application = TenantApplication(registry, new_id=self._new_id)
 
     def _new_id(self) -> uuid.UUID:
-        # Both count from 1: the two tenants get the same paths.
+        # Both count from 1, so that the two tenants get the same paths.
         return uuid.UUID(int=next(self._ids[self.tenant]))
 
     def request(self, tenant: str, method: str, path: str, headers: dict[str, str], body: bytes = b"") -> Answer:
@@ -113,7 +113,7 @@ def _requests(draw: st.DrawFn) -> tuple[str, str, dict[str, str]]:
     return method, path, headers
 
 
-#: What fills a world quickly, so that random requests meet something.
+#: Requests that create entities quickly, so that random requests have something to act on.
 _ENGINE = {"Content-Type": "text/occi", "Category": CATEGORIES[0], "X-OCCI-Attribute": FIELDS[2]}
 _BELT = {"Content-Type": "text/occi", "Category": CATEGORIES[3], "X-OCCI-Attribute": FIELDS[3]}
 USUAL = st.sampled_from(
@@ -182,7 +182,7 @@ def test_in_memory() -> None:
 
 
 def test_in_a_database(database_url: str, tmp_path: Any) -> None:
-    # A's world alone may be of the other kind: then the two databases are compared as well.
+    # The second application may use the other database, which also compares the two.
     shared, first = sql_registry(database_url)
     alone, second = sql_registry(f"sqlite:///{tmp_path}/alone.db")
     machine = _machine(lambda: (shared, alone), [first, second])
@@ -191,7 +191,7 @@ def test_in_a_database(database_url: str, tmp_path: Any) -> None:
     second.close()
 
 
-def test_an_operator_sees_all_tenants_and_only_by_asking(database_url: str) -> None:
+def test_an_operator_sees_all_tenants_only_by_request(database_url: str) -> None:
     registry, database = sql_registry(database_url)
     target = TenantCounters(registry)
     for tenant in ("a", "b"):

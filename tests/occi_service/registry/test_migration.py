@@ -1,4 +1,4 @@
-"""The revision makes the tables that the code has."""
+"""The revision creates the tables of the code."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _ours(_object: object, name: str | None, kind: str, _reflected: bool, _other
     return kind != "table" or name in _TABLES
 
 
-def test_up_and_down_leave_no_difference(database_url: str) -> None:
+def test_upgrade_and_downgrade_match_the_tables(database_url: str) -> None:
     database = Database(database_url)
     revision = _revision()
     options = {"compare_type": True, "include_object": _ours}

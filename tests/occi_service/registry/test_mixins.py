@@ -1,4 +1,4 @@
-"""Mixins that tenants define: undone with the unit of work, and each tenant's own, in every registry."""
+"""Mixins that tenants define, in every registry: rolled back with the unit of work, and separate for each tenant."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def registry(request: pytest.FixtureRequest) -> Iterator[Registry]:
     database.close()
 
 
-def test_a_mixin_goes_with_the_unit_of_work_that_made_it(registry: Registry) -> None:
+def test_a_new_mixin_is_rolled_back_with_its_unit_of_work(registry: Registry) -> None:
     extras = extras_of("a")
     with pytest.raises(LookupError), registry.unit_of_work(extras):
         registry.set_backend(mixin(), UserDefinedMixinBackend(), extras)
@@ -44,7 +44,7 @@ def test_a_mixin_goes_with_the_unit_of_work_that_made_it(registry: Registry) -> 
     assert registry.get_category("/blue/", extras_of("a")) is None
 
 
-def test_a_mixin_stays_when_its_removal_is_undone(registry: Registry) -> None:
+def test_the_removal_of_a_mixin_is_rolled_back(registry: Registry) -> None:
     registry.set_backend(mixin(), UserDefinedMixinBackend(), extras_of("a"))
     extras = extras_of("a")
     with pytest.raises(LookupError), registry.unit_of_work(extras):
@@ -63,14 +63,14 @@ class WithTenants(occi.registry.NonePersistentRegistry):
         return extras
 
 
-def test_a_registry_written_for_pyssf_hands_out_no_others_mixin() -> None:
+def test_a_pyssf_registry_returns_no_mixins_of_other_tenants() -> None:
     registry = PyssfRegistry(WithTenants())
     made = mixin()
     registry.set_backend(made, UserDefinedMixinBackend(), "a")
     assert registry.get_category("/blue/", "a") is made
     assert registry.get_category("/blue/", "b") is None
     assert registry.get_category("/blue/", None) is None
-    # The paths of two tenants may be one.
+    # Two tenants may use the same path.
     registry.set_backend(
         Mixin("http://example.org/theirs#", "azure", location="/blue/"), UserDefinedMixinBackend(), "b"
     )

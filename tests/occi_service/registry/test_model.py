@@ -1,4 +1,4 @@
-"""Every registry against a model that a reader can check by eye: lists of dictionaries, one list a tenant."""
+"""Every registry against a simple model: lists of dictionaries, one list per tenant."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class _AbortError(Exception):
 
 
 def _shown(entity: Entity, *, whole: bool) -> dict[str, Any]:
-    """An entity as the model has it. Representations, since 1 == 1.0 == True in Python."""
+    """Return an entity in the model's form. Values as repr, since 1 == 1.0 == True in Python."""
     hidden = () if whole else ("key",)
     shown: dict[str, Any] = {
         "identifier": entity.identifier,
@@ -57,7 +57,7 @@ def _shown(entity: Entity, *, whole: bool) -> dict[str, Any]:
 
 
 class RegistryMachine(RuleBasedStateMachine):
-    """Rules act on the registry and the model alike; after each, both hold the same."""
+    """Rules apply to both the registry and the model; after each, both have the same content."""
 
     registry: Registry
 
@@ -102,7 +102,7 @@ class RegistryMachine(RuleBasedStateMachine):
                 entity.attributes.clear()
             entity.attributes.update(copy.deepcopy(attributes))
             self.registry.save(key, entity, extras)
-            # What was written shows inside, whatever becomes of it.
+            # Inside the transaction the write is visible, even if it is rolled back.
             again = self.registry.get_resource(key, extras)
             assert _shown(again, whole=True) == _shown(entity, whole=True)
             if aborted:
@@ -143,7 +143,7 @@ class RegistryMachine(RuleBasedStateMachine):
 
     @rule(tenant=TENANTS, on=st.booleans())
     def attach_to_all(self, tenant: str | None, on: bool) -> None:
-        """What is read as a page inside a unit of work may be changed and saved, secrets and all."""
+        """Entities read as a page inside a unit of work may be changed and saved, including their secrets."""
         extras = extras_of(tenant)
         with self.registry.unit_of_work(extras):
             for entity in self.registry.select(Selection(category=ENGINE), extras).entities:
@@ -157,7 +157,7 @@ class RegistryMachine(RuleBasedStateMachine):
     def rename(self, tenant: str | None, key: str, new: str) -> None:
         known = self._at(tenant, key)
         assume(all(each["identifier"] != new for each in self.model[tenant]))
-        # A target that was deleted leaves its links dangling; a new entity of its name would be led to by chance.
+        # Links to a deleted target are left dangling; a new entity with its name would become their target by chance.
         assume(all(new not in each.get("ends", ()) for each in self.model[tenant]))
         extras = extras_of(tenant)
         with self.registry.unit_of_work(extras):
@@ -202,7 +202,7 @@ class RegistryMachine(RuleBasedStateMachine):
         every: int | None,
     ) -> None:
         known_paths = sorted(each["identifier"] for each in self.model[tenant])
-        # All, none, those of every place or every second; and one that is nowhere.
+        # All, none, those of every location or every second one; and one that does not exist.
         chosen = known_paths[::every] if every else []
         paths = None if every is None else frozenset((*chosen, "/none"))
         attributes = tuple([(name, filter_text(value)) for name, value in filters])

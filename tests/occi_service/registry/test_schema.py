@@ -1,4 +1,4 @@
-"""Migrations and tables say the same, on both databases, however many processes start at once."""
+"""Migrations match the tables, on both databases, even if several processes start at once."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import sqlalchemy as sa
 from archelon_core.database import Database
 from occi_service.registry import schema
 
-ROOM = '''
-"""A later room's first revision."""
+PACKAGE = '''
+"""The first revision of a later package."""
 import sqlalchemy as sa
 from alembic import op
 
-revision = "boiler_room_0001"
+revision = "boilers_0001"
 down_revision = None
-branch_labels = ("boiler_room",)
+branch_labels = ("boilers",)
 depends_on = None
 
 
@@ -50,26 +50,26 @@ def test_drift_sees_a_column_an_index_and_a_table(database_url: str) -> None:
     database.close()
 
 
-def test_another_room_joins_later(database_url: str, tmp_path: Path) -> None:
-    room = tmp_path / "boiler_room" / "migrations" / "versions"
-    room.mkdir(parents=True)
-    (room / "boiler_room_0001_boilers.py").write_text(ROOM)
+def test_a_package_is_added_later(database_url: str, tmp_path: Path) -> None:
+    package = tmp_path / "boilers" / "migrations" / "versions"
+    package.mkdir(parents=True)
+    (package / "boilers_0001_boilers.py").write_text(PACKAGE)
     database = Database(database_url)
     schema.upgrade(database)
-    schema.upgrade(database, room)
-    schema.upgrade(database, room)
+    schema.upgrade(database, package)
+    schema.upgrade(database, package)
     with database.read() as connection:
         own = {table.name for table in schema.TABLES}
         assert set(sa.inspect(connection).get_table_names()) == {"alembic_version", "boilers", *own}
         heads = connection.execute(sa.text("SELECT version_num FROM alembic_version ORDER BY 1")).scalars().all()
-    assert "boiler_room_0001" in heads
+    assert "boilers_0001" in heads
     assert len(heads) == 2
     database.close()
 
 
 def test_a_failed_revision_leaves_nothing_behind(database_url: str, tmp_path: Path) -> None:
-    broken = ROOM + '    op.execute("SELECT no_such_column FROM boilers")\n'
-    (tmp_path / "boiler_room_0001_boilers.py").write_text(broken)
+    broken = PACKAGE + '    op.execute("SELECT no_such_column FROM boilers")\n'
+    (tmp_path / "boilers_0001_boilers.py").write_text(broken)
     database = Database(database_url)
     with pytest.raises(sa.exc.DBAPIError):
         schema.upgrade(database, tmp_path)
@@ -78,8 +78,8 @@ def test_a_failed_revision_leaves_nothing_behind(database_url: str, tmp_path: Pa
     database.close()
 
 
-def test_remaking_a_table_keeps_what_points_to_it(sqlite_url: str, tmp_path: Path) -> None:
-    (tmp_path / "boiler_room_0001_boilers.py").write_text(ROOM)
+def test_recreating_a_table_keeps_references_to_it(sqlite_url: str, tmp_path: Path) -> None:
+    (tmp_path / "boilers_0001_boilers.py").write_text(PACKAGE)
     database = Database(sqlite_url)
     schema.upgrade(database, tmp_path)
     with database.write() as connection:
@@ -87,11 +87,9 @@ def test_remaking_a_table_keeps_what_points_to_it(sqlite_url: str, tmp_path: Pat
         connection.exec_driver_sql("CREATE TABLE valves (boiler INTEGER REFERENCES boilers (id) ON DELETE CASCADE)")
         connection.exec_driver_sql("INSERT INTO valves VALUES (1)")
     second = (
-        ROOM.split("def upgrade")[0]
-        .replace("= None", '= "boiler_room_0001"', 1)
-        .replace('= ("boiler_room",)', "= None")
+        PACKAGE.split("def upgrade")[0].replace("= None", '= "boilers_0001"', 1).replace('= ("boilers",)', "= None")
     )
-    second = second.replace('revision = "boiler_room_0001"', 'revision = "boiler_room_0002"', 1)
+    second = second.replace('revision = "boilers_0001"', 'revision = "boilers_0002"', 1)
     second += textwrap.dedent(
         """
         def upgrade():
@@ -99,7 +97,7 @@ def test_remaking_a_table_keeps_what_points_to_it(sqlite_url: str, tmp_path: Pat
                 boilers.add_column(sa.Column("name", sa.String))
         """
     )
-    (tmp_path / "boiler_room_0002_name.py").write_text(second)
+    (tmp_path / "boilers_0002_name.py").write_text(second)
     schema.upgrade(database, tmp_path)
     with database.read() as connection:
         assert connection.exec_driver_sql("SELECT count(*) FROM valves").scalar() == 1
@@ -107,7 +105,7 @@ def test_remaking_a_table_keeps_what_points_to_it(sqlite_url: str, tmp_path: Pat
     database.close()
 
 
-def test_a_missing_room_is_named(sqlite_url: str, tmp_path: Path) -> None:
+def test_a_missing_package_is_named(sqlite_url: str, tmp_path: Path) -> None:
     database = Database(sqlite_url)
     with pytest.raises(FileNotFoundError, match="attic"):
         schema.upgrade(database, tmp_path / "attic")

@@ -1,4 +1,4 @@
-"""The persistent registry: writers that meet, secrets at rest, mixins across processes, plans of the hot statements."""
+"""The persistent registry: concurrent writers, secrets at rest, mixins across processes, plans of the frequent statements."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def _everything_at_rest(database: Database) -> str:
     return repr([tuple(row) for row in rows])
 
 
-def test_a_secret_is_nowhere_in_clear_and_opened_only_for_its_one_entity(database_url: str) -> None:
+def test_secrets_are_encrypted_and_decrypted_only_for_their_entity(database_url: str) -> None:
     cipher = TestCipher()
     registry, database = sql_registry(database_url, cipher)
     registry.add_resource(KEY, engine(KEY, key="hush hush", colour="red"), A)
@@ -147,14 +147,14 @@ def test_a_secret_is_nowhere_in_clear_and_opened_only_for_its_one_entity(databas
     assert cipher.opened == []
     assert registry.get_resource(KEY, A).attributes == {"colour": "red", "key": "hush hush"}
     assert cipher.opened == [("a", KEY, "key")]
-    # Saving what a listing gave keeps the secret that it did not give.
+    # Saving an entity from a listing keeps the secret that the listing omitted.
     listed.attributes["colour"] = "blue"
     registry.save(KEY, listed, A)
     assert registry.get_resource(KEY, A).attributes == {"colour": "blue", "key": "hush hush"}
     database.close()
 
 
-def test_a_token_moved_to_another_tenant_does_not_open(database_url: str) -> None:
+def test_a_token_moved_to_another_tenant_is_not_decrypted(database_url: str) -> None:
     registry, database = sql_registry(database_url)
     registry.add_resource(KEY, engine(KEY, key="a's"), A)
     registry.add_resource(KEY, engine(KEY, key="b's"), extras_of("b"))
@@ -167,7 +167,7 @@ def test_a_token_moved_to_another_tenant_does_not_open(database_url: str) -> Non
     database.close()
 
 
-def test_keys_roll_in_steps(database_url: str) -> None:
+def test_keys_are_rotated_in_steps(database_url: str) -> None:
     old, new = b"o" * 32, b"n" * 32
     registry, database = sql_registry(database_url, TestCipher(old))
     for number in range(7):
@@ -189,7 +189,7 @@ def test_keys_roll_in_steps(database_url: str) -> None:
     again.close()
 
 
-def test_an_attribute_that_becomes_a_secret_is_shut_away(database_url: str) -> None:
+def test_an_attribute_that_becomes_secret_is_encrypted(database_url: str) -> None:
     registry, database = sql_registry(database_url, TestCipher())
     long = "hush " * 90
     for number in range(5):
@@ -257,7 +257,7 @@ def test_the_hot_path_is_one_statement(database_url: str, tmp_path: Path) -> Non
     registry.add_resource(KEY, made, A)
     registry.get_resource(KEY, A)
     with database.read() as connection:
-        # The pool gives the connection that was given back last.
+        # The pool returns the most recently used connection.
         driver: Any = connection.connection.dbapi_connection
     seen: list[str] = []
     if database.dialect == "sqlite":
@@ -268,7 +268,7 @@ def test_the_hot_path_is_one_statement(database_url: str, tmp_path: Path) -> Non
             driver.pgconn.trace(messages.fileno())
             registry.get_resource(KEY, A)
             driver.pgconn.untrace()
-        # One simple query or one execution of a prepared statement each; BEGIN and COMMIT would be some too.
+        # One simple query or one execution of a prepared statement each; BEGIN and COMMIT would add to them.
         seen = re.split(r"\t(?:Parse|Query)\t", (tmp_path / "messages").read_text())[1:]
     assert len(seen) == 1
     assert "UNION ALL" in seen[0]
@@ -276,7 +276,7 @@ def test_the_hot_path_is_one_statement(database_url: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.postgres
-def test_a_read_leaves_the_connection_as_others_expect_it(postgres_url: str) -> None:
+def test_a_read_leaves_the_connection_unchanged(postgres_url: str) -> None:
     registry, database = sql_registry(postgres_url)
     registry.add_resource(KEY, engine(KEY, power=1), A)
     registry.get_resource(KEY, A)
@@ -288,13 +288,13 @@ def test_a_read_leaves_the_connection_as_others_expect_it(postgres_url: str) -> 
     database.close()
 
 
-def test_sqlite_walks_indexes(sqlite_url: str) -> None:
+def test_sqlite_uses_indexes(sqlite_url: str) -> None:
     registry, database = sql_registry(sqlite_url)
     seen: list[tuple[str, Any]] = []
     sa.event.listen(database.engine, "before_cursor_execute", lambda *args: seen.append((args[2], args[3])))
     unit = extras_of("a")
     with registry.unit_of_work(unit), pytest.raises(KeyError):
-        # What a GET runs, and what a far end runs inside a unit of work, are one statement.
+        # A GET, and the load of a link's far end inside a unit of work, use the same statement.
         registry._get(KEY, unit, lock=False)
     for selection in (
         Selection(limit=50),
@@ -308,16 +308,16 @@ def test_sqlite_walks_indexes(sqlite_url: str) -> None:
         for statement, parameters in statements:
             plan = connection.exec_driver_sql("EXPLAIN QUERY PLAN " + statement, parameters)
             steps = [row[3] for row in plan]
-            # The rows of one page may be sorted; all that a selection matches may not.
+            # Sorting the rows of one page is acceptable; sorting all matches of a selection is not.
             before = steps[: steps.index("SCAN page")] if "SCAN page" in steps else steps
             assert not [each for each in before if "TEMP B-TREE" in each], (statement, steps)
-            # What is scanned is the page itself, or the count of a bounded few.
+            # Only the page itself, or a bounded count, is scanned.
             assert not [each for each in steps if each.startswith("SCAN occi_")], (statement, steps)
     database.close()
 
 
-def test_a_digest_that_collides_is_told_apart(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SHA-256 has no known collision, so that the exact comparison decides is shown with rows that claim one."""
+def test_colliding_digests_are_distinguished(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SHA-256 has no known collision, so rows with a forged digest show that the exact comparison decides."""
     registry, database = sql_registry(database_url)
     first, second = "x" * 1000, "y" * 1000
     registry.add_resource(KEY, engine(KEY, notes=first), A)
@@ -331,19 +331,19 @@ def test_a_digest_that_collides_is_told_apart(database_url: str, monkeypatch: py
 def test_a_tenant_without_a_name_owns_nothing(database_url: str) -> None:
     registry, database = sql_registry(database_url)
     registry.add_resource(KEY, engine(KEY), {})
-    nobody = extras_of("")
+    nameless = extras_of("")
     for attempt in (
-        lambda: registry.get_resource(KEY, nobody),
-        lambda: registry.select(Selection(), nobody),
-        lambda: registry.add_resource(KEY, engine(KEY), nobody),
-        lambda: registry.delete_resource(KEY, nobody),
+        lambda: registry.get_resource(KEY, nameless),
+        lambda: registry.select(Selection(), nameless),
+        lambda: registry.add_resource(KEY, engine(KEY), nameless),
+        lambda: registry.delete_resource(KEY, nameless),
     ):
         with pytest.raises(ForbiddenError, match="has no tenant"):
             attempt()
     database.close()
 
 
-def test_what_is_no_json_is_refused_by_name(sqlite_url: str) -> None:
+def test_values_that_are_not_json_are_refused_by_name(sqlite_url: str) -> None:
     registry, database = sql_registry(sqlite_url)
     with pytest.raises(ValueError, match=r"attribute colour of /engine/1 cannot be stored.*use text"):
         registry.add_resource(KEY, engine(KEY, colour=object()), A)
@@ -351,7 +351,7 @@ def test_what_is_no_json_is_refused_by_name(sqlite_url: str) -> None:
 
 
 @pytest.mark.parametrize("key", ["/engine/\0", "/engine/\ud800", "", "/" + "x" * 5000])
-def test_a_key_that_cannot_be_is_not_there(database_url: str, key: str) -> None:
+def test_an_impossible_key_is_not_found(database_url: str, key: str) -> None:
     registry, database = sql_registry(database_url)
     with pytest.raises(KeyError):
         registry.get_resource(key, A)
@@ -359,7 +359,7 @@ def test_a_key_that_cannot_be_is_not_there(database_url: str, key: str) -> None:
     database.close()
 
 
-def test_a_database_that_is_away_is_a_503(tmp_path: Any) -> None:
+def test_an_unavailable_database_is_a_503(tmp_path: Any) -> None:
     database = Database(f"postgresql://127.0.0.1:9/{uuid.uuid4().hex}")
     registry = SqlRegistry(database, TestCipher())
     for attempt in (lambda: registry.get_resource(KEY, A), lambda: registry.delete_resource(KEY, A)):
@@ -370,7 +370,7 @@ def test_a_database_that_is_away_is_a_503(tmp_path: Any) -> None:
     database.close()
 
 
-def test_a_slip_of_ours_stays_one(sqlite_url: str) -> None:
+def test_a_programming_error_is_not_converted(sqlite_url: str) -> None:
     database = Database(sqlite_url)
     with pytest.raises(sqlalchemy.exc.OperationalError, match="no such table"):
         SqlRegistry(database, TestCipher()).get_resource(KEY, A)

@@ -1,4 +1,4 @@
-"""One request to a WSGI callable and its answer, as PEP 3333 has them: an environ of our own, nothing in between."""
+"""Requests to a WSGI callable (PEP 3333) without a server."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Answer:
     body: bytes
 
     def header(self, name: str) -> str:
-        """The one field of a name."""
+        """Return the only field of this name."""
         found = [value for key, value in self.fields if key == name.lower()]
         assert len(found) == 1, (name, self.fields)
         return found[0]
@@ -55,7 +55,7 @@ def environ_of(
     mount: str = "",
     length: int | None = None,
 ) -> dict[str, Any]:
-    """A WSGI environ. `length` is what Content-Length claims, if not the truth."""
+    """Return a WSGI environ. `length` overrides Content-Length."""
     environ: dict[str, Any] = {
         "REQUEST_METHOD": method,
         "SCRIPT_NAME": mount,
@@ -83,7 +83,7 @@ def environ_of(
 
 
 def serve(application: Wsgi, environ: dict[str, Any]) -> Answer:
-    """Call the application, and see that its answer is one that a server can send."""
+    """Call the application, and check that a server can send its response."""
     started: list[tuple[str, list[tuple[str, str]]]] = []
 
     def start(status: str, headers: list[tuple[str, str]], _exc_info: Any = None) -> None:
@@ -114,7 +114,7 @@ def call(
     accept: str | None = None,
     kind: str | None = None,
 ) -> Answer:
-    """One request. A dict or list is sent as JSON, text as text/plain, unless `kind` names another Content-Type."""
+    """Send one request. A dict or list is sent as JSON, text as text/plain, unless `kind` names another Content-Type."""
     sent = dict(headers or {})
     if isinstance(body, dict | list):
         body = json.dumps(body).encode()
@@ -130,7 +130,7 @@ def call(
 
 
 def path_of(answer: Answer) -> str:
-    """The path of a Location on HOST."""
+    """Return the path of a Location on HOST."""
     assert answer.status == 201, (answer.status, answer.body)
     location = answer.header("Location")
     assert location.startswith(f"http://{HOST}/")

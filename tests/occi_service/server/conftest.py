@@ -1,4 +1,4 @@
-"""The applications that these tests serve."""
+"""The applications under test."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.occi_service.server.shop import Shop
 
 @pytest.fixture
 def calls() -> infrastructure.Calls:
-    """Every call to a backend: who, what, extras."""
+    """Every call to a backend: name, operation, extras."""
     return []
 
 

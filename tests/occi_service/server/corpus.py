@@ -1,4 +1,4 @@
-"""Hostile requests, made by combining hand-written parts. Each is something a server of OCCI may be sent."""
+"""Hostile requests that an OCCI server may receive, combined from hand-written parts."""
 
 # ruff: noqa: E501 - a table of requests reads better in rows.
 
@@ -74,7 +74,7 @@ BODIES = [
     b'{"kind":"http://example.org/shop#rope","source":{"location":""},"target":{"location":"\\n"}}', b"<xml/>", b"a=1&b=2",
     b"Category: \r\nCategory:", b"Category", b": x", b"X-Other: y", b"Category : box", b"\r" * 1000, b"X-OCCI-Attribute: a=1\nX-OCCI-Attribute: a=1",
     b"--x\r\nContent-Disposition: form-data\r\n\r\n--x--", b"GET / HTTP/1.1\r\n\r\n", b"\x1f\x8b\x08\x00", b"%PDF-1.4", b"a" * 100_000,
-    # As large as a body may be, and of nothing but structure.
+    # The maximum size of a body, with nothing but structure.
     b"\n" * 1_000_000, b"," * 1_000_000, b"[" + b"1," * 490_000 + b"1]", b"[" + b"{}," * 330_000 + b"{}]", b"[" + b"[]," * 330_000 + b"[]]",
     b'{"attributes":{' + b",".join(b'"a%d":1' % n for n in range(80_000)) + b"}}", b"[" + b'"",' * 330_000 + b'""]', b'"' + b"\\" * 1_000_000,
     b"Category: " + b"," * 1_000_000, b"X-OCCI-Attribute: " + b"a=1," * 250_000, b"X-OCCI-Attribute: a=1\n" * 45_000, b"/a\n" * 330_000,
@@ -106,7 +106,7 @@ FIELDS = [
 
 
 def corpus() -> Iterator[Hostile]:
-    """All of them. `{box}` in a path or body stands for an entity that is there, another tenant's."""
+    """Yield all of them. `{box}` in a path or body stands for an existing entity of another tenant."""
     yield from _of_fields()
     yield from _of_bodies()
     for method, path in itertools.product(("GET", "PUT", "POST", "DELETE", "OPTIONS", "HEAD"), PATHS):

@@ -1,4 +1,4 @@
-"""pyssf's own infrastructure extension behind backends written as pyssf's documentation has them, each call recorded."""
+"""pyssf's infrastructure extension with backends as in pyssf's documentation; each call is recorded."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Compute(_Recording, KindBackend, ActionBackend):
             entity.actions = [infra.START]
         else:
             entity.actions = [infra.STOP, infra.SUSPEND]
-        # What is only looked up for the answer.
+        # Only for the response, not saved.
         entity.attributes["occi.compute.speed"] = "1.33"
 
     def update(self, old: Entity, new: Entity, extras: Any) -> None:
@@ -72,7 +72,7 @@ class Compute(_Recording, KindBackend, ActionBackend):
 
 
 class Plain(_Recording, KindBackend, ActionBackend):
-    """For storage, network and the links: copies what is sent."""
+    """Backend of storage, network and the links: copies the attributes sent."""
 
     def create(self, entity: Entity, extras: Any) -> None:
         self.note("create", extras)
@@ -96,7 +96,7 @@ class Plain(_Recording, KindBackend, ActionBackend):
 
 
 class Mixing(_Recording, MixinBackend):
-    """For mixins: marks what it was attached to."""
+    """Backend of mixins: sets an attribute of the entities it is attached to."""
 
     def create(self, entity: Entity, extras: Any) -> None:
         self.note("create", extras)

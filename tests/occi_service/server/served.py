@@ -1,4 +1,4 @@
-"""The application that the gunicorn of these tests serves: a shop with one box of Ann's."""
+"""The application that gunicorn serves in these tests: a shop with one box of the tenant Ann."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A service with everything that OCCI 1.2 adds to pyssf: types, defaults, patterns, secrets, parents, tenants."""
+"""A service with all that OCCI 1.2 adds to pyssf: types, defaults, patterns, secrets, parents, tenants."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ BOX_TEXT = f'Category: box; scheme="{SCHEME}"; class="kind"\n'
 
 @dataclasses.dataclass(frozen=True)
 class Identity:
-    """What an authenticating layer hands on."""
+    """Stands in for the identity that the authentication middleware provides."""
 
     tenant_id: str
 
 
 class Keeper(KindBackend, ActionBackend):
-    """Keeps what it is told."""
+    """Stores the attributes that it receives."""
 
     def create(self, entity: Entity, extras: Any) -> None:
         entity.attributes["shop.serial"] = "S-1"
@@ -77,21 +77,21 @@ class Keeper(KindBackend, ActionBackend):
 
 
 class Tie(KindBackend):
-    """For ropes."""
+    """Backend of ropes."""
 
     def update(self, old: Entity, new: Entity, extras: Any) -> None:
         old.attributes.update(new.attributes)
 
 
 class Sticker(MixinBackend):
-    """For labels."""
+    """Backend of labels."""
 
     def update(self, old: Entity, new: Entity, extras: Any) -> None:
         old.attributes.update(new.attributes)
 
 
 class Shop(occi_service.Application):
-    """The tenant is named by `X-Tenant`; without it there is none."""
+    """The tenant is named by `X-Tenant`; without it there is no tenant."""
 
     def __init__(self, registry: Any = None, **settings: Any) -> None:
         super().__init__(registry, **settings)

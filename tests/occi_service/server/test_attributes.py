@@ -1,4 +1,4 @@
-"""Attributes through the service: types, defaults, requirements, patterns, in each rendering that carries them."""
+"""Attributes through the service: types, defaults, required ones, patterns, in each rendering that supports them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_defaults_are_applied_and_may_be_overridden(shop: Shop) -> None:
 
 
 @pytest.mark.parametrize(
-    ("attributes", "name", "says"),
+    ("attributes", "name", "expected"),
     [
         ({"shop.name": None}, "shop.name", "a string"),
         ({"shop.name": "Upper"}, "shop.name", "matches"),
@@ -46,17 +46,17 @@ def test_defaults_are_applied_and_may_be_overridden(shop: Shop) -> None:
         ({"shop.text": "needs the mixin"}, "shop.text", "not an attribute here"),
     ],
 )
-def test_what_does_not_fit_is_named_with_what_would(
-    shop: Shop, attributes: dict[str, Any], name: str, says: str
+def test_errors_name_the_attribute_and_the_expected_value(
+    shop: Shop, attributes: dict[str, Any], name: str, expected: str
 ) -> None:
     answer = create(shop, attributes)
     assert answer.status == 400
     assert answer.json["error"]["where"] == f"attributes.{name}"
-    assert says in answer.json["error"]["message"]
+    assert expected in answer.json["error"]["message"]
     assert call(shop, "GET", "/", accept="text/uri-list").body == b""
 
 
-def test_what_is_required_is_missed(shop: Shop) -> None:
+def test_missing_required_attributes_are_refused(shop: Shop) -> None:
     answer = call(shop, "POST", "/box/", body=BOX_TEXT, accept=JSON)
     assert answer.status == 400
     assert answer.json["error"] == {
@@ -94,7 +94,7 @@ def test_text_takes_the_type_of_the_attribute(shop: Shop, text: str, name: str, 
         )
     path = path_of(answer)
     assert call(shop, "GET", path, accept=JSON).json["attributes"][name] == value
-    # What the text shows is what it takes.
+    # The text is accepted as it is shown.
     shown = call(shop, "GET", path)
     assert call(shop, "PUT", path, body=shown.text).status == 200
     assert call(shop, "GET", path).body == shown.body
@@ -113,7 +113,7 @@ def test_text_takes_the_type_of_the_attribute(shop: Shop, text: str, name: str, 
         'shop.labels="{"',
     ],
 )
-def test_structure_in_a_string_is_read_as_strictly_as_a_body(shop: Shop, text: str) -> None:
+def test_json_in_strings_is_parsed_as_strictly_as_bodies(shop: Shop, text: str) -> None:
     answer = call(shop, "POST", "/box/", body=BOX_TEXT + f'X-OCCI-Attribute: shop.name="a", {text}')
     assert answer.status == 400, answer
     assert call(shop, "GET", "/", accept=JSON).json == {}
@@ -150,8 +150,8 @@ def test_links_have_attributes_of_their_kind(shop: Shop) -> None:
     assert refused.json["error"]["where"] == "links[0].attributes.shop.length"
 
 
-def test_what_a_pattern_may_not_use_may_be_a_value() -> None:
-    """A manifest may list such a word."""
+def test_keywords_forbidden_in_patterns_may_be_values() -> None:
+    """A manifest may list such a keyword as a value."""
     attribute = occi_service.Attribute(pattern={"enum": ["$ref", "patternProperties"], "description": "no $ref"})
     assert check("a", "$ref", attribute) == "$ref"
     for denied in ({"$ref": "#"}, {"items": {"$dynamicRef": "#"}}, {"allOf": [{"patternProperties": {"a": {}}}]}):
@@ -175,14 +175,14 @@ def test_what_a_pattern_may_not_use_may_be_a_value() -> None:
 @pytest.mark.parametrize(
     "value", ["s3cret", ["s3cret"], {"s3cret": "s3cret"}, Bare("s3cret"), '{"s3cret": 1', 987654.321]
 )
-def test_no_refusal_repeats_a_value(definition: Any, value: Any, secret: bool) -> None:
+def test_errors_never_contain_the_value(definition: Any, value: Any, secret: bool) -> None:
     attribute = Attribute("", secret=secret, **definition)
     message = ""
     try:
         check("org.example.x", value, attribute)
     except ValueError as error:
         message = str(error)
-    # What fits is not refused.
+    # Values that fit are not refused.
     assert "org.example.x has to be a" in message or isinstance(value, list | dict | float)
     assert "s3cret" not in message
     assert "987654" not in message

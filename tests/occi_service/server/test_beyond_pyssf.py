@@ -1,4 +1,4 @@
-"""What a backend of ours may do beyond pyssf's contract: go later, and answer an action."""
+"""Archelon's extensions of pyssf's backends: deferred deletion, and responses to actions."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_an_entity_whose_deletion_is_deferred_stays_as_its_backend_left_it() -> 
     assert zoo.simulate_get(path).json["attributes"] == {"zoo.state": "leaving"}
 
 
-def test_the_answer_of_an_action_is_shown_and_not_saved() -> None:
+def test_the_response_of_an_action_is_shown_but_not_saved() -> None:
     zoo = client()
     path = create(zoo)
     answer = zoo.simulate_post(path, params={"action": "weigh"}, json={"action": "http://example.org/occi/zoo#weigh"})

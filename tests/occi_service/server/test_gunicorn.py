@@ -1,4 +1,4 @@
-"""The same over a socket: raw bytes to a real gunicorn, which has opinions of its own on what is malformed."""
+"""Raw bytes over a socket to a real gunicorn, which rejects some malformed requests itself."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, Path
         process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output, pass_fds=[listening.fileno()])
         port = listening.getsockname()[1]
         try:
-            # The socket listens already: the first answer says that the worker is there.
+            # The socket accepts connections before the worker runs: wait for the first response.
             assert exchange(port, b"GET /-/ HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").startswith(
                 b"HTTP/1.1 200"
             ), log.read_text()
@@ -51,7 +51,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, Path
 
 
 def exchange(port: int, request: bytes, seconds: float = 60) -> bytes:
-    """Send bytes, and take all that comes back until the server closes."""
+    """Send bytes, and return everything until the server closes the connection."""
     with socket.create_connection(("127.0.0.1", port), timeout=seconds) as connection:
         answer = b""
         try:
@@ -64,7 +64,7 @@ def exchange(port: int, request: bytes, seconds: float = 60) -> bytes:
                     return answer
                 answer += received
         except (ConnectionResetError, BrokenPipeError):
-            # The server refused and closed while the rest was still on its way.
+            # The server refused and closed while the rest was being sent.
             return answer
     raise AssertionError(f"no end after {seconds} s: {request[:80]!r}")
 
@@ -113,7 +113,7 @@ def test_a_sample_of_the_corpus(server: tuple[int, Path]) -> None:
     for request in sample:
         answer = exchange(port, raw(request))
         silent += answer == b""
-        # Closing without a word is gunicorn's right where the request line itself is none.
+        # gunicorn may close without a response if the request line is invalid.
         assert answer == b"" or status(answer) < 500 or status(answer) in (501, 505), (request, answer[:300])
         assert b"X-Evil" not in answer.partition(b"\r\n\r\n")[0]
         assert b"Traceback" not in answer

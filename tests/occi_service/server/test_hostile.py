@@ -1,4 +1,4 @@
-"""No input yields a 500 or a traceback, takes long, or changes what is not the sender's."""
+"""No input yields a 500 or a traceback, takes long, or changes entities of another tenant."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ALLOWED = {200, 201, 204, 304, 400, 403, 404, 405, 406, 409, 412, 413, 415}
 
 
 def furnished() -> tuple[Shop, str]:
-    """A shop that holds something of Ann's."""
+    """A shop with an entity of the tenant Ann."""
     shop = Shop()
     body = BOX_TEXT + 'X-OCCI-Attribute: shop.name="ann", shop.note="hers"'
     path = path_of(call(shop, "POST", "/box/", ANN, body))
@@ -53,7 +53,7 @@ def acceptable(answer: Answer, sent: dict[str, Any]) -> bool:
 
 
 def test_the_corpus(caplog: pytest.LogCaptureFixture, tables: Tables) -> None:
-    """Refused, at once, without a trace."""
+    """Requests are refused quickly and without side effects."""
     requests = list(dict.fromkeys(corpus()))
     assert len(requests) >= 500
     shop, box = furnished()
@@ -61,12 +61,12 @@ def test_the_corpus(caplog: pytest.LogCaptureFixture, tables: Tables) -> None:
     statuses: dict[int, int] = {}
     slowest: list[tuple[float, str]] = []
     for index, request in enumerate(requests):
-        # The sender's own state is compared where the request is refused; a sender for each keeps it small.
+        # The sender's own state is compared if the request is refused; a separate sender for each keeps it small.
         tenant = {"X-Tenant": f"m{index}"}
         took = []
         for attempt in range(3):
             made = environ(request, "/box/own" if request.method == "PUT" else box, tenant)
-            # Of this thread's processor, not of the wall: what else the machine does is no fault of the parser's.
+            # CPU time of this thread, not wall time, since the machine may be busy with other work.
             start = time.thread_time()
             answer = serve(shop, made)
             took.append(time.thread_time() - start)
@@ -97,7 +97,7 @@ def test_the_corpus(caplog: pytest.LogCaptureFixture, tables: Tables) -> None:
 
 
 def test_refused_requests_change_nothing() -> None:
-    """The same, from the owner of the entity: what is refused leaves the registry as it was."""
+    """The same as the owner of the entity: refused requests leave the registry unchanged."""
     shop, box = furnished()
     before = state(shop, ANN)
     refused = 0
@@ -116,7 +116,7 @@ def test_refused_requests_change_nothing() -> None:
 
 
 def test_another_tenants_path_is_not_overwritten() -> None:
-    """Refused, or made beside it in the sender's own space; never in its place."""
+    """Refused, or created separately for the sending tenant, but never overwritten."""
     shop, box = furnished()
     before = state(shop, ANN)
     body = BOX_TEXT + 'X-OCCI-Attribute: shop.name="mine"'
@@ -151,22 +151,22 @@ def test_errors_have_one_form(shop: Shop) -> None:
             assert answer.status == status
             assert answer.header("content-type").startswith(accept)
             assert str(status) in answer.text
-    named = call(
+    invalid = call(
         shop, "POST", "/box/", body=b'{"attributes":{"shop.count":"x","shop.name":"a"}}', kind=JSON, accept=JSON
     )
-    assert named.json["error"]["message"] == "shop.count has to be a number"
-    assert named.json["error"]["where"] == "attributes.shop.count"
+    assert invalid.json["error"]["message"] == "shop.count has to be a number"
+    assert invalid.json["error"]["where"] == "attributes.shop.count"
     line = call(shop, "POST", "/box/", body=BOX_TEXT + 'X-OCCI-Attribute: a="b', accept=JSON).json["error"]
     assert line["where"] == "line 2, X-OCCI-Attribute, character 4"
     assert line["message"] == "expected a string in double quotes, closed, without control characters"
 
 
-def test_what_nobody_foresaw_is_logged_and_not_shown(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
-    class SlipError(RuntimeError):
+def test_unexpected_errors_are_logged_and_not_shown(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
+    class BugError(RuntimeError):
         pass
 
     def fail(*_: Any) -> Any:
-        raise SlipError("the password is hunter2")
+        raise BugError("the password is hunter2")
 
     shop.registry.get_resource = fail  # type: ignore[method-assign]
     for accept in (JSON, "text/plain", "text/html"):
@@ -174,7 +174,7 @@ def test_what_nobody_foresaw_is_logged_and_not_shown(shop: Shop, caplog: pytest.
         assert answer.status == 500
         assert "hunter2" not in answer.text
         assert "Traceback" not in answer.text
-    assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [SlipError] * 3
+    assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [BugError] * 3
 
 
 header = st.text(st.characters(max_codepoint=255), max_size=60)
@@ -222,7 +222,7 @@ SHARED = furnished()
 
 @given(category=pieces, attributes=pieces, link=pieces)
 @settings(max_examples=300, deadline=None)
-def test_pyssfs_own_renderings_fail_no_harder(category: str, attributes: str, link: str) -> None:
+def test_pyssfs_renderings_raise_no_other_errors(category: str, attributes: str, link: str) -> None:
     from occi.protocol.occi_rendering import TextOcciRendering
 
     import occi_service

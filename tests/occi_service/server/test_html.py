@@ -1,4 +1,4 @@
-"""Pages for people: every link leads somewhere, every fragment exists, nothing is loaded, no script is needed."""
+"""HTML pages: every link and fragment exists, nothing external is loaded, no script is needed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.occi_service.server.shop import BOX_TEXT, ROPE_TYPE, Shop
 
 
 class Page(html.parser.HTMLParser):
-    """What a page links to, what can be linked to in it, and whether its elements close."""
+    """A page's links, its link targets, and whether its elements are closed."""
 
     VOID = frozenset(("meta", "br", "hr", "link"))
 
@@ -49,7 +49,7 @@ class Page(html.parser.HTMLParser):
 
 
 def walk(application: Application, start: str, mount: str) -> dict[str, Page]:
-    """Every page that can be reached from one, by links alone."""
+    """Return all pages that are reachable from one by links."""
     pages: dict[str, Page] = {}
     fragments: list[tuple[str, str]] = []
     pending = [start]

@@ -1,4 +1,4 @@
-"""What one request may ask for at most, and that a request which is slow to arrive keeps nobody waiting."""
+"""Limits of a single request; a request that arrives slowly does not block others."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def box(shop: Shop) -> str:
 
 
 class WatchedRegistry(InMemoryRegistry):
-    """Knows whether a unit of work is open."""
+    """Records whether a unit of work is open."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class WatchedRegistry(InMemoryRegistry):
 
 
 class WatchedBody(io.BytesIO):
-    """A body that notes whether others could write while it was waited for."""
+    """A body that records whether others could write while it was read."""
 
     def __init__(self, content: bytes, registry: WatchedRegistry) -> None:
         super().__init__(content)
@@ -68,9 +68,7 @@ class WatchedBody(io.BytesIO):
         ("DELETE", "/-/", "", 'Category: own; scheme="http://me.example.org/m#"'),
     ],
 )
-def test_nobody_waits_for_a_body_that_comes_slowly(
-    method: str, path: str, query: str, body: str, chunked: bool
-) -> None:
+def test_a_slow_body_blocks_no_writers(method: str, path: str, query: str, body: str, chunked: bool) -> None:
     registry = WatchedRegistry()
     shop = Shop(registry)
     own = box(shop)
@@ -93,7 +91,7 @@ def several(number: int, one: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("most", [5, 6])
-def test_one_request_names_no_more_entities_than_a_page_shows(most: int) -> None:
+def test_one_request_names_at_most_a_page_of_entities(most: int) -> None:
     shop = Shop(limits=SMALL)
     own = box(shop)
     refused = most > SMALL.page
@@ -109,12 +107,15 @@ def test_one_request_names_no_more_entities_than_a_page_shows(most: int) -> None
         sent.append(call(shop, method, "/label/", body=f"X-OCCI-Location: {own}\n" * most, accept=JSON))
     assert [answer.status == 413 for answer in sent] == [refused] * len(sent), [answer.status for answer in sent]
     if refused:
-        assert sent[0].json["error"]["message"] == "6 entities in one request; at most 5 are allowed, so send several requests"
+        assert (
+            sent[0].json["error"]["message"]
+            == "6 entities in one request; at most 5 are allowed, so send several requests"
+        )
         assert [call(shop, "GET", path).body for path in ("/thing/", "/rope/", "/label/")] == [b"", b"", b""]
 
 
 def test_a_selection_has_few_terms() -> None:
-    """A thousand of them took PostgreSQL's planner more than ten minutes, and SQLite refused them with a 500."""
+    """A thousand of them took PostgreSQL's planner more than ten minutes, and made SQLite fail with a 500."""
     shop = Shop(limits=SMALL)
     box(shop)
     kind = f'box; scheme="{SCHEME}"'
@@ -126,7 +127,7 @@ def test_a_selection_has_few_terms() -> None:
         assert refused.json["error"]["message"] == "4 categories and attributes to filter by; at most 3 are allowed"
 
 
-def test_the_most_terms_that_are_taken_are_no_burden(database_url: str) -> None:
+def test_the_maximum_number_of_filters_is_fast(database_url: str) -> None:
     registry, database = sql_registry(database_url)
     shop = Shop(registry)
     box(shop)
@@ -139,7 +140,7 @@ def mixin(number: int, **members: Any) -> dict[str, Any]:
     return {"term": f"m{number}", "scheme": "http://me.example.org/m#", "location": f"/m{number}/", **members}
 
 
-def test_a_tenant_has_so_many_mixins_and_adds_a_few_at_a_time() -> None:
+def test_mixins_are_limited_per_tenant_and_request() -> None:
     shop = Shop(limits=SMALL)
     assert call(shop, "POST", "/-/", body={"mixins": [mixin(n) for n in range(3)]}).status == 413
     for first in range(0, 20, 2):
@@ -156,14 +157,14 @@ def test_a_tenant_has_so_many_mixins_and_adds_a_few_at_a_time() -> None:
 
 
 def test_a_mixins_type_identifier_fits_an_index(database_url: str) -> None:
-    """PostgreSQL's index rows end at 2,700 bytes: a longer one was a 500."""
+    """PostgreSQL's index rows are limited to 2,700 bytes: a longer one caused a 500."""
     registry, database = sql_registry(database_url)
     shop = Shop(registry)
-    # Not one letter over and over, which PostgreSQL would compress.
+    # Not a repeated letter, which PostgreSQL would compress.
     digits = "".join(str(number) for number in range(2000))
     scheme = "http://me.example.org/m#"
-    room = 512 - len(scheme)
-    for length, status in ((room, 200), (room + 1, 400), (3000, 400)):
+    longest = 512 - len(scheme)
+    for length, status in ((longest, 200), (longest + 1, 400), (3000, 400)):
         body = {"mixins": [mixin(length, term=digits[:length])]}
         assert call(shop, "POST", "/-/", body=body, accept=JSON).status == status, length
     database.close()

@@ -83,7 +83,7 @@ def test_a_cell_of_the_table(shop: Shop, method: str, path: str, query: str, bod
         ("/", "GET, HEAD, OPTIONS, POST"),
     ],
 )
-def test_options_and_405_tell_the_same_methods(shop: Shop, path: str, allowed: str) -> None:
+def test_options_and_405_name_the_same_methods(shop: Shop, path: str, allowed: str) -> None:
     assert call(shop, "OPTIONS", path).header("allow") == allowed
     refused = call(shop, "PATCH", path, accept=JSON)
     assert refused.status == 405
@@ -91,14 +91,14 @@ def test_options_and_405_tell_the_same_methods(shop: Shop, path: str, allowed: s
     assert refused.json["error"]["title"] == "Method Not Allowed"
 
 
-def test_a_partial_update_changes_what_it_names_alone(shop: Shop) -> None:
+def test_a_partial_update_changes_only_what_it_names(shop: Shop) -> None:
     path = box(shop)
     assert call(shop, "POST", path, body={"attributes": {"shop.count": 7}}).status == 200
     attributes = call(shop, "GET", path, accept=JSON).json["attributes"]
     assert attributes == {"shop.name": "one", "shop.count": 7, "shop.colour": "grey", "shop.serial": "S-1"}
 
 
-def test_a_replacement_keeps_links_and_what_the_provider_set(shop: Shop) -> None:
+def test_a_replacement_keeps_links_and_provider_attributes(shop: Shop) -> None:
     path, other = box(shop), box(shop, "two")
     rope = {"kind": ROPE_TYPE, "source": {"location": path}, "target": {"location": other}}
     assert call(shop, "POST", "/rope/", body=rope).status == 201
@@ -109,7 +109,7 @@ def test_a_replacement_keeps_links_and_what_the_provider_set(shop: Shop) -> None
     assert len(shown["links"]) == 1
 
 
-def test_what_get_shows_can_be_put_back(shop: Shop) -> None:
+def test_the_response_of_get_can_be_put(shop: Shop) -> None:
     path, other = box(shop), box(shop, "two")
     call(shop, "POST", "/rope/", body={"kind": ROPE_TYPE, "source": path, "target": other})
     for kind in ("text/plain", JSON):
@@ -158,7 +158,7 @@ def test_several_are_created_at_once_or_none(shop: Shop) -> None:
     assert len(call(shop, "GET", "/box/", accept="text/uri-list").lines) == 2
 
 
-def test_a_mixins_collection_takes_exactly_those_put(shop: Shop) -> None:
+def test_put_replaces_the_members_of_a_mixin(shop: Shop) -> None:
     one, two, three = (box(shop, name) for name in ("one", "two", "three"))
     call(shop, "POST", "/label/", body=f"X-OCCI-Location: {one}\nX-OCCI-Location: http://{HOST}{two}")
     assert [f"http://{HOST}{each}" for each in (one, two)] == call(shop, "GET", "/label/", accept="text/uri-list").lines
@@ -184,14 +184,14 @@ def test_deleting_a_resource_deletes_its_links_and_no_others(shop: Shop) -> None
     assert left["target"] == {"location": "http://elsewhere.example.org/x"}
 
 
-def test_the_abstract_kinds_are_not_made(shop: Shop) -> None:
+def test_abstract_kinds_cannot_be_instantiated(shop: Shop) -> None:
     for term in ("entity", "resource", "link"):
         answer = call(shop, "POST", "/", body=f'Category: {term}; scheme="http://schemas.ogf.org/occi/core#"')
         assert answer.status == 400, term
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "text/occi", JSON])
-def test_what_the_old_dialect_shows_can_be_put_back(kind: str) -> None:
+def test_the_old_dialects_response_can_be_put(kind: str) -> None:
     shop = Shop(dialect="pyssf")
     path, other = box(shop), box(shop, "two")
     call(shop, "POST", path, body={"attributes": {"shop.note": "100 %, a=b"}})

@@ -1,4 +1,4 @@
-"""A project that used `occi.wsgi.Application` moves over by changing that import."""
+"""A project that used `occi.wsgi.Application` migrates by changing that import."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Secured(occi_service.Application):
 
 
 class Listed(occi.registry.Registry):
-    """A registry written from pyssf's abstract class alone."""
+    """A registry that only implements pyssf's abstract class."""
 
     def __init__(self) -> None:
         self.pairs: list[tuple[Any, Any]] = []
@@ -77,7 +77,7 @@ class Listed(occi.registry.Registry):
 
 
 class Subclassed(occi.registry.NonePersistentRegistry):
-    """pyssf's own registry, its ownership too."""
+    """pyssf's own registry, including its ownership."""
 
     def get_extras(self, extras: Any) -> Any:
         return None if not extras else str(extras.get("security"))
@@ -91,7 +91,7 @@ def served(request: pytest.FixtureRequest, calls: Calls) -> Secured:
     return application
 
 
-def made(application: Any, category: str, location: str, attributes: str = "") -> str:
+def create(application: Any, category: str, location: str, attributes: str = "") -> str:
     headers = {"Category": category, "Content-Type": "text/occi"}
     if attributes:
         headers["X-OCCI-Attribute"] = attributes
@@ -105,7 +105,7 @@ def names(calls: Calls) -> list[str]:
 
 
 def test_the_life_of_a_resource_runs_through_its_backend_in_pyssfs_order(served: Secured, calls: Calls) -> None:
-    path = made(served, COMPUTE, "/compute/", 'occi.compute.hostname="foo", occi.compute.cores=2')
+    path = create(served, COMPUTE, "/compute/", 'occi.compute.hostname="foo", occi.compute.cores=2')
     assert all(extras == {"security": {"user": "jo"}, "foo": "bar"} for _, _, extras in calls)
     assert names(calls) == ["compute create"]
 
@@ -147,7 +147,7 @@ def test_the_life_of_a_resource_runs_through_its_backend_in_pyssfs_order(served:
 
 
 def test_links_are_created_before_and_deleted_with_their_resource(served: Secured, calls: Calls) -> None:
-    disk = made(served, STORAGE, "/storage/")
+    disk = create(served, STORAGE, "/storage/")
     calls.clear()
     created = call(
         served,
@@ -170,11 +170,11 @@ def test_links_are_created_before_and_deleted_with_their_resource(served: Secure
     assert call(served, "GET", "/storage/link/", accept="text/uri-list").body == b""
 
 
-def test_a_link_of_its_own_appears_at_its_source_and_goes_alone(served: Secured, calls: Calls) -> None:
-    path, net = made(served, COMPUTE, "/compute/"), made(served, NETWORK, "/network/")
+def test_a_separate_link_appears_at_its_source_and_is_deleted_alone(served: Secured, calls: Calls) -> None:
+    path, net = create(served, COMPUTE, "/compute/"), create(served, NETWORK, "/network/")
     interface = 'networkinterface; scheme="http://schemas.ogf.org/occi/infrastructure#"'
     ends = f'occi.core.source="http://{HOST}{path}", occi.core.target="{net}"'
-    link = made(served, interface, "/network/interface/", ends)
+    link = create(served, interface, "/network/interface/", ends)
     calls.clear()
     assert len(call(served, "GET", path, accept=JSON).json["links"]) == 1
     shown = call(served, "GET", link, accept=JSON).json
@@ -188,7 +188,7 @@ def test_a_link_of_its_own_appears_at_its_source_and_goes_alone(served: Secured,
 
 
 def test_mixins_have_their_backends_called_too(served: Secured, calls: Calls) -> None:
-    net = made(
+    net = create(
         served, f'{NETWORK}, ipnetwork; scheme="http://schemas.ogf.org/occi/infrastructure/network#"', "/network/"
     )
     assert sorted(names(calls)) == ["ipnetwork create", "network create"]
@@ -197,7 +197,7 @@ def test_mixins_have_their_backends_called_too(served: Secured, calls: Calls) ->
     call(served, "POST", net, body='X-OCCI-Attribute: occi.network.label="blue"')
     assert sorted(names(calls)) == ["ipnetwork update", "network update"]
     call(served, "PUT", net, body=f"Category: {NETWORK}")
-    # Both replace, then the mixin that is no longer named deletes.
+    # Both replace, then the mixin that was omitted deletes.
     assert names(calls)[-1:] == ["ipnetwork delete"]
     assert "mixins" not in call(served, "GET", net, accept=JSON).json
     calls.clear()
@@ -222,18 +222,18 @@ def test_one_backend_for_several_categories_is_called_once(calls: Calls) -> None
     both = Both()
     for category in (kind, *mixins):
         application.register_backend(category, both)
-    path = made(application, 'k; scheme="http://example.org/a#"', "/k/")
+    path = create(application, 'k; scheme="http://example.org/a#"', "/k/")
     calls.clear()
     terms = "".join([f'Category: {term}; scheme="http://example.org/a#"; class="mixin"\n' for term in "mn"])
     assert call(application, "POST", path, body=terms).status == 200
-    # It served the kind already: pyssf calls create for backends that are new to the entity alone.
+    # It served the kind already: pyssf calls create only for backends that are new to the entity.
     assert names(calls) == []
     call(application, "GET", path)
     assert names(calls) == ["both retrieve"]
 
 
 @pytest.mark.parametrize("registry", [None, Listed])
-def test_what_a_backend_changes_is_saved_and_what_retrieve_changes_is_not(registry: Any) -> None:
+def test_changes_of_backends_are_saved_except_those_of_retrieve(registry: Any) -> None:
     kind = Kind("http://example.org/a#", "k", [Resource.kind], [Action("http://example.org/a#", "go")])
     mixin = Mixin("http://example.org/a#", "m")
     seen: list[str] = []
@@ -241,7 +241,7 @@ def test_what_a_backend_changes_is_saved_and_what_retrieve_changes_is_not(regist
     class Renaming(KindBackend, ActionBackend):
         def create(self, entity: Entity, extras: Any) -> None:
             entity.identifier = "/k/chosen"
-            entity.attributes["made"] = "1"
+            entity.attributes["created"] = "1"
 
         def retrieve(self, entity: Entity, extras: Any) -> None:
             seen.append(entity.attributes.get("fresh", "no"))
@@ -257,11 +257,11 @@ def test_what_a_backend_changes_is_saved_and_what_retrieve_changes_is_not(regist
     application.register_backend(kind, backend)
     application.register_backend(kind.actions[0], backend)
     application.register_backend(mixin, MixinBackend())
-    assert made(application, 'k; scheme="http://example.org/a#"', "/k/") == "/k/chosen"
+    assert create(application, 'k; scheme="http://example.org/a#"', "/k/") == "/k/chosen"
     headers = {"Category": 'go; scheme="http://example.org/a#"', "Content-Type": "text/occi"}
     call(application, "POST", "/k/chosen", headers, query="action=go")
     shown = call(application, "GET", "/k/chosen", accept=JSON).json
-    assert shown["attributes"] == {"made": "1", "went": "1", "fresh": "yes"}
+    assert shown["attributes"] == {"created": "1", "went": "1", "fresh": "yes"}
     assert shown["mixins"] == ["http://example.org/a#m"]
     assert shown["actions"] == ["http://example.org/a#go"]
     if registry is None:
@@ -269,8 +269,8 @@ def test_what_a_backend_changes_is_saved_and_what_retrieve_changes_is_not(regist
         assert seen == ["no", "no"]
 
 
-def test_a_title_that_is_all_an_update_changes_is_saved(served: Secured) -> None:
-    path = made(served, COMPUTE, "/compute/")
+def test_an_update_of_only_the_title_is_saved(served: Secured) -> None:
+    path = create(served, COMPUTE, "/compute/")
     call(served, "POST", path, body='X-OCCI-Attribute: occi.core.title="a", occi.core.summary="b"')
     shown = call(served, "GET", path, accept=JSON).json
     assert (shown["title"], shown["summary"]) == ("a", "b")
@@ -281,8 +281,8 @@ def test_a_title_that_is_all_an_update_changes_is_saved(served: Secured) -> None
     assert "summary" not in shown
 
 
-def test_no_backend_is_called_for_what_cannot_be_answered(served: Secured, calls: Calls) -> None:
-    path = made(served, COMPUTE, "/compute/")
+def test_no_backend_is_called_if_the_response_cannot_be_rendered(served: Secured, calls: Calls) -> None:
+    path = create(served, COMPUTE, "/compute/")
     before = call(served, "GET", path).body
     calls.clear()
     for accept, status in (("text/uri-list", 400), ("image/png", 406)):
@@ -333,7 +333,7 @@ def foreign(calls: Calls, registry: Any) -> Secured:
 @pytest.mark.parametrize("registry", [Subclassed, Listed, occi_service.InMemoryRegistry])
 def test_pyssfs_own_renderings_serve(registry: Any, calls: Calls) -> None:
     application = foreign(calls, registry())
-    disk = made(application, STORAGE, "/storage/")
+    disk = create(application, STORAGE, "/storage/")
     headers = {
         "Category": COMPUTE,
         "Content-Type": "text/occi",
@@ -384,16 +384,16 @@ def test_pyssfs_own_renderings_serve(registry: Any, calls: Calls) -> None:
         {"Category": COMPUTE, "Link": "</storage/d>; category"},
     ],
 )
-def test_what_pyssfs_parsers_trip_over_is_the_clients_error(headers: dict[str, str], calls: Calls) -> None:
+def test_exceptions_of_pyssfs_parsers_are_client_errors(headers: dict[str, str], calls: Calls) -> None:
     application = foreign(calls, occi_service.InMemoryRegistry())
-    path = made(application, COMPUTE, "/compute/")
+    path = create(application, COMPUTE, "/compute/")
     for method, place, query in (("POST", "/compute/", ""), ("PUT", path, ""), ("POST", path, "action=start")):
         answer = call(application, method, place, {**headers, "Content-Type": "text/occi"}, query=query)
         assert answer.status == 400, (method, place, answer)
     assert call(application, "POST", path, {"Content-Type": "text/occi"}, query="action=start").status == 400
 
 
-def test_a_value_can_break_no_field_of_pyssfs_rendering(calls: Calls) -> None:
+def test_no_value_injects_a_field_into_pyssfs_rendering(calls: Calls) -> None:
     registry = occi_service.InMemoryRegistry()
     ours = Secured(registry)
     publish(ours, calls)
@@ -417,7 +417,7 @@ def test_a_value_can_break_no_field_of_pyssfs_rendering(calls: Calls) -> None:
 
 
 def test_two_new_links_cannot_share_a_path(cloud: occi_service.Application, calls: Calls) -> None:
-    disk = made(cloud, STORAGE, "/storage/")
+    disk = create(cloud, STORAGE, "/storage/")
     link = f'Link: <{disk}>; self="/storage/link/one"; category="{SCHEME}storagelink"\n'
     assert call(cloud, "POST", "/compute/", body=f"Category: {COMPUTE}\n{link}{link}").status == 400
     own = link.replace("/storage/link/one", "/compute/me")
@@ -426,7 +426,7 @@ def test_two_new_links_cannot_share_a_path(cloud: occi_service.Application, call
     assert call(cloud, "GET", "/storage/link/", accept="text/uri-list").body == b""
 
 
-def test_definitions_are_pyssfs_words_and_carry_what_occi_adds() -> None:
+def test_definitions_compare_equal_to_pyssfs_words() -> None:
     definition = occi_service.Attribute("mutable", type="number", default=3, description="how many", secret=True)
     assert definition == "mutable"
     assert isinstance(definition, str)

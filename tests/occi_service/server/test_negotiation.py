@@ -1,4 +1,4 @@
-"""Which rendering, which version, which state: Accept, Content-Type, OCCI/x.y, entity tags, mounts and dialects."""
+"""Content negotiation, versions and preconditions: Accept, Content-Type, OCCI/x.y, entity tags, mounts and dialects."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_a_request_in_something_else_is_415(shop: Shop, kind: str) -> None:
     assert answer.json["error"]["where"] == "header Content-Type"
 
 
-def test_an_answer_too_large_for_a_header_says_so(shop: Shop) -> None:
+def test_a_response_too_large_for_a_header_is_refused(shop: Shop) -> None:
     path = box(shop, ', shop.note="' + "x" * 20_000 + '"')
     answer = call(shop, "GET", path, accept="text/occi")
     assert answer.status == 406
@@ -180,7 +180,7 @@ def test_entity_tags(shop: Shop) -> None:
 
 
 def test_both_dialects_on_one_registry(shop: Shop) -> None:
-    """OCCI 1.2 at the root, Hurtle's at a mount of its own."""
+    """OCCI 1.2 at the root, Hurtle's dialect at a separate mount."""
     hurtle = Shop(shop.registry, dialect="pyssf")
     path = box(shop, ', shop.note="a, b=c", shop.colour="red"')
     modern = call(shop, "GET", path, accept=JSON).json
@@ -214,7 +214,7 @@ def test_both_dialects_on_one_registry(shop: Shop) -> None:
     assert call(shop, "GET", location.removeprefix("/v1"), accept=JSON).json["attributes"]["shop.name"] == "old"
 
 
-def test_a_mount_stands_in_every_address_and_comes_back_off(shop: Shop) -> None:
+def test_a_mount_is_in_every_location_and_removed_from_requests(shop: Shop) -> None:
     one, two = box(shop, mount="/v2"), box(shop, mount="/v2")
     for target in (f"/v2{two}", f"http://{HOST}/v2{two}"):
         rope = {"kind": ROPE_TYPE, "source": f"/v2{one}", "target": {"location": target}}
@@ -236,7 +236,7 @@ def test_a_configured_address_wins_over_the_host(shop: Shop) -> None:
     assert answer.header("location") == f"https://public.example.org/box/{uuid.UUID(int=7)}"
 
 
-def test_falcons_own_client_gets_the_same(shop: Shop) -> None:
+def test_falcons_test_client_gets_the_same(shop: Shop) -> None:
     client = falcon.testing.TestClient(shop)
     created = client.simulate_post(
         "/box/", body=BOX_TEXT + 'X-OCCI-Attribute: shop.name="a"', headers={"Content-Type": "text/plain"}
@@ -249,7 +249,7 @@ def test_falcons_own_client_gets_the_same(shop: Shop) -> None:
     assert invoked.status_code == 200
 
 
-def test_routes_beside_occi(shop: Shop) -> None:
+def test_routes_outside_occi(shop: Shop) -> None:
     class Health:
         def on_get(self, _req: falcon.Request, resp: falcon.Response) -> None:
             resp.text = "fine"

@@ -1,4 +1,4 @@
-"""The query interface: what is shown, filters, and mixins of a tenant's own."""
+"""The query interface: categories, filters, and mixins of a tenant."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def box(shop: Shop, headers: dict[str, str]) -> str:
     return path_of(call(shop, "POST", "/box/", headers, BOX_TEXT + 'X-OCCI-Attribute: shop.name="one"'))
 
 
-def test_kinds_show_lineage_and_what_they_inherit(shop: Shop) -> None:
+def test_kinds_show_lineage_and_inherited_attributes(shop: Shop) -> None:
     shown = call(shop, "GET", "/-/", accept=JSON).json
     assert shown == call(shop, "GET", "/.well-known/org/ogf/occi/-/", accept=JSON).json
     kinds = {each["scheme"] + each["term"]: each for each in shown["kinds"]}
@@ -60,7 +60,7 @@ def test_text_shows_the_same_categories(shop: Shop) -> None:
     assert "/box/" in call(shop, "GET", "/-/", accept="text/uri-list").lines
 
 
-def test_a_filter_shows_those_named_and_those_related(shop: Shop) -> None:
+def test_a_filter_selects_named_and_related_categories(shop: Shop) -> None:
     shown = call(shop, "GET", "/-/", {"Category": f'box; scheme="{SCHEME}"'}, accept=JSON).json
     assert [each["term"] for each in shown["kinds"]] == ["thing", "box"]
     assert [each["term"] for each in shown["mixins"]] == ["label"]
@@ -99,7 +99,7 @@ def test_a_tenants_mixins_and_entities_are_its_own(shop: Shop) -> None:
         assert call(shop, "GET", place, BOB, accept="text/uri-list").body == b""
     assert call(shop, "DELETE", "/-/", BOB, f"Category: {MINE}").status == 404
     assert call(shop, "POST", "/label/", BOB, f"X-OCCI-Location: {path}").status == 404
-    # The same name and place are free for another tenant, and are another mixin.
+    # Another tenant may use the same name and location, for a separate mixin.
     assert call(shop, "POST", "/-/", BOB, f"Category: {MINE}").status == 200
     assert call(shop, "GET", "/mine/", BOB, accept="text/uri-list").body == b""
     rope = {"kind": SCHEME + "rope", "source": box(shop, BOB), "target": path}
@@ -149,7 +149,7 @@ def test_two_new_mixins_cannot_share_a_name_or_a_place(shop: Shop) -> None:
 
 
 @pytest.mark.parametrize("registry", [occi_service.InMemoryRegistry, Listed])
-def test_the_providers_categories_stay_and_so_does_what_is_named_beside_them(registry: Any) -> None:
+def test_the_providers_categories_cannot_be_removed(registry: Any) -> None:
     shop = Shop(registry())
     call(shop, "POST", "/-/", body=f"Category: {MINE}")
     for name in ("label", "box", "open"):

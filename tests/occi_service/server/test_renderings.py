@@ -1,4 +1,4 @@
-"""Documents to bytes and back: what a rendering wrote, it reads as the same."""
+"""Round trips of documents through the renderings."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def links_of(values: st.SearchStrategy[Any], *, named: bool) -> st.SearchStrateg
         return st.builds(
             EntityDocument, kind=type_id, mixins=unique_types, source=st.none() | st.builds(Reference, uri), **shared
         )
-    # In a Link field neither kind nor mixin says which it is.
+    # In a Link field the class of kinds and mixins is omitted.
     return st.builds(
         EntityDocument,
         unclassified=st.lists(type_id, min_size=1, max_size=3, unique=True),
@@ -96,7 +96,7 @@ json_entity = entities_of(json_value, links_of(json_value, named=True))
 
 
 def sent(payload: Payload) -> Message:
-    """As it arrives: header fields through Latin-1, as WSGI has them."""
+    """The payload as received: header fields decoded as Latin-1, as in WSGI."""
     headers = {}
     for field, value in payload.headers:
         assert not set("\r\n\0") & set(field + value)
@@ -104,8 +104,8 @@ def sent(payload: Payload) -> Message:
     return Message(headers, payload.body)
 
 
-def told(entity: EntityDocument) -> EntityDocument:
-    """Unquoted values as what they say."""
+def parsed(entity: EntityDocument) -> EntityDocument:
+    """Replace unquoted values by their parsed values."""
     for each in (entity, *entity.links):
         each.attributes = {
             key: bare_value(value) if isinstance(value, Bare) else value for key, value in each.attributes.items()
@@ -114,7 +114,7 @@ def told(entity: EntityDocument) -> EntityDocument:
 
 
 def same(value: Any) -> Any:
-    """Types told apart: True is not 1, nor 1 1.0."""
+    """Return a representation that distinguishes types: True is not 1, nor 1 1.0."""
     return repr(value)
 
 
@@ -122,7 +122,7 @@ def same(value: Any) -> Any:
 @given(entity=text_entity)
 @settings(max_examples=40, deadline=None)
 def test_an_entity_in_text(rendering: Rendering, entity: EntityDocument) -> None:
-    read = told(rendering.read_entity(sent(rendering.write_entity(entity))))
+    read = parsed(rendering.read_entity(sent(rendering.write_entity(entity))))
     assert same(read) == same(entity)
 
 
@@ -170,10 +170,10 @@ def test_hurtles_text_never_splits_and_decodes_to_the_same(value: str) -> None:
 @example("a%2Cb")
 @example("a%20b")
 @example("%25252C")
-def test_what_hurtles_clients_were_shown_can_be_handed_on(kind: type[Any], value: Any) -> None:
+def test_values_shown_to_hurtles_clients_can_be_sent_back(kind: type[Any], value: Any) -> None:
     rendering = TextOcciHurtle()
     if kind is EntityDocument:
-        read = told(rendering.read_entity(sent(rendering.write_entity(EntityDocument(attributes={"a": value})))))
+        read = parsed(rendering.read_entity(sent(rendering.write_entity(EntityDocument(attributes={"a": value})))))
         assert same(read.attributes) == same({"a": value})
     else:
         written = rendering.write_action(ActionDocument("http://example.org/#go", {"a": value}))
@@ -182,7 +182,7 @@ def test_what_hurtles_clients_were_shown_can_be_handed_on(kind: type[Any], value
 
 
 @pytest.mark.parametrize("value", ["a%20b", "http://example.org/a%20b?c", "50%", "%zz", "%ff", "%2c"])
-def test_a_percent_sign_that_is_no_code_of_ours_stays(value: str) -> None:
+def test_other_percent_signs_are_literal(value: str) -> None:
     message = Message({"x-occi-attribute": f"a={quote(value)}"})
     assert TextOcciHurtle().read_entity(message).attributes == {"a": value}
 
@@ -248,7 +248,7 @@ def test_categories_in_text(rendering: Rendering, data: st.DataObject) -> None:
 @settings(max_examples=40, deadline=None)
 def test_categories_in_pyssfs_json(data: st.DataObject) -> None:
     definition = st.builds(AttributeDocument, mutable=st.booleans(), required=st.booleans()).filter(
-        # pyssf has one word for both.
+        # pyssf uses the same word for both.
         lambda each: each.mutable or not each.required
     )
     category = st.builds(
@@ -302,7 +302,7 @@ def test_categories_in_json(rendering: Rendering, data: st.DataObject) -> None:
     space=st.sampled_from(["", " ", "\t  "]),
 )
 @settings(max_examples=150, deadline=None)
-def test_quoted_strings_part_at_no_other_place(values: list[tuple[str, str]], space: str) -> None:
+def test_quoted_strings_split_only_at_separators(values: list[tuple[str, str]], space: str) -> None:
     field = f"{space},{space}".join([f"{key}{space}={space}{quote(value)}" for key, value in values])
     assert parse_attributes(space + field + space + ",") == values
 
@@ -318,7 +318,7 @@ def test_quoted_strings_part_at_no_other_place(values: list[tuple[str, str]], sp
         ("a=http://h:1/p?q#f", Bare("http://h:1/p?q#f")),
     ],
 )
-def test_lenient_where_nothing_is_ambiguous(field: str, value: str) -> None:
+def test_unambiguous_deviations_are_accepted(field: str, value: str) -> None:
     ((_, read),) = parse_attributes(field)
     assert read == value
     assert type(read) is type(value)
@@ -343,13 +343,13 @@ def test_lenient_where_nothing_is_ambiguous(field: str, value: str) -> None:
         "é=1",
     ],
 )
-def test_strict_where_something_is(field: str) -> None:
+def test_ambiguous_input_is_refused(field: str) -> None:
     with pytest.raises(MalformedDocumentError) as caught:
         parse_attributes(field)
     assert caught.value.where.startswith("X-OCCI-Attribute, character ")
 
 
-def test_names_that_the_grammar_cannot_hold_are_made_legal() -> None:
+def test_names_outside_the_grammar_are_mapped() -> None:
     hostile = 'x="y"\r\nSet-Cookie: a'
     entity = EntityDocument(attributes={hostile: 1, "_private": 2, "ü": 3})
     for rendering in TEXTS:

@@ -1,4 +1,4 @@
-"""The one reader of bodies and queries: shapes, limits, and what its refusals say."""
+"""Reading of bodies and queries: shapes, limits, and error texts."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def request(body: bytes = b"", query: str = "", *, length: int | None = None, ki
     return falcon.Request(environ_of("PUT", "/", headers, body, query=query, length=length))
 
 
-def test_what_is_declared_is_read() -> None:
+def test_declared_input_is_read() -> None:
     assert read_json(request(b'{"number": 3, "name": "x"}'), Shape) == Shape(number=3, name="x")
     assert read_query(request(query="after=a%20b"), Query).after == "a b"
     assert read_body(request(b"abc"), 3) == b"abc"
@@ -59,7 +59,7 @@ def test_what_is_declared_is_read() -> None:
         (b"\xff", "byte 1"),
     ],
 )
-def test_what_is_not_is_refused_by_place_and_without_its_value(body: bytes, where: str) -> None:
+def test_undeclared_input_is_refused_by_place_without_its_value(body: bytes, where: str) -> None:
     with pytest.raises(BadRequestError) as caught:
         read_json(request(body), Shape)
     assert caught.value.where.startswith(where)
@@ -68,7 +68,7 @@ def test_what_is_not_is_refused_by_place_and_without_its_value(body: bytes, wher
 
 
 @pytest.mark.parametrize("query", ["afterr=s3cret", "after=s3cret&after=x", "%00=s3cret", "after=s3cret&=x"])
-def test_parameters_that_are_not_declared_are_refused(query: str) -> None:
+def test_undeclared_parameters_are_refused(query: str) -> None:
     with pytest.raises(BadRequestError) as caught:
         read_query(request(query=query), Query)
     assert caught.value.where == "query"

@@ -1,4 +1,4 @@
-"""The layers of a whole service, put together as every service puts them."""
+"""The middleware of a complete service, as `assemble` wraps it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.occi_service.server.calls import JSON, call
 
 
 class Named:
-    """A verifier to whom a token is the name of a role."""
+    """A verifier that takes the token as the name of a role."""
 
     def verify(self, token: str) -> Identity:
         if token == "wrong":
@@ -41,7 +41,7 @@ def served() -> Any:
     return assemble(KnownCaller(InMemoryRegistry()), Named(), registry=registry)
 
 
-def test_numbers_of_all_tenants_are_shown_to_operators_alone(served: Any) -> None:
+def test_only_operators_see_metrics_of_all_tenants(served: Any) -> None:
     assert "archelon_instances 41.0" in call(served, "GET", "/metrics", {"X-Auth-Token": "operator"}).text
     for role in ("tenant", "read-only", "provider", "instance", "service"):
         refused = call(served, "GET", "/metrics", {"X-Auth-Token": role}, accept=JSON)
@@ -54,7 +54,7 @@ def test_numbers_of_all_tenants_are_shown_to_operators_alone(served: Any) -> Non
 
 @pytest.mark.parametrize("path", ["/", "/-/", "/nothing", "/healthz", "/readyz", "/metrics"])
 @pytest.mark.parametrize("token", ["tenant", "wrong", ""])
-def test_no_answer_is_kept_by_a_cache_that_others_share(served: Any, path: str, token: str) -> None:
+def test_shared_caches_may_not_store_responses(served: Any, path: str, token: str) -> None:
     answer = call(served, "GET", path, {"X-Auth-Token": token} if token else {})
     assert answer.header("cache-control") in ("private, no-cache", "no-store")
 
@@ -68,7 +68,7 @@ def test_no_answer_is_kept_by_a_cache_that_others_share(served: Any, path: str, 
         (RuntimeError("s3cret"), 500, True),
     ],
 )
-def test_what_a_door_raises_is_answered_in_the_rendering_asked_for(
+def test_exceptions_of_middleware_are_rendered_as_accepted(
     raised: Exception, status: int, logged: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Failing:
@@ -79,7 +79,7 @@ def test_what_a_door_raises_is_answered_in_the_rendering_asked_for(
         def __call__(self, environ: dict[str, Any], response: Any) -> Any:
             raise raised
 
-    # In the door that asks for the token, and in an application before Falcon has it.
+    # In the authentication middleware, and in an application before Falcon is called.
     before = assemble(KnownCaller(InMemoryRegistry()), Failing(), registry=prometheus_client.CollectorRegistry())
     within = assemble(Broken(InMemoryRegistry()), Named(), registry=prometheus_client.CollectorRegistry())
     for served in (before, within):

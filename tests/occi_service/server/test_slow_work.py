@@ -1,4 +1,4 @@
-"""Nothing slow happens inside a request's transaction, whatever form it comes in; and what is refused late is undone."""
+"""No slow work happens inside a request's transaction, and late refusals roll it back."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def stored(tmp_path: Path) -> Iterator[Shop]:
 
 @pytest.fixture
 def matched(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Whether a transaction was open, for each pattern that was matched."""
+    """For each pattern that was matched, whether a transaction was open."""
     seen: list[bool] = []
     real = attributes._matches
 
@@ -47,7 +47,7 @@ def matched(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 
 
 def ask(shop: Shop, method: str, path: str, document: Any = None, **fields: str) -> Answer:
-    """A request in JSON."""
+    """Send a request in JSON."""
     headers = {**TENANT, "Content-Type": JSON, "Accept": JSON} | {
         name.replace("_", "-"): value for name, value in fields.items()
     }
@@ -61,7 +61,7 @@ def box(**values: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("accept", ACCEPTS)
-def test_every_write_is_read_before_its_transaction_and_answered_after(stored: Shop, accept: str) -> None:
+def test_writes_are_parsed_before_and_rendered_after_the_transaction(stored: Shop, accept: str) -> None:
     made = ask(stored, "POST", "/box/", box(name="a", tags=["x"]), Accept=accept)
     assert made.status == 201, made.text
     path = path_of(made)
@@ -82,12 +82,12 @@ def test_every_write_is_read_before_its_transaction_and_answered_after(stored: S
     ]
     for method, where, document in requests:
         answer = ask(stored, method, where, document, Accept=accept)
-        # What cannot be shown in this form is refused; nothing trips over its own transaction.
+        # A rendering that cannot show the entity is refused, and does not break the transaction.
         assert answer.status in (200, 201, 400, 406), (method, where, answer.text)
 
 
 @pytest.mark.parametrize("content_type", ["text/plain", "text/occi"])
-def test_text_is_read_before_too(stored: Shop, content_type: str) -> None:
+def test_text_is_parsed_before_the_transaction(stored: Shop, content_type: str) -> None:
     fields = {"Category": f'box; scheme="{SCHEME}"; class="kind"', "X-OCCI-Attribute": 'shop.name="a"'}
     body = b""
     if content_type == "text/plain":
@@ -98,14 +98,14 @@ def test_text_is_read_before_too(stored: Shop, content_type: str) -> None:
         assert answer.status in (200, 201), answer.text
 
 
-def test_patterns_and_schemas_are_matched_outside(stored: Shop, matched: list[bool]) -> None:
+def test_patterns_and_schemas_are_matched_outside_the_transaction(stored: Shop, matched: list[bool]) -> None:
     path = path_of(ask(stored, "POST", "/box/", box(name="a", tags=["x"], labels={"a": 1})))
     assert ask(stored, "PUT", path, box(name="a", tags=["y"])).status == 200
     assert ask(stored, "POST", path, {"attributes": {"shop.tags": ["z"]}}).status == 200
     refused = ask(stored, "POST", path, {"attributes": {"shop.tags": [1]}})
     assert refused.status == 400
     assert "shop.tags" in refused.text
-    # RE2 matches in linear time, of what may be a megabyte.
+    # RE2 matches in linear time, but the text may have a megabyte.
     assert ask(stored, "POST", path, {"attributes": {"shop.slow": LONG + "b"}}).status == 200
     assert ask(stored, "POST", path, {"attributes": {"shop.slow": LONG}}).status == 400
     assert ask(stored, "GET", path).json["attributes"]["shop.tags"] == ["z"]
@@ -115,7 +115,7 @@ def test_patterns_and_schemas_are_matched_outside(stored: Shop, matched: list[bo
     assert not any(matched)
 
 
-def test_a_match_is_compared_outside_and_holds_inside(stored: Shop) -> None:
+def test_if_match_is_compared_outside_and_checked_inside_the_transaction(stored: Shop) -> None:
     path = path_of(ask(stored, "POST", "/box/", box(name="a")))
     tag = ask(stored, "GET", path).header("ETag")
     assert ask(stored, "POST", path, {"attributes": {"shop.note": "1"}}, If_Match=tag).status == 200
@@ -125,9 +125,7 @@ def test_a_match_is_compared_outside_and_holds_inside(stored: Shop) -> None:
     assert ask(stored, "PUT", path, box(name="b"), If_Match=tag).status == 200
 
 
-def test_one_who_writes_between_the_comparison_and_the_transaction_is_seen(
-    stored: Shop, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_write_between_comparison_and_transaction_is_detected(stored: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     path = path_of(ask(stored, "POST", "/box/", box(name="a")))
     tag = ask(stored, "GET", path).header("ETag")
     from occi_service.server.request import Exchange
@@ -148,7 +146,7 @@ def test_one_who_writes_between_the_comparison_and_the_transaction_is_seen(
 
 
 @pytest.mark.parametrize("field", ["Category", "Link", "X_OCCI_Location", "X_OCCI_Attribute"])
-def test_a_field_that_is_no_text_is_refused_ahead_of_the_transaction(stored: Shop, field: str) -> None:
+def test_an_undecodable_field_is_refused_before_the_transaction(stored: Shop, field: str) -> None:
     path = path_of(ask(stored, "POST", "/box/", box(name="a")))
     broken = {field: "\xff\xfe"}
     for method, where, document in (
@@ -162,7 +160,7 @@ def test_a_field_that_is_no_text_is_refused_ahead_of_the_transaction(stored: Sho
         assert ask(stored, method, where, document, **broken).status == 400
 
 
-def test_an_answer_that_does_not_fit_undoes_the_write(stored: Shop) -> None:
+def test_a_response_that_does_not_fit_rolls_back_the_write(stored: Shop) -> None:
     path = path_of(ask(stored, "POST", "/box/", box(name="a")))
     for note in ("n" * 20_000, "\N{SNOWMAN}" * 10_000):
         answer = ask(stored, "POST", path, {"attributes": {"shop.note": note}}, Accept="text/occi")
@@ -171,7 +169,7 @@ def test_an_answer_that_does_not_fit_undoes_the_write(stored: Shop) -> None:
 
 
 class Asks(ReadOnlyActions):
-    """Says whether a transaction is open, and could take its time."""
+    """Reports whether a transaction is open; could be slow."""
 
     def action(self, entity: Entity, action: Action, attributes: dict[str, Any], extras: Any) -> dict[str, Any]:
         forbid_in_transaction("this")
@@ -179,7 +177,7 @@ class Asks(ReadOnlyActions):
 
 
 class Computes(ActionBackend):
-    """Computes before it keeps something; what it is of changes once meanwhile."""
+    """Computes before it stores; the input of the computation changes once in the meantime."""
 
     def __init__(self) -> None:
         self.of: list[str] = []
@@ -195,7 +193,7 @@ class Computes(ActionBackend):
         entity.attributes["shop.note"] = call_first(extras, "it", compute, of=bool(self.of))
 
 
-def test_an_action_that_keeps_nothing_has_no_transaction(stored: Shop) -> None:
+def test_a_read_only_action_has_no_transaction(stored: Shop) -> None:
     stored.register_backend(OPEN, Asks())
     path = path_of(ask(stored, "POST", "/box/", box(name="a")))
     answer = ask(stored, "POST", f"{path}?action=open", {"action": OPEN_TYPE, "attributes": {"key": "k"}})
@@ -206,7 +204,7 @@ def test_an_action_that_keeps_nothing_has_no_transaction(stored: Shop) -> None:
     assert ask(stored, "POST", f"{path}?action=open", {"action": LABEL_TYPE}).status == 400
 
 
-def test_what_is_computed_first_is_computed_again_where_it_is_of_something_else(stored: Shop) -> None:
+def test_call_first_repeats_the_call_if_its_input_changed(stored: Shop) -> None:
     backend = Computes()
     stored.register_backend(OPEN, backend)
     path = path_of(ask(stored, "POST", "/box/", box(name="a")))

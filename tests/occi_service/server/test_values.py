@@ -1,4 +1,4 @@
-"""Values through the whole service: sent in one rendering, shown in another, still the same."""
+"""Values are the same after being sent in one rendering and read in another."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def shown(shop: Shop, kind: str, path: str) -> EntityDocument:
 @pytest.mark.parametrize(("written", "read"), list(itertools.product(RENDERINGS, RENDERINGS)))
 @given(note=hostile, title=hostile, summary=hostile, tags=st.lists(hostile, max_size=3), labels=labels)
 @settings(max_examples=20, deadline=None)
-def test_what_goes_in_comes_out(
+def test_round_trip_through_two_renderings(
     written: str, read: str, note: str, title: str, summary: str, tags: list[str], labels: dict[str, Any]
 ) -> None:
     shop = Shop()
@@ -96,7 +96,7 @@ class Texts(html.parser.HTMLParser):
 
 
 @pytest.mark.parametrize("value", HOSTILE)
-def test_hostile_values_stay_text_on_a_page(value: str) -> None:
+def test_markup_in_values_is_escaped(value: str) -> None:
     shop = Shop()
     body = {"kind": BOX_TYPE, "title": value, "summary": value, "attributes": {"shop.name": "a", "shop.note": value}}
     path = path_of(call(shop, "POST", "/box/", body=body))
@@ -116,8 +116,8 @@ INJECTED = ["a\r\nX-Evil: 1", "a\nX-Evil: 1", "a\rX-Evil: 1", "a\0b", "a\r\n\r\n
 
 
 @pytest.mark.parametrize("value", INJECTED)
-def test_no_value_begins_a_header_field(value: str) -> None:
-    """`serve` refuses an answer whose fields hold CR, LF or NUL; here every way in is tried."""
+def test_no_value_injects_a_header_field(value: str) -> None:
+    """`serve` rejects responses with CR, LF or NUL in a field; this tries every input."""
     shop = Shop()
     mixin = {"mixins": [{"term": "m", "scheme": "http://me.example.org/#", "title": value, "location": "/m/"}]}
     attempts = [
@@ -148,7 +148,7 @@ def test_no_value_begins_a_header_field(value: str) -> None:
 @pytest.mark.parametrize(
     "host", ["a b", "a/b", "a\r\nb", "a\0", "évil", "h:port", "h:123456", "user@h", '"', "[::1", "a,b"]
 )
-def test_a_host_that_is_none_is_refused(host: str) -> None:
+def test_an_invalid_host_is_refused(host: str) -> None:
     shop = Shop()
     answer = call(shop, "GET", "/box/", {"Host": host.encode().decode("latin-1")}, accept=JSON)
     assert answer.status == 200
