@@ -103,11 +103,7 @@ class DesignateNames:
     """
 
     def __init__(
-        self,
-        designate: Designate,
-        *,
-        zones: Sequence[str] | None = None,
-        clock: Callable[[], float] = time.time,
+        self, designate: Designate, *, zones: Sequence[str] | None = None, clock: Callable[[], float] = time.time
     ) -> None:
         self._designate = designate
         self._clock = clock

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ..interface import Configures, DeployError, Inventory, Names, Platform, PlatformContext, Stacks, Targets, Watcher
@@ -16,6 +17,7 @@ from .targets import HeatTargets
 from .watcher import HeatWatcher
 
 
+@dataclass(eq=False)
 class HeatPlatform(Platform):
     """One region of Heat.
 
@@ -23,25 +25,16 @@ class HeatPlatform(Platform):
         delegates: whether calls use tokens of the instance's delegation.
     """
 
-    def __init__(
-        self,
-        stacks: Stacks,
-        *,
-        inventory: Inventory,
-        configures: Configures,
-        targets: Targets,
-        watcher: Watcher,
-        delegates: bool,
-        names: Names | None = None,
-    ) -> None:
-        self.delegates = delegates
-        self.stacks = stacks
-        self.formats: Mapping[str, Stacks] = {"hot": stacks}
-        self.inventory = inventory
-        self.configures = configures
-        self.targets = targets
-        self.names = names
-        self.watcher: Watcher | None = watcher
+    stacks: Stacks
+    inventory: Inventory
+    configures: Configures
+    targets: Targets
+    watcher: Watcher | None
+    delegates: bool
+    names: Names | None = None
+
+    def __post_init__(self) -> None:
+        self.formats = {"hot": self.stacks}
 
 
 def open_heat(
@@ -82,11 +75,7 @@ def open_heat(
         except TypeError as problem:
             raise DeployError(f"the account of the region {context.region} is invalid: {problem}") from problem
     connections = HeatConnections(
-        tokens,
-        auth_url=auth_url,
-        region=region_name or context.region,
-        interface=interface,
-        cacert=cacert,
+        tokens, auth_url=auth_url, region=region_name or context.region, interface=interface, cacert=cacert
     )
     inventory: Inventory = HeatInventory(connections, context.stacks)
     names = None

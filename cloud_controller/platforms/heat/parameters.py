@@ -13,11 +13,7 @@ from typing import Any, Final
 import re2
 
 #: CloudFormation's keys, by HOT's.
-_CFN_KEYS: Final = {
-    "type": "Type",
-    "default": "Default",
-    "hidden": "NoEcho",
-}
+_CFN_KEYS: Final = {"type": "Type", "default": "Default", "hidden": "NoEcho"}
 _TYPES: Final = frozenset({"string", "number", "comma_delimited_list", "json", "boolean"})
 _TRUE: Final = frozenset({"t", "true", "on", "y", "yes", "1"})
 _FALSE: Final = frozenset({"f", "false", "off", "n", "no", "0"})

@@ -251,10 +251,7 @@ def _template(software: Software, servers: Mapping[str, str]) -> dict[str, Any]:
         resources[_ON + path] = {"type": _DEPLOYMENT, "properties": {**deployment, "server": server}}
     return {
         "heat_template_version": "2018-08-31",
-        "parameters": {
-            "text": {"type": "string", "hidden": True},
-            "inputs": {"type": "json", "hidden": True},
-        },
+        "parameters": {"text": {"type": "string", "hidden": True}, "inputs": {"type": "json", "hidden": True}},
         "resources": resources,
     }
 

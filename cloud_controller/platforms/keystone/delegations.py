@@ -17,13 +17,7 @@ from typing import Any, Final
 from archelon_core.auth import PresentedToken
 from archelon_core.auth.keystone_api import KeystoneDownError, KeystoneRefusedError
 
-from ...design.ports import (
-    Delegation,
-    DelegationLostError,
-    DelegationRefusedError,
-    IdentityDownError,
-    PlatformToken,
-)
+from ...design.ports import Delegation, DelegationLostError, DelegationRefusedError, IdentityDownError, PlatformToken
 from .account import Account
 
 _logger = logging.getLogger(__name__)

@@ -11,13 +11,7 @@ from typing import Final
 
 from archelon_core import auth
 
-from ...design.ports import (
-    Delegation,
-    DelegationLostError,
-    DelegationRefusedError,
-    IdentityDownError,
-    PlatformToken,
-)
+from ...design.ports import Delegation, DelegationLostError, DelegationRefusedError, IdentityDownError, PlatformToken
 
 #: Lifetime of a token for a platform in seconds.
 _LIFETIME: Final = 300

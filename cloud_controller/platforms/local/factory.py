@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ...infrastructure.resources import ResourceType
 from .. import entry_points
@@ -26,24 +27,35 @@ class LocalPlatform(Platform):
 
     Args:
         root: directory of all processes.
+        runner: argument list that runs a bundle; the bundle's directory is appended.
         node_resources: factories of resource types by name, each called with the launcher; by default `process`, and those of
             the entry point group `archelon.node_resources`.
-        runner, limits, refused_ports, shared, readable, writable, checkpoint: as for `open_local`.
+        limits: of each orchestrator, by the names of `ProcessLimits`; by default those of `LocalApplications`.
+        refused_ports: ports of the installation, never assigned to a process.
+        shared: whether several tenants' processes may run at once without isolation.
+        readable, writable: paths that every process can access besides the system and its own directory.
+        checkpoint: called with a name at each point of interest to crash tests.
+
+    Raises:
+        DeployError: a limit is invalid.
     """
 
     def __init__(
         self,
         root: Path,
         *,
-        runner: tuple[str, ...] = (),
+        runner: Sequence[str] = (),
         node_resources: Mapping[str, object] | None = None,
-        limits: ProcessLimits | None = None,
+        limits: Mapping[str, int] | None = None,
         refused_ports: Collection[int] = (),
         shared: bool = False,
         readable: Sequence[str] = (),
         writable: Sequence[str] = (),
         checkpoint: Callable[[str], None] = no_checkpoint,
     ) -> None:
+        for name, value in (limits or {}).items():
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise DeployError(f"the limit {name} of an orchestrator is {value!r}; use a positive integer")
         found = detect_sandbox(root, readable=readable, writable=writable)
         self.isolation: str | None = describe_isolation(found, shared=shared)
         _logger.log(
@@ -61,7 +73,9 @@ class LocalPlatform(Platform):
         if node_resources is None:
             node_resources = entry_points.node_resources("local", {"process": ProcessNodes})
         types: dict[str, ResourceType] = {name: factory(self.launcher) for name, factory in node_resources.items()}  # type: ignore[operator]
-        self.applications = LocalApplications(self.launcher, runner=runner, limits=limits)
+        self.applications = LocalApplications(
+            self.launcher, runner=tuple(runner), limits=ProcessLimits(**limits) if limits else None
+        )
         self.node_types = types
         self.stacks = DeclarativeStacks(types, checkpoint=checkpoint)
         self.formats: Mapping[str, Stacks] = {"infrastructure": self.stacks}
@@ -70,41 +84,6 @@ class LocalPlatform(Platform):
         self.targets = LocalTargets(self.launcher)
 
 
-def open_local(
-    context: PlatformContext,
-    *,
-    runner: list[str] | tuple[str, ...] = (),
-    limits: Mapping[str, int] | None = None,
-    shared: bool = False,
-    refused_ports: Sequence[int] = (),
-    readable: Sequence[str] = (),
-    writable: Sequence[str] = (),
-    checkpoint: Callable[[str], None] = no_checkpoint,
-) -> LocalPlatform:
-    """Open the platform.
-
-    Args:
-        context: its directory contains all processes.
-        runner: argument list that runs a bundle; the bundle's directory is appended.
-        limits: of each orchestrator, by the names of `ProcessLimits`; by default those of `LocalApplications`.
-        shared: whether several tenants' processes may run at once without isolation.
-        refused_ports: ports of the installation, never assigned to a process.
-        readable, writable: paths that every process can access besides the system and its own directory.
-        checkpoint: called with a name at each point of interest to crash tests.
-
-    Raises:
-        DeployError: a limit is invalid.
-    """
-    for name, value in (limits or {}).items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise DeployError(f"the limit {name} of an orchestrator is {value!r}; use a positive integer")
-    return LocalPlatform(
-        context.directory,
-        runner=tuple(runner),
-        limits=ProcessLimits(**limits) if limits else None,
-        shared=shared,
-        refused_ports=tuple(refused_ports),
-        readable=tuple(readable),
-        writable=tuple(writable),
-        checkpoint=checkpoint,
-    )
+def open_local(context: PlatformContext, **settings: Any) -> LocalPlatform:
+    """Open the platform in the context's directory, with the settings of `LocalPlatform`. Raises DeployError, TypeError."""
+    return LocalPlatform(context.directory, **settings)
