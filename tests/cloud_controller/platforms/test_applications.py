@@ -234,7 +234,7 @@ def test_the_log_can_be_followed(rig: Rig) -> None:
 
 
 def test_an_order_without_a_program_is_rejected(rig: Rig) -> None:
-    with pytest.raises(DeployError, match="there is neither a"):
+    with pytest.raises(DeployError, match="neither a"):
         rig.applications.start(replace(rig.order, bundle="", archive=None, command=()))
     assert rig.applications.state(rig.instance) is None
 
