@@ -312,6 +312,10 @@ def topics(dependencies: Dependencies) -> list[work.Topic[Any, Any]]:
         retry_policy=RetryPolicy(settings.phase_timeout, settings.phase_retries, settings.phase_pause),
         clock=dependencies.clock,
     )
+    urls = {"public": settings.url} | ({"internal": settings.internal_url} if settings.internal_url else {})
+    registration = Registration(
+        dependencies.catalogue, cloud, issuer=settings.issuer, urls=urls, every=settings.catalogue_interval
+    )
     exporter = Exporter(dependencies.database, dependencies.queue, dependencies.metrics, owner=secrets.token_hex(8))
 
     def count() -> float:
@@ -329,7 +333,7 @@ def topics(dependencies: Dependencies) -> list[work.Topic[Any, Any]]:
         ),
         work.Topic(ROLL_TOPIC, Roll(dependencies.instances, dependencies.history, clock=dependencies.clock)),
         work.Topic(EXPIRY_TOPIC, RecordExpiry(dependencies.history)),
-        work.Topic(ENTRY_TOPIC, _registration(dependencies), timeout=STEP_TIMEOUT, retry=forever),
+        work.Topic(ENTRY_TOPIC, registration, timeout=STEP_TIMEOUT, retry=forever),
         work.Topic(ORPHANS, OrphanedDelegations(cloud), timeout=STEP_TIMEOUT, retry=forever),
         work.recurring(
             discovery.TOPIC,
@@ -339,16 +343,6 @@ def topics(dependencies: Dependencies) -> list[work.Topic[Any, Any]]:
         work.recurring(_COUNTS, count),
         work.retention(dependencies.queue),
     ]
-
-
-def _registration(dependencies: Dependencies) -> Registration:
-    settings = dependencies.settings
-    urls = {"public": settings.url}
-    if settings.internal_url:
-        urls["internal"] = settings.internal_url
-    return Registration(
-        dependencies.catalogue, dependencies.cloud, issuer=settings.issuer, urls=urls, every=settings.catalogue_interval
-    )
 
 
 def worker(dependencies: Dependencies) -> work.Worker:

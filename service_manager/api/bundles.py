@@ -17,18 +17,18 @@ from occi.core_model import Action, Entity
 import bundles
 from archelon_api import deploy, names
 from archelon_api import service_manager as wire
-from archelon_core.auth import IDENTITY, Identity, rules
+from archelon_core.auth import rules
 from archelon_core.auth.policy import Policy, Target
-from archelon_core.errors import BadRequestError, ConflictError, ForbiddenError, NotFoundError
+from archelon_core.errors import BadRequestError, ConflictError, NotFoundError
 from occi_service.registry import Registry
-from occi_service.server.backends import DeferredDeletion, refusals
+from occi_service.server.backends import DeferredDeletion
 from occi_service.server.request_input import read_body
 
 from ..lifecycle.history import rfc3339
 from ..lifecycle.rollout import ROLL_STATE, begin_roll
 from ..store.instances import Instances
 from ..store.services import Catalogue
-from .orders import caller_of, connection_of
+from .orders import authorized, caller_of, connection_of
 
 _STATE: Final = names.attribute("published.state")
 
@@ -43,7 +43,7 @@ class BundleResource:
 
     def on_put(self, req: falcon.Request, resp: falcon.Response, digest: str) -> None:
         """Store a bundle for the caller's tenant; idempotent."""
-        identity = self._authorized(req, rules.PUBLISH)
+        identity = authorized(req, self._policy, rules.PUBLISH)
         if req.content_type != deploy.BUNDLE_MEDIA_TYPE:
             raise BadRequestError(f"expected a bundle of media type {deploy.BUNDLE_MEDIA_TYPE}", "header Content-Type")
         archive = read_body(req, self._limit)
@@ -55,7 +55,7 @@ class BundleResource:
 
     def on_get(self, req: falcon.Request, resp: falcon.Response, digest: str) -> None:
         """Return the archive to a tenant that has uploaded it; to other tenants it does not exist."""
-        identity = self._authorized(req, rules.READ_BUNDLE)
+        identity = authorized(req, self._policy, rules.READ_BUNDLE)
         any_owner = self._policy.allows(rules.READ_BUNDLE, identity)
         archive = self._catalogue.archive_of(identity, digest, any_owner=any_owner)
         if archive is None:
@@ -64,14 +64,6 @@ class BundleResource:
         resp.content_type = deploy.BUNDLE_MEDIA_TYPE
 
     on_head = on_get
-
-    def _authorized(self, req: falcon.Request, rule: rules.Rule) -> Identity:
-        identity: Identity | None = req.env.get(IDENTITY)
-        if identity is None:
-            raise ForbiddenError("authentication required")
-        with refusals():
-            self._policy.check(rule, identity, Target(identity.tenant_id))
-        return identity
 
 
 class PublishedBackend(DeferredDeletion, ActionBackend):

@@ -65,27 +65,13 @@ class _HurtleStates(Rendering):
         return super().write_collection(dataclasses.replace(collection, entities=shown))
 
 
-class _Json(_HurtleStates, JsonPyssf):
-    pass
-
-
-class _PlainJson(_HurtleStates, PlainJson):
-    pass
-
-
-class _TextPlain(_HurtleStates, TextPlain):
-    pass
-
-
-class _TextOcciPlain(_HurtleStates, TextOcciPlain):
-    pass
-
-
-class _TextOcci(_HurtleStates, TextOcciHurtle):
-    pass
+def _translated(base: type[Rendering]) -> Rendering:
+    rendering: type[Rendering] = type(f"Hurtle{base.__name__}", (_HurtleStates, base), {})
+    return rendering()
 
 
 def renderings() -> dict[str, Rendering]:
     """Return the renderings of a mount for Hurtle's clients, by media type; HTML is not translated."""
-    made: list[Rendering] = [_TextPlain(), _TextOcci(), _Json(), Html(), UriList(), _TextOcciPlain(), _PlainJson()]
-    return {each.mime_type: each for each in made}
+    first = [_translated(each) for each in (TextPlain, TextOcciHurtle, JsonPyssf)]
+    last = [_translated(each) for each in (TextOcciPlain, PlainJson)]
+    return {each.mime_type: each for each in (*first, Html(), UriList(), *last)}

@@ -11,10 +11,9 @@ import falcon
 import pydantic
 import sqlalchemy as sa
 
-from archelon_core.auth import IDENTITY, Identity, rules
-from archelon_core.auth.policy import Policy, Target
-from archelon_core.errors import BadRequestError, ForbiddenError, NotFoundError
-from occi_service.server.backends import refusals
+from archelon_core.auth import rules
+from archelon_core.auth.policy import Policy
+from archelon_core.errors import BadRequestError, NotFoundError
 from occi_service.server.request_input import read_json, read_query
 
 from ..lifecycle.history import History
@@ -23,6 +22,7 @@ from ..store import tables
 from ..store.instances import Instances, service_extras, show_state
 from ..store.services import Catalogue
 from ..store.snapshot import WantedState
+from .orders import authorized
 
 _PAGE: Final = 1000
 #: Text for a database column: no control characters, and no longer than the longest column.
@@ -158,11 +158,7 @@ class OperatorResource:
         _answer(resp, {"draining": draining})
 
     def _check(self, req: falcon.Request, rule: rules.Rule, query: type[_NoQuery] = _NoQuery) -> Any:
-        identity: Identity | None = req.env.get(IDENTITY)
-        if identity is None:
-            raise ForbiddenError("authentication required")
-        with refusals():
-            self._policy.check(rule, identity, Target(identity.tenant_id))
+        authorized(req, self._policy, rule)
         return read_query(req, query)
 
 

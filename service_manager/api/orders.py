@@ -14,19 +14,20 @@ import uuid
 from collections.abc import Callable
 from typing import Any, Final
 
+import falcon
 import sqlalchemy as sa
 from occi.core_model import Action, Entity
 
 import bundles
 from archelon_api import names
 from archelon_api import service_manager as wire
-from archelon_core.auth import Counts, Identity, Quotas, rules
-from archelon_core.auth.policy import Policy
+from archelon_core.auth import IDENTITY, Counts, Identity, Quotas, rules
+from archelon_core.auth.policy import Policy, Target
 from archelon_core.encryption import Cipher
 from archelon_core.errors import BadRequestError, ConflictError, ForbiddenError, UnavailableError
 from archelon_core.queue import Priority
 from occi_service.model import attributes_of, type_id
-from occi_service.server.backends import DeferredDeletion, call_first
+from occi_service.server.backends import DeferredDeletion, call_first, refusals
 
 from ..lifecycle.history import History
 from ..remote.delegation import Delegating, is_needed
@@ -68,8 +69,6 @@ class InstanceBackend(ServiceBackend, DeferredDeletion):
         self._cipher = cipher
         self._clock = clock
 
-    # orders -----------------------------------------------------------------------------------------------------------
-
     def create(self, entity: Entity, extras: Any) -> None:
         """Order an instance."""
         identity, connection = caller_of(extras), connection_of(extras)
@@ -81,7 +80,8 @@ class InstanceBackend(ServiceBackend, DeferredDeletion):
         published = self.catalogue.service(connection, service)
         if published is None or published.withdrawn:
             raise ConflictError(f"{service} has been withdrawn and takes no new orders", "kind")
-        flags = _flags(connection)
+        wanted = sa.select(tables.flags.c.name, tables.flags.c.value)
+        flags = {row.name: row.value for row in connection.execute(wanted)}
         if flags.get("draining") == "yes":
             raise UnavailableError("this service manager takes no orders for now", retry_after=60)
         self._check_quota(connection, identity, service, published.digest)
@@ -213,8 +213,6 @@ class InstanceBackend(ServiceBackend, DeferredDeletion):
         show_state(entity, "destroy")
         self._write(connection, instance, columns, extras)
 
-    # actions ----------------------------------------------------------------------------------------------------------
-
     def action(self, entity: Entity, action: Action, attributes: dict[str, Any], extras: Any) -> None:
         """Carry out `stop`, `start`, `retry`, `lock`, `unlock` or an action that the service declares."""
         identity, connection = caller_of(extras), connection_of(extras)
@@ -280,8 +278,6 @@ class InstanceBackend(ServiceBackend, DeferredDeletion):
     def _resume(self, connection: sa.Connection, instance: Instance, generation: int) -> dict[str, Any]:
         return self._history.resume(connection, instance, generation, self._clock())
 
-    # shared -----------------------------------------------------------------------------------------------------------
-
     def _locked(self, connection: sa.Connection, entity: Entity, identity: Identity) -> Instance:
         instance = self._instances.at(connection, identity.tenant_id, entity.identifier)
         if instance is None:
@@ -328,16 +324,18 @@ def caller_of(extras: Any) -> Identity:
     return identity
 
 
+def authorized(req: falcon.Request, policy: Policy, rule: rules.Rule) -> Identity:
+    """Return the caller of a request outside of OCCI. Raises ForbiddenError unless the policy permits the rule."""
+    identity = caller_of({"identity": req.env.get(IDENTITY)})
+    with refusals():
+        policy.check(rule, identity, Target(identity.tenant_id))
+    return identity
+
+
 def connection_of(extras: Any) -> sa.Connection:
     connection = extras["connection"]
     assert isinstance(connection, sa.Connection)
     return connection
-
-
-def _flags(connection: sa.Connection) -> dict[str, str]:
-    flags = tables.flags
-    wanted = sa.select(flags.c.name, flags.c.value).where(flags.c.name.in_(("draining", DISCOVERY)))
-    return {row.name: row.value for row in connection.execute(wanted)}
 
 
 def _moves(instance: Instance) -> tuple[str, ...]:

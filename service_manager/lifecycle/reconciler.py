@@ -98,8 +98,6 @@ class Reconciler(queue.Handler[Order, Change]):
         self._retry_policy = retry_policy
         self._clock = clock
 
-    # load -------------------------------------------------------------------------------------------------------------
-
     def load(self, connection: sa.Connection, item: queue.Item) -> Order | None:
         """Return the instance and its next step; None if it is gone."""
         instance = self._instances.find(connection, item.key)
@@ -119,8 +117,6 @@ class Reconciler(queue.Handler[Order, Change]):
         if isinstance(step, planner.Activate) and instance.private:
             private = self._cipher.decrypt(instance.private, context=(instance.id, "private"))
         return Order(instance, manifest, step, now, parameters, start_token, json.loads(private or "{}"))
-
-    # step -------------------------------------------------------------------------------------------------------------
 
     def step(self, order: Order) -> queue.Progress[Change]:
         """Carry out the next step."""
@@ -378,8 +374,6 @@ class Reconciler(queue.Handler[Order, Change]):
                 retries=default.retries if limits is None or limits.retries is None else limits.retries,
             )
         return found
-
-    # save -------------------------------------------------------------------------------------------------------------
 
     def save(self, connection: sa.Connection, item: queue.Item, observed: Change) -> None:
         """Write the result of a step."""

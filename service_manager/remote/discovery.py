@@ -44,10 +44,9 @@ class DiscoveryCache:
         return cls(frozenset(found["regions"]), frozenset(found["delegating"]))
 
     @classmethod
-    def read(cls, database: Any) -> DiscoveryCache:
+    def read(cls, connection: sa.Connection) -> DiscoveryCache:
         """Read the stored value."""
-        with database.read() as connection:
-            return cls.of_flag(connection.scalar(sa.select(tables.flags.c.value).where(tables.flags.c.name == NAME)))
+        return cls.of_flag(connection.scalar(sa.select(tables.flags.c.value).where(tables.flags.c.name == NAME)))
 
     def flag(self) -> str:
         """Return the value to store."""
@@ -59,14 +58,13 @@ def poll(database: Any, cloud: Cloud, *, every: float) -> Callable[[], float]:
     """Return the recurring work that reads the catalogue and stores changes. It raises the client's errors."""
 
     def refresh() -> float:
-        modules = cloud.services(deploy.SCHEME)
-        regions = {str(each.attributes[design.SERVICE_REGION]) for each in modules}
-        delegating = {
-            str(each.attributes[design.SERVICE_REGION]) for each in modules if each.attributes.get(design.DELEGATES)
-        }
-        found = DiscoveryCache(frozenset(regions), frozenset(delegating))
-        if found != DiscoveryCache.read(database):
-            flags = tables.flags
+        modules = [each.attributes for each in cloud.services(deploy.SCHEME)]
+        regions = frozenset([str(each[design.SERVICE_REGION]) for each in modules])
+        delegating = frozenset([str(each[design.SERVICE_REGION]) for each in modules if each.get(design.DELEGATES)])
+        found, flags = DiscoveryCache(regions, delegating), tables.flags
+        with database.read() as connection:
+            unchanged = found == DiscoveryCache.read(connection)
+        if not unchanged:
             with database.write() as connection:
                 connection.execute(flags.delete().where(flags.c.name == NAME))
                 connection.execute(flags.insert().values(name=NAME, value=found.flag()))

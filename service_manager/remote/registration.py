@@ -17,10 +17,9 @@ from archelon_api import design
 from archelon_core import queue
 from archelon_core.auth import TenantId
 
-from ..store import tables
 from ..store.services import Catalogue
 from .cloud_controller import Cloud
-from .discovery import NAME, DiscoveryCache
+from .discovery import DiscoveryCache
 
 #: Seconds until the next attempt while the regions are not known yet.
 _REGIONS_UNKNOWN: Final = 0.5
@@ -63,9 +62,7 @@ class Registration(queue.Handler[Registered, None]):
         tenant = self._catalogue.publisher(connection, found.type)
         entries: dict[str, dict[str, Any]] = {}
         if not found.withdrawn:
-            flag = connection.scalar(sa.select(tables.flags.c.value).where(tables.flags.c.name == NAME))
-            regions = set(manifest.resources) or DiscoveryCache.of_flag(flag).regions
-            for region in regions:
+            for region in set(manifest.resources) or DiscoveryCache.read(connection).regions:
                 for interface, url in self._urls.items():
                     entries[design.service_path(found.type, region, interface)] = {
                         design.SERVICE_TYPE: found.type,

@@ -93,15 +93,11 @@ class Instances:
 
     def find(self, connection: sa.Connection, instance: str, *, lock: bool = False) -> Instance | None:
         """Return the row of an instance; with `lock`, lock it until the transaction ends."""
-        columns = [tables.instances.c[name] for name in (*_BESIDE, *_SNAPSHOT)]
-        statement = sa.select(*columns).where(tables.instances.c.id == instance)
-        row = connection.execute(statement.with_for_update() if lock else statement).one_or_none()
-        if row is None:
-            return None
-        found = _instance(row)
-        if len(self._places) >= _MAX_PATHS:
-            self._places.clear()
-        self._places[found.id] = (found.tenant, found.path)
+        found = _select(connection, tables.instances.c.id == instance, lock=lock)
+        if found is not None:
+            if len(self._places) >= _MAX_PATHS:
+                self._places.clear()
+            self._places[found.id] = (found.tenant, found.path)
         return found
 
     def place(self, connection: sa.Connection, instance: str) -> tuple[TenantId, str] | None:
@@ -116,10 +112,8 @@ class Instances:
 
     def at(self, connection: sa.Connection, tenant: TenantId, path: str) -> Instance | None:
         """Return the row of the instance at a tenant's path, and lock it until the transaction ends."""
-        columns = [tables.instances.c[name] for name in (*_BESIDE, *_SNAPSHOT)]
-        at_path = sa.and_(tables.instances.c.tenant == tenant, tables.instances.c.path == path)
-        row = connection.execute(sa.select(*columns).where(at_path).with_for_update()).one_or_none()
-        return None if row is None else _instance(row)
+        table = tables.instances
+        return _select(connection, sa.and_(table.c.tenant == tenant, table.c.path == path), lock=True)
 
     def insert(self, connection: sa.Connection, instance: Instance) -> None:
         """Insert the row of a new instance, and enqueue its work."""
@@ -182,11 +176,15 @@ class Instances:
         self.registry.save(instance.path, entity, service_extras(connection, instance.tenant))
 
 
-def _instance(row: sa.Row[Any]) -> Instance:
+def _select(connection: sa.Connection, condition: sa.ColumnElement[bool], *, lock: bool) -> Instance | None:
+    statement = sa.select(*[tables.instances.c[name] for name in (*_BESIDE, *_SNAPSHOT)]).where(condition)
+    row = connection.execute(statement.with_for_update() if lock else statement).one_or_none()
+    if row is None:
+        return None
     values = row._mapping
     snapshot = {name: values[name] for name in _SNAPSHOT}
-    snapshot["wanted"] = WantedState(snapshot["wanted"])
     beside = {name: values[name] for name in _BESIDE}
+    snapshot["wanted"] = WantedState(snapshot["wanted"])
     beside["outputs"] = tuple(json.loads(beside["outputs"]))
     return Instance(snapshot=Snapshot(**snapshot), **beside)
 

@@ -161,11 +161,10 @@ class Catalogue:
 
     def archive_of(self, identity: Identity, digest: str, *, any_owner: bool) -> bytes | None:
         """Return the archive of a bundle of the caller's tenant, or of any tenant; None if there is none."""
-        with self._database.read() as connection:
-            if not any_owner and not self.owns(connection, identity.tenant_id, digest):
-                return None
-            found = connection.scalar(sa.select(tables.bundles.c.archive).where(tables.bundles.c.digest == digest))
-        return None if found is None else bytes(found)
+        with self._database.read() as connection, contextlib.suppress(LookupError):
+            if any_owner or self.owns(connection, identity.tenant_id, digest):
+                return self.archive(digest, connection)
+        return None
 
     def service(self, connection: sa.Connection, service_type: str) -> Published | None:
         """Return the catalogue's entry of a type."""
@@ -311,12 +310,7 @@ class Catalogue:
     ) -> None:
         connection.execute(
             tables.publications.insert().values(
-                type=service_type,
-                digest=digest,
-                what=what,
-                subject=identity.subject,
-                tenant=identity.tenant_id,
-                at=now,
+                type=service_type, digest=digest, what=what, subject=identity.subject, tenant=identity.tenant_id, at=now
             )
         )
 

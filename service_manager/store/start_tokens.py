@@ -47,30 +47,30 @@ class StartTokens:
         Raises:
             InvalidTokenError: it is not the start token of an existing instance.
         """
-        parts = token.split(".")
-        if len(parts) != 3 or not token.startswith(_PREFIX) or len(token) > 200:
+        segments = token.split(".")
+        if len(segments) != 3 or not token.startswith(_PREFIX) or len(token) > 200:
             raise InvalidTokenError("not a start token")
         table = tables.instances
-        wanted = sa.select(table.c.start_token, table.c.tenant).where(table.c.id == parts[1])
+        wanted = sa.select(table.c.start_token, table.c.tenant).where(table.c.id == segments[1])
         with self._database.read() as connection:
             row = connection.execute(wanted).one_or_none()
         if row is None or row.start_token is None:
             raise InvalidTokenError("start token of an instance that is gone")
         try:
-            expected = self._cipher.decrypt(row.start_token, context=(parts[1], "start_token"))
+            expected = self._cipher.decrypt(row.start_token, context=(segments[1], "start_token"))
         except DecryptionError as error:
             raise InvalidTokenError("the start token at rest cannot be decrypted") from error
         if not hmac.compare_digest(expected.encode(), token.encode()):
             raise InvalidTokenError("wrong start token")
         return Identity(
-            subject=f"instance:{parts[1]}",
+            subject=f"instance:{segments[1]}",
             tenant_id=TenantId(row.tenant),
             tenant_name="",
             roles=frozenset((Role.INSTANCE,)),
             kind=TokenKind.INSTANCE,
             expires=None,
             issuer=START_ISSUER,
-            token_id=f"start:{parts[1]}",
-            instance_id=parts[1],
+            token_id=f"start:{segments[1]}",
+            instance_id=segments[1],
             audience=START_AUDIENCE,
         )
