@@ -1,8 +1,8 @@
 """Published services in design's catalogue, where resolvers, orchestrators and (through design) Keystone's clients find them.
 
-For each service, a recurring work item compares the catalogue's entries with the expected ones and repairs them: a service can
-be found as soon as it is published, although anyone removes or changes an entry, until it is withdrawn. Entries of the same type
-that other service managers or operators made are not changed.
+For each service, a recurring work item compares the catalogue's entries with the expected ones and repairs them: a service is
+found from its publication until its withdrawal, even if someone removes or changes an entry. Entries of the same type that other
+service managers or operators made are not changed.
 """
 
 from __future__ import annotations

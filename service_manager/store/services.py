@@ -141,7 +141,7 @@ class Catalogue:
         found = self._manifests.get(digest)
         if found is None:
             if in_transaction():
-                # Unpacking takes long. Rare, since a manifest is mostly read before: only just after a publication.
+                # Unpacking is slow, so not within a transaction. Rare: only a manifest published just now is not cached.
                 raise CallFirst(f"manifest of {digest}", lambda: self.manifest(digest))
             found = self._manifests[digest] = _manifest_of(digest, self.archive(digest, connection))
         return found
