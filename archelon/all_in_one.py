@@ -47,8 +47,6 @@ class AllInOne:
     Args:
         notify: receives messages for the user; also called from other threads.
         shared: whether processes of several tenants may run even if this machine cannot isolate them.
-        clock: monotonic time in seconds.
-        sleep: sleeps for some seconds.
     """
 
     def __init__(
@@ -68,11 +66,7 @@ class AllInOne:
         self.supervisor = Supervisor(notify, clock=clock)
 
     def up(self, *, timeout: float = 60.0) -> None:
-        """Start the four processes and wait until each is ready.
-
-        Raises:
-            CommandError: a port is in use, or a process does not become ready; the message names its log.
-        """
+        """Start the four processes and wait until they are ready. Raises CommandError, also if a port is in use."""
         ports = self.state.ports()
         self._check_ports()
         self.state.write_settings("service-manager", self._service_manager())
@@ -118,11 +112,7 @@ class AllInOne:
                 yield launcher, name
 
     def isolation(self) -> str:
-        """How the worker isolates tenants' processes on this machine. Call it after `up`.
-
-        Raises:
-            CommandError: the worker does not report it.
-        """
+        """Return how the worker isolates tenants' processes; call it after `up`. Raises CommandError if it is not reported."""
         import urllib3
 
         url = f"http://127.0.0.1:{self.state.ports().cloud_controller_worker}/readyz"

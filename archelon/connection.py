@@ -90,11 +90,7 @@ def find(
 
 
 def service_options(role: str = "tenant") -> Callable[[Command], Command]:
-    """Decorate a command with the connection options and a `connection` argument.
-
-    Args:
-        role: default of `--as`.
-    """
+    """Decorate a command with the connection options, with a default for `--as`, and a `connection` argument."""
 
     def decorate(command: Command) -> Command:
         @click.option("--url", help="URL of the service manager; default ARCHELON_URL.")

@@ -7,6 +7,10 @@ line too, and `archelon --debug` prints its traceback.
 from __future__ import annotations
 
 import enum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from occi_service import client
 
 
 class Status(enum.IntEnum):
@@ -68,16 +72,12 @@ def as_command_error(error: Exception) -> CommandError | None:
     return None
 
 
-def _status_message(error: object) -> str:
-    from occi_service import client
-
-    assert isinstance(error, client.StatusError)
+def _status_message(error: client.StatusError) -> str:
     if error.status == 401:
         return "the token is not valid here; set ARCHELON_TOKEN, or issue one with `archelon realm token issue`"
     if error.status == 403:
         return f"not allowed: {error.message}; use another role with --as"
-    place = f" ({error.where})" if error.where else ""
-    return f"{error.message}{place}"
+    return f"{error.message} ({error.where})" if error.where else error.message
 
 
 _STATUS = {

@@ -77,10 +77,8 @@ def follow(
 def await_settled(service_manager: client.Client, path: str, *, timeout: float) -> client.Entity | None:
     """Wait until an instance has settled, with progress on standard error; returns None if it is gone.
 
-    A request changes the state before it is answered, so the first poll does not see the state before the request.
-
-    Raises:
-        CommandError: the instance failed, with the reason; or the wait timed out.
+    A request changes the state before its response, so the first poll does not see the earlier state. Raises CommandError if the
+    instance fails, with the reason, or the wait times out.
     """
     begun = time.monotonic()
     for observation in follow(service_manager, path, timeout=timeout):

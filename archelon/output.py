@@ -24,11 +24,7 @@ class Output:
     as_json: bool
 
     def rows(self, rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, empty: str) -> None:
-        """Print a list: the given columns as a table, or everything as JSON.
-
-        Args:
-            empty: message for an empty table, on standard error.
-        """
+        """Print these columns as a table, or everything as JSON; for an empty table, print `empty` on standard error."""
         if self.as_json:
             self.document(list(rows))
             return

@@ -56,12 +56,8 @@ def service_manager() -> int:
 def cloud_controller(modules: tuple[str, ...]) -> Any:
     """Run all or some of the cloud controller's modules until SIGTERM; `archelon worker` does their work."""
     from cloud_controller.app import web
-    from cloud_controller.settings import CloudControllerSettings
 
-    settings = CloudControllerSettings.load()
-    _log(settings, "cloud-controller-web")
-    _upgrade("cloud-controller", settings.database_url.get_secret_value())
-    return web.serve(settings, modules or web.MODULES)
+    return web.serve(_prepare_cloud_controller("cloud-controller-web"), modules or web.MODULES)
 
 
 @click.command()
@@ -83,11 +79,8 @@ def worker(service: str, modules: tuple[str, ...], port: int | None, host: str |
         return main(["worker"])
     from cloud_controller.app import web
     from cloud_controller.app import worker as work
-    from cloud_controller.settings import CloudControllerSettings
 
-    settings = CloudControllerSettings.load()
-    _log(settings, "cloud-controller-worker")
-    _upgrade("cloud-controller", settings.database_url.get_secret_value())
+    settings = _prepare_cloud_controller("cloud-controller-worker")
     return work.run(settings, modules or web.MODULES, port=port, host=host or "127.0.0.1")
 
 
@@ -136,8 +129,13 @@ def _upgrade(service: str, url: str) -> None:
         database.close()
 
 
-def _log(settings: Any, service: str) -> None:
+def _prepare_cloud_controller(process: str) -> Any:
+    """Load the settings, configure logging and upgrade the schema."""
     from archelon_core import logs
     from archelon_core.redaction import Redactor
+    from cloud_controller.settings import CloudControllerSettings
 
-    logs.configure(Redactor(settings.secret_values()), level=settings.log_level, service=service)
+    settings = CloudControllerSettings.load()
+    logs.configure(Redactor(settings.secret_values()), level=settings.log_level, service=process)
+    _upgrade("cloud-controller", settings.database_url.get_secret_value())
+    return settings

@@ -74,13 +74,9 @@ class StateDirectory:
         return self._dev.exists()
 
     def make(self, *, host: str, first_port: int = _FIRST) -> None:
-        """Create what is missing: directories, keys, realm, tokens, ports.
+        """Create what is missing: directories, keys, realm, tokens, ports from `first_port` on.
 
-        Args:
-            first_port: first port to try.
-
-        Raises:
-            CommandError: no free ports on that address.
+        Raises CommandError if there are no free ports on that address.
         """
         for directory in (self.path, self.keys, self.logs, self.cloud):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -146,11 +142,7 @@ class StateDirectory:
         return path
 
     def further_regions(self) -> Mapping[str, Any]:
-        """Return the regions that the user has added in `regions.yaml`, in the form of the cloud controller's setting `regions`.
-
-        Raises:
-            CommandError: the file is not a map of regions.
-        """
+        """Return the regions in `regions.yaml`, as in the cloud controller's setting. Raises CommandError if it is invalid."""
         from archelon_core.documents.problems import DocumentError
         from archelon_core.documents.reading import only_document, read_file
         from archelon_core.documents.tree import plain
@@ -220,12 +212,8 @@ class StateDirectory:
 def find_upwards(start: Path, *, user_id: int | None = None) -> StateDirectory | None:
     """Return the state directory in this directory or the nearest one above it, as git finds its own.
 
-    Args:
-        user_id: the user who must own it; default the effective user.
-
-    Raises:
-        CommandError: it belongs to another user, or its services are on another machine: an attacker could have placed it, for
-            example in a repository, to obtain a token.
+    Raises CommandError if it does not belong to `user_id` (default the effective user) or its services are on another machine: an
+    attacker could have placed it, for example in a repository, to obtain a token.
     """
     for directory in (start, *start.parents):
         state = StateDirectory(directory / NAME)

@@ -35,11 +35,7 @@ _LOG_LIMIT: Final = 16 << 20
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Program:
-    """A program to run.
-
-    Attributes:
-        log: file that its output is appended to.
-    """
+    """A program to run, with a log that its output is appended to."""
 
     name: str
     arguments: Sequence[str]
@@ -52,7 +48,6 @@ class Supervisor:
 
     Args:
         notify: called from other threads with a message whenever a process has exited.
-        clock: monotonic time in seconds.
         log_limit: size in bytes at which a log is rotated.
         rotation_interval: seconds between two checks of the logs' sizes.
     """
@@ -107,11 +102,7 @@ class Supervisor:
         return pid
 
     def stop(self, *, grace: float = 20.0) -> list[str]:
-        """Terminate all, the last started first, and wait. Returns the names of those that had to be killed.
-
-        Args:
-            grace: seconds for all of them together.
-        """
+        """Terminate all, the last started first, and wait `grace` seconds in total. Returns the names of those killed then."""
         self._stopping.set()
         with self._lock:
             running = dict(reversed(self._processes.items()))

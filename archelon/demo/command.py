@@ -69,11 +69,7 @@ def demo(keep: bool) -> int:
 
 
 def perform(stage: Stage, scenario: Scenario, steps: Sequence[Step], *, since: float) -> None:
-    """Run the steps. Raises CommandError if one fails, with what was expected and the directory of the logs.
-
-    Args:
-        since: start of the demo, by `time.monotonic`.
-    """
+    """Run the steps of a demo that started at `since` (`time.monotonic`). Raises CommandError if one fails."""
     from .stage import ExpectedError
 
     for number, step in enumerate(steps, 1):

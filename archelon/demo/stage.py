@@ -41,12 +41,7 @@ class Answer:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Node:
-    """A process of an instance: an orchestrator, or a node of one of its stacks.
-
-    Attributes:
-        pid: process id; None if it does not run.
-        ports: port numbers by name.
-    """
+    """A process of an instance: an orchestrator, or a node of one of its stacks. `pid` is None if it does not run."""
 
     instance: str
     process: str
@@ -60,13 +55,7 @@ class Node:
 
 
 class Stage:
-    """The all-in-one as its tenant sees it.
-
-    Args:
-        show: prints a line.
-        clock: monotonic time in seconds.
-        sleep: sleeps for some seconds.
-    """
+    """The all-in-one as its tenant sees it; `show` prints a line."""
 
     def __init__(
         self,
@@ -158,13 +147,9 @@ class Stage:
             self._sleep(_PAUSE)
 
     def follow(self, wanted: str, *, seconds: float, generation: float = 0) -> float:
-        """Print the instance's state changes until it is in the wanted one; returns how long that took, in seconds.
+        """Print state changes until the instance is in the wanted state with at least this generation; returns the seconds taken.
 
-        Args:
-            generation: minimum generation to wait for.
-
-        Raises:
-            ExpectedError: the instance failed, or `seconds` have passed.
+        Raises ExpectedError if the instance fails or `seconds` have passed.
         """
         begun = self.clock()
         seen: list[str] = []

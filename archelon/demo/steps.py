@@ -20,14 +20,7 @@ _VISITORS: Final = 4
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Step:
-    """One step.
-
-    Attributes:
-        title: heading of the step.
-        run: performs the step.
-        applies: whether the step applies to a scenario.
-        takes_down: whether it removes what earlier steps created.
-    """
+    """One step, with a predicate for scenarios; `takes_down` if it removes what earlier steps created."""
 
     title: str
     run: Callable[[Stage, Scenario], None]
@@ -123,7 +116,8 @@ def heal(stage: Stage, scenario: Scenario) -> None:
     stage.until(
         lambda: stage.web("GET", stage.url, quiet=True)[0] == 200, f"{stage.url} was to answer again", seconds=60
     )
-    stage.show(f"    runs again after {stage.clock() - begun:.1f} s, as process {_again(stage, victim).pid}")
+    pid = next(each.pid for each in _nodes(stage) if each.process == victim.process)
+    stage.show(f"    runs again after {stage.clock() - begun:.1f} s, as process {pid}")
     _check_page(stage, scenario.text, *_entries(scenario))
 
 
@@ -153,8 +147,7 @@ def dispose(stage: Stage, _play: Scenario) -> None:
     begun = stage.clock()
 
     def gone() -> bool:
-        http = stage.connection("tenant")
-        with http.open() as manager:
+        with stage.connection("tenant").open() as manager:
             return not manager.exists(stage.path)
 
     stage.until(gone, f"{stage.path} was to be gone", seconds=120)
@@ -215,10 +208,6 @@ def _nodes(stage: Stage) -> list[Node]:
 def _running(stage: Stage, node: str) -> list[Node]:
     """Running instances of a node."""
     return [each for each in _nodes(stage) if each.pid is not None and f".{node}" in each.process]
-
-
-def _again(stage: Stage, victim: Node) -> Node:
-    return next(each for each in _nodes(stage) if each.process == victim.process)
 
 
 @contextlib.contextmanager

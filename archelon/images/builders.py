@@ -25,22 +25,13 @@ class BuilderError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Builder:
-    """A builder.
-
-    Args:
-        name: name of the program.
-        program: its path.
-    """
+    """A builder, by the name and the path of its program."""
 
     name: str
     program: str
 
     def build(self, directory: Path, image: str, *, arguments: Mapping[str, str] | None = None) -> None:
-        """Build an image of a directory that contains a `Containerfile`. Raises BuilderError.
-
-        Args:
-            arguments: build arguments (`ARG`).
-        """
+        """Build an image of a directory with a `Containerfile`, with these build arguments (`ARG`). Raises BuilderError."""
         given = [f"--build-arg={name}={value}" for name, value in (arguments or {}).items()]
         file = f"--file={directory / 'Containerfile'}"
         # buildah and podman default to OCI's format; health checks and older readers need Docker's.
@@ -78,11 +69,7 @@ class Builder:
 
 
 def find(name: str | None = None, *, path: str | None = None) -> Builder:
-    """Return the builder of this name, or the first that is installed. Raises BuilderError.
-
-    Args:
-        path: search path; default PATH.
-    """
+    """Return the builder of this name, or the first in `path` (default PATH). Raises BuilderError."""
     for each in (name,) if name else BUILDERS:
         program = shutil.which(each, path=path)
         if program is not None:

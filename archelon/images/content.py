@@ -59,7 +59,7 @@ class Content:
             "WORKDIR /srv",
             f"USER {USER}",
             "EXPOSE 8080",
-            f"ENTRYPOINT [{json.dumps(self.entrypoint)}]",
+            f"ENTRYPOINT {json.dumps(self.entrypoint)}",
         ]
 
 
@@ -100,8 +100,7 @@ IMAGES: Final[Mapping[str, Content]] = {
 def closure(names: Iterable[str], *, extras: Iterable[str] = ()) -> list[str]:
     """Return the sorted normalized names of these installed distributions and their transitive dependencies.
 
-    Raises:
-        importlib.metadata.PackageNotFoundError: one is not installed.
+    Raises importlib.metadata.PackageNotFoundError if one is not installed.
     """
     seen: set[tuple[str, frozenset[str]]] = set()
     pending = [(name, frozenset(extras)) for name in names]

@@ -37,11 +37,7 @@ class RootError(Exception):
 
 
 def make_root(target: Path, content: Content) -> None:
-    """Populate an empty directory.
-
-    Raises:
-        RootError: a library is not installed, or a shared object cannot be found.
-    """
+    """Populate an empty directory. Raises RootError if a library is not installed or a shared object not found."""
     for directory in ("dev", "etc", "proc", "srv", "sys", "tmp", "usr/bin", "usr/lib", "var/lib/archelon"):
         (target / directory).mkdir(parents=True)
     for name in ("bin", "lib", "lib64"):

@@ -10,6 +10,7 @@ from .commands import output_of
 from .layout import Layout
 
 _CLIENT = "extendedKeyUsage=clientAuth"
+_NEW_KEY = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
 #: Subjects by user; Kubernetes predefines roles for these names.
 _USERS = {
     "admin": "/O=system:masters/CN=admin",
@@ -36,25 +37,10 @@ def make_certificates(layout: Layout) -> None:
 
 
 def _make_all(layout: Layout, directory: Path) -> None:
-    authority = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=test-bed"]
-    output_of(
-        [
-            "openssl",
-            "req",
-            "-x509",
-            *authority,
-            "-days",
-            "365",
-            "-keyout",
-            str(directory / "ca.key"),
-            "-out",
-            str(directory / "ca.crt"),
-        ]
-    )
-    output_of(["openssl", "genrsa", "-out", str(directory / "accounts.key"), "2048"])
-    output_of(
-        ["openssl", "rsa", "-in", str(directory / "accounts.key"), "-pubout", "-out", str(directory / "accounts.pub")]
-    )
+    files = ["-keyout", f"{directory}/ca.key", "-out", f"{directory}/ca.crt"]
+    output_of(["openssl", "req", "-x509", *_NEW_KEY, "-subj", "/CN=test-bed", "-days", "365", *files])
+    output_of(["openssl", "genrsa", "-out", f"{directory}/accounts.key", "2048"])
+    output_of(["openssl", "rsa", "-in", f"{directory}/accounts.key", "-pubout", "-out", f"{directory}/accounts.pub"])
     names = ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"]
     addresses = ["127.0.0.1", layout.first_service, layout.node_address]
     alternatives = ",".join([*(f"IP:{each}" for each in addresses), *(f"DNS:{each}" for each in names)])
@@ -71,44 +57,11 @@ def _make_all(layout: Layout, directory: Path) -> None:
 def _sign(directory: Path, name: str, subject: str, extensions: str) -> None:
     request, text = directory / f"{name}.csr", directory / f"{name}.ext"
     text.write_text(extensions + "\n")
-    output_of(
-        [
-            "openssl",
-            "req",
-            "-new",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:P-256",
-            "-nodes",
-            "-subj",
-            subject,
-            "-keyout",
-            str(directory / f"{name}.key"),
-            "-out",
-            str(request),
-        ]
-    )
-    output_of(
-        [
-            "openssl",
-            "x509",
-            "-req",
-            "-in",
-            str(request),
-            "-days",
-            "365",
-            "-extfile",
-            str(text),
-            "-CA",
-            str(directory / "ca.crt"),
-            "-CAkey",
-            str(directory / "ca.key"),
-            "-CAcreateserial",
-            "-out",
-            str(directory / f"{name}.crt"),
-        ]
-    )
+    files = ["-keyout", f"{directory}/{name}.key", "-out", str(request)]
+    output_of(["openssl", "req", "-new", *_NEW_KEY, "-subj", subject, *files])
+    authority = ["-CA", f"{directory}/ca.crt", "-CAkey", f"{directory}/ca.key", "-CAcreateserial"]
+    files = ["-in", str(request), "-extfile", str(text), "-out", f"{directory}/{name}.crt"]
+    output_of(["openssl", "x509", "-req", "-days", "365", *authority, *files])
     request.unlink()
     text.unlink()
 

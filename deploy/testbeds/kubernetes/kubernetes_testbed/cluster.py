@@ -24,11 +24,7 @@ _BUILD = Path(__file__).parents[1] / "build"
 
 
 class Cluster:
-    """A cluster on this machine.
-
-    Args:
-        notify: receives progress messages.
-    """
+    """A cluster on this machine; `notify` receives progress messages."""
 
     def __init__(self, layout: Layout, notify: Callable[[str], None] = lambda line: None) -> None:
         self.layout = layout

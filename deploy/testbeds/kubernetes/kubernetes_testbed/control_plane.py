@@ -74,11 +74,7 @@ def await_controllers(layout: Layout, daemons: Daemons) -> None:
 
 
 def start_api_server(layout: Layout, daemons: Daemons, *, inside: list[str]) -> None:
-    """Start the API server once etcd is healthy, without waiting for it. Raises TestBedError.
-
-    Args:
-        inside: prefix of a command that runs in the namespaces.
-    """
+    """Start the API server once etcd is healthy, without waiting for it; `inside` enters the namespaces. Raises TestBedError."""
     # etcd listens on the namespace's loopback.
     ask = [*inside, "curl", "--silent", "--fail", "--max-time", "2", f"{_ETCD}/health"]
     daemons.await_ready("etcd", lambda: bool(output_of(ask, check=False)))

@@ -5,6 +5,7 @@ The start time distinguishes a daemon from a later process with the same id.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -135,8 +136,6 @@ def _started(pid: int) -> str:
 
 
 def _reap(pid: int) -> None:
-    try:
+    # A daemon that an earlier run started is not a child of this process.
+    with contextlib.suppress(ChildProcessError):
         os.waitpid(pid, os.WNOHANG)
-    except ChildProcessError:
-        # Started by an earlier run, so not a child of this process.
-        return

@@ -7,6 +7,7 @@ a directory in each hierarchy (cgroup v1), or a single one (v2): daemons are in 
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import os
 import re
@@ -178,11 +179,9 @@ class CgroupTree:
         """Return the ids of all processes in it, or in a part of it."""
         found: set[int] = set()
         for directory in self._directories(part):
-            try:
+            # The directory may have been removed since it was listed.
+            with contextlib.suppress(OSError):
                 found.update(int(each) for each in (directory / "cgroup.procs").read_text().split())
-            except OSError:
-                # Removed since the directory was listed.
-                continue
         return found - {os.getpid()}
 
     def end(self, part: str = "", *, timeout: float = 20.0) -> int:
@@ -194,10 +193,8 @@ class CgroupTree:
                 raise TestBedError(f"these processes do not exit: {sorted(left)}")
             ended |= left
             for pid in left:
-                try:
+                with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    continue
             time.sleep(0.05)
         return len(ended)
 

@@ -41,12 +41,7 @@ class SetupError(Exception):
 
 
 class TestBed:
-    """One test bed.
-
-    Args:
-        groups: groups of parts to run.
-        report: receives progress messages.
-    """
+    """One test bed with these groups of parts; `report` receives progress messages."""
 
     def __init__(self, layout: Layout, groups: Collection[str], report: Callable[[str], None]) -> None:
         self._layout = layout
@@ -64,9 +59,7 @@ class TestBed:
             fresh: start from the snapshot of these groups, or from an empty state without one.
             snapshot: save the state for later `fresh` starts, once everything responds.
 
-        Raises:
-            SoftwareError, ProcessError, SetupError: it failed; the message names the cause. What this call started has been
-                stopped.
+        Raises SoftwareError, ProcessError or SetupError after stopping what this call started; the message names the cause.
         """
         with self._exclusive(), self._cleanup_on_error():
             if fresh:

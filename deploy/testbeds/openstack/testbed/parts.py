@@ -66,11 +66,18 @@ def _wsgi(application: str, port: int, threads: int = 8, **environment: str) -> 
     return ("GUNICORN_CMD_ARGS", settings), ("WSGI_APPLICATION", application), *environment.items()
 
 
-#: Keystone's middleware stores a request's token in an attribute that all threads share (`AuthContextMiddleware.token`, as of
-#: Keystone 27): with several threads, concurrent requests get each other's identity.
-_KEYSTONE_THREADS = 1
+def _keystone(port: int, config: str) -> tuple[tuple[str, str], ...]:
+    # Keystone's middleware stores a request's token in an attribute that all threads share (`AuthContextMiddleware.token`, as of
+    # Keystone 27): with more than one thread, concurrent requests get each other's identity.
+    return _wsgi("keystone.wsgi.api:application", port, 1, OS_KEYSTONE_CONFIG_FILES=f"@STATE@/etc/{config}")
+
+
 _KEYSTONE = "keystone.conf"
-_KEYSTONE_URLS = tuple(f"--bootstrap-{interface}-url=@KEYSTONE@/v3" for interface in ("public", "internal", "admin"))
+_BOOTSTRAP = (
+    "--bootstrap-password=@PASSWORD@",
+    "--bootstrap-region-id=@REGION@",
+    *(f"--bootstrap-{interface}-url=@KEYSTONE@/v3" for interface in ("public", "internal", "admin")),
+)
 
 PARTS: tuple[Part, ...] = (
     Part(
@@ -79,27 +86,12 @@ PARTS: tuple[Part, ...] = (
         (5000,),
         ("@VENV@/bin/gunicorn",),
         url="http://@HOST@:5000/v3",
-        environment=_wsgi(
-            "keystone.wsgi.api:application",
-            5000,
-            _KEYSTONE_THREADS,
-            OS_KEYSTONE_CONFIG_FILES="@STATE@/etc/keystone.conf",
-        ),
+        environment=_keystone(5000, "keystone.conf"),
         databases=("keystone",),
         setup=(
             Step("keystone-database", _manage("keystone-manage", _KEYSTONE, "db_sync")),
             Step("keystone-keys", _inside("keys.py", "@STATE@/keystone-fernet", "@STATE@/keystone-credential")),
-            Step(
-                "keystone-bootstrap",
-                _manage(
-                    "keystone-manage",
-                    _KEYSTONE,
-                    "bootstrap",
-                    "--bootstrap-password=@PASSWORD@",
-                    "--bootstrap-region-id=@REGION@",
-                    *_KEYSTONE_URLS,
-                ),
-            ),
+            Step("keystone-bootstrap", _manage("keystone-manage", _KEYSTONE, "bootstrap", *_BOOTSTRAP)),
         ),
     ),
     Part(
@@ -109,12 +101,7 @@ PARTS: tuple[Part, ...] = (
         (5001,),
         ("@VENV@/bin/gunicorn",),
         url="http://@HOST@:5001/v3",
-        environment=_wsgi(
-            "keystone.wsgi.api:application",
-            5001,
-            _KEYSTONE_THREADS,
-            OS_KEYSTONE_CONFIG_FILES="@STATE@/etc/keystone-short.conf",
-        ),
+        environment=_keystone(5001, "keystone-short.conf"),
     ),
     Part(
         "heat",

@@ -48,11 +48,7 @@ class Processes:
         return sorted({name for _, state, name in _tagged_processes() if state == str(self._layout.state)})
 
     def check_ports(self, name: str, ports: Iterable[int]) -> None:
-        """Check that no other process listens on the ports of a service that is about to start.
-
-        Raises:
-            ProcessError: a port is in use; the message names the process and how to stop it.
-        """
+        """Check that no other process uses the ports of a service. Raises ProcessError, which tells how to stop it."""
         if self.running(name):
             return
         # Remaining children of a crashed process may hold the ports.
@@ -76,11 +72,7 @@ class Processes:
         process.returncode = 0
 
     def run(self, name: str, command: Sequence[str], log: Path, *, seconds: float) -> int:
-        """Run a command with its output in a file; returns the exit status.
-
-        Raises:
-            ProcessError: it did not finish within `seconds`.
-        """
+        """Run a command with its output in a file; returns the exit status. Raises ProcessError after `seconds`."""
         with log.open("wb") as stream:
             process = self._launch(name, command, stream.fileno(), {})
         try:
@@ -128,11 +120,7 @@ class Processes:
         }
 
     def await_response(self, name: str, url: str, *, seconds: float = 600.0) -> None:
-        """Wait until a process responds at a URL.
-
-        Raises:
-            ProcessError: it exited, or did not respond within `seconds`.
-        """
+        """Wait until a process responds at a URL. Raises ProcessError if it exits, or does not respond within `seconds`."""
         deadline = time.monotonic() + seconds
         while self.running(name):
             if _responds(url):
@@ -211,10 +199,8 @@ def _leads_its_session(pid: int) -> bool:
 
 
 def _signal(pid: int, number: signal.Signals) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
-    except ProcessLookupError:
-        return
 
 
 def _holder(port: int) -> str:
