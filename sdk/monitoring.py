@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any, Final, Literal
 
@@ -95,7 +96,5 @@ class Runtime:
 
     def remove(self, path: str) -> None:
         """Remove a monitor or an alarm."""
-        try:
+        with contextlib.suppress(client.NotFoundError):
             self._service.delete(path)
-        except client.NotFoundError:
-            return

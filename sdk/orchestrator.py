@@ -52,31 +52,22 @@ class Details:
     links: tuple[Mapping[str, Any], ...] = ()
 
 
+@dataclasses.dataclass
 class OrchestratorContext:
     """The collaborators of an orchestrator; the SDK builds it. `instance` changes with every order.
 
-    Args:
+    Attributes:
         names: the name server; None for that of the instance's region.
     """
 
-    def __init__(
-        self,
-        instance: Instance,
-        *,
-        bundle: bundles.Bundle,
-        services: ServiceClients,
-        waiter: Waiter,
-        names: NameServer | None,
-        private: Private,
-        scope: IdempotencyScope,
-    ) -> None:
-        self.instance = instance
-        self.bundle = bundle
-        self.services = services
-        self.waiter = waiter
-        self.names = names
-        self.private = private
-        self.scope = scope
+    instance: Instance
+    _: dataclasses.KW_ONLY
+    bundle: bundles.Bundle
+    services: ServiceClients
+    waiter: Waiter
+    names: NameServer | None
+    private: Private
+    scope: IdempotencyScope
 
 
 class Orchestrator:

@@ -344,7 +344,7 @@ class Engine:
             self._begin()
             assert self._orchestrator is not None
             self._scope.begin(run.key)
-            self._method(run.phase)()
+            getattr(self._orchestrator, "dispose" if run.phase == "destroy" else run.phase)()
             report = self._result(run)
         except Exception as error:  # noqa: BLE001 - an author's code
             _LOG.exception("%s failed", run.phase, extra={**fields, "phase_event": "fail"})
@@ -352,7 +352,7 @@ class Engine:
                 names.GENERATION: run.generation,
                 manager.PHASE: run.phase,
                 manager.PHASE_STATE: "failed",
-                manager.PHASE_MESSAGE: _message(error),
+                manager.PHASE_MESSAGE: describe(error)[:1000],
                 **self._private_report(),
             }
         with self._changed:
@@ -363,10 +363,6 @@ class Engine:
         seconds = round(self._clock() - started, 3)
         _LOG.info("%s %s", run.phase, run.state, extra={**fields, "phase_event": "done", "response_time": seconds})
         self._report(run.key, report)
-
-    def _method(self, phase: str) -> Callable[[], None]:
-        method: Callable[[], None] = getattr(self._orchestrator, "dispose" if phase == "destroy" else phase)
-        return method
 
     def _result(self, run: _Run) -> dict[str, Any]:
         self._private.phase = run.phase
@@ -455,10 +451,6 @@ class Engine:
         with self._changed:
             self._kept = report.get(manager.PRIVATE, self._kept)
             self._reports.report(key, report, lambda: self._event_log.settle(events_in(private)))
-
-
-def _message(error: Exception) -> str:
-    return describe(error)[:1000]
 
 
 def _event_of(kind: str, subject: str, data: Mapping[str, Any], now: float) -> Alarm | Tick | Event:

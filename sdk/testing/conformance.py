@@ -86,24 +86,16 @@ def _finding(name: str, step: Callable[[], None]) -> Finding:
     return Finding(name)
 
 
+@dataclasses.dataclass(frozen=True)
 class _Lifecycle:
     """The checks, in the order of a lifecycle."""
 
-    def __init__(
-        self,
-        url: str,
-        bench: Bench,
-        occi: client.Client,
-        parameters: Mapping[str, Any],
-        restart: Callable[[], None] | None,
-        prompt: float,
-    ) -> None:
-        self._url = url
-        self._bench = bench
-        self._occi = occi
-        self._parameters = dict(parameters)
-        self._restart = restart
-        self._prompt = prompt
+    _url: str
+    _bench: Bench
+    _occi: client.Client
+    _parameters: Mapping[str, Any]
+    _restart: Callable[[], None] | None
+    _prompt: float
 
     def steps(self) -> Iterator[tuple[str, Callable[[], None]]]:
         """Yield name and function of each check."""

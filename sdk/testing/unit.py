@@ -273,25 +273,19 @@ class _Run:
         before = self._before
         report = self.reports[-1] if self.reports else {}
         kept = self.private
+        alarms = self.cloud.find("runtime", runtime.ALARM.location)
         return dataclasses.replace(
             before,
             state=kept.state,
             outputs=kept.outputs,
             phase=kept.phase,
-            stacks=tuple([self._stack(each) for each in self.cloud.find("deploy", deploy.STACK.location)]),
+            stacks=tuple(self._stack(each) for each in self.cloud.find("deploy", deploy.STACK.location)),
             suppliers=tuple(
-                [
-                    Supplier(of, _given(each.attributes, offered))
-                    for of, offered in self.cloud.offers.items()
-                    for each in self.cloud.find(of)
-                ]
+                Supplier(of, _given(each.attributes, offered))
+                for of, offered in self.cloud.offers.items()
+                for each in self.cloud.find(of)
             ),
-            alarms=tuple(
-                [
-                    str(each.attributes[runtime.ALARM_NAME])
-                    for each in self.cloud.find("runtime", runtime.ALARM.location)
-                ]
-            ),
+            alarms=tuple(str(each.attributes[runtime.ALARM_NAME]) for each in alarms),
             names={zone: tuple(records) for zone, records in self.names.kept.items() if records},
             outcome=str(report.get(manager.PHASE_STATE, "")),
             message=str(report.get(manager.PHASE_MESSAGE, "")),

@@ -14,7 +14,6 @@ import json
 import time
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 import urllib3
@@ -85,17 +84,6 @@ class Connection(Protocol):
     ) -> urllib3.BaseHTTPResponse: ...
 
 
-@dataclass(frozen=True)
-class _Request:
-    """A repeatable request."""
-
-    method: str
-    path: str
-    query: Mapping[str, str | int]
-    body: Json | None = field(default=None, repr=False)
-    content_type: str | None = None
-
-
 class Api:
     """A cluster's API server. Thread-safe.
 
@@ -112,7 +100,7 @@ class Api:
 
     def get(self, path: str, **query: str | int) -> Json:
         """Return an object or a list. Raises ApiError."""
-        return self._json(_Request("GET", path, query))
+        return self._json("GET", path, query)
 
     def find(self, path: str) -> Json | None:
         """Return an object, or None if it does not exist. Raises ApiError."""
@@ -127,11 +115,11 @@ class Api:
         query: dict[str, str | int] = {"fieldManager": _MANAGER, "force": "true"}
         if dry_run:
             query["dryRun"] = "All"
-        return self._json(_Request("PATCH", path, query, wanted, APPLY))
+        return self._json("PATCH", path, query, wanted, APPLY)
 
     def merge(self, path: str, change: Json) -> Json:
         """Change some fields of an existing object. Raises ApiError."""
-        return self._json(_Request("PATCH", path, {"fieldManager": _MANAGER}, change, MERGE))
+        return self._json("PATCH", path, {"fieldManager": _MANAGER}, change, MERGE)
 
     def delete(self, path: str, *, uid: str = "") -> None:
         """Delete an object if it exists (with `uid`: if it is still that one), and what it owns. Raises ApiError."""
@@ -139,11 +127,11 @@ class Api:
         if uid:
             options["preconditions"] = {"uid": uid}
         with contextlib.suppress(NotFoundError):
-            self._json(_Request("DELETE", path, {}, options, "application/json"))
+            self._json("DELETE", path, {}, options, "application/json")
 
     def text(self, path: str, **query: str | int) -> bytes:
         """Return a response that is not JSON, such as a log. Raises ApiError."""
-        return self._send(_Request("GET", path, query))
+        return self._send("GET", path, query)
 
     # watches ----------------------------------------------------------------------------------------------------------
 
@@ -181,25 +169,27 @@ class Api:
         except ValueError as problem:
             raise UnreachableError(f"watch of {path} did not return JSON") from problem
 
-    # ------------------------------------------------------------------------------------------------------------------
-
-    def _json(self, request: _Request) -> Json:
-        answer = self._send(request)
+    def _json(
+        self, method: str, path: str, query: Mapping[str, str | int], body: Json | None = None, content_type: str = ""
+    ) -> Json:
+        answer = self._send(method, path, query, body, content_type)
         try:
             found: Json = json.loads(answer)
         except ValueError as problem:
-            what = f"{request.method} {request.path}"
+            what = f"{method} {path}"
             raise UnreachableError(f"the response to {what} is not JSON; is it a Kubernetes API?") from problem
         return found
 
-    def _send(self, request: _Request) -> bytes:
+    def _send(
+        self, method: str, path: str, query: Mapping[str, str | int], body: Json | None = None, content_type: str = ""
+    ) -> bytes:
         """Return the response body; retry errors that may pass."""
-        body = None if request.body is None else json.dumps(request.body).encode()
-        url, headers = _url(request.path, request.query), _headers(request.content_type)
+        content = None if body is None else json.dumps(body).encode()
+        url, headers = _url(path, query), _headers(content_type)
         for attempt in range(1, _ATTEMPTS + 1):
             wait = _PAUSES.delay(attempt)
             try:
-                status, answer, retry_after = self._once(request.method, url, headers, body)
+                status, answer, retry_after = self._once(method, url, headers, content)
                 if status < 300:
                     return answer
                 problem = _refusal(status, answer)
@@ -274,9 +264,9 @@ class OfficialConnection:
         self._client.close()
 
 
-def _headers(content_type: str | None = None) -> dict[str, str]:
+def _headers(content_type: str = "") -> dict[str, str]:
     headers = {"Accept": "application/json", "User-Agent": "archelon"}
-    if content_type is not None:
+    if content_type:
         headers["Content-Type"] = content_type
     return headers
 

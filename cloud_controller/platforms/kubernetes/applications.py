@@ -67,7 +67,12 @@ class KubernetesApplications:
                 if present is None:
                     owned = {"metadata": {"ownerReferences": wanted.owned_by(deployment)}}
                     list(pool.map(lambda each: cluster.api.merge(cluster.path(each), owned), dependents))
-            self._prune(wanted, order.labels.instance, namespace)
+            for version, kind in _VERSIONED:
+                for found in self._cluster.of_kind(
+                    version, kind, namespace=namespace, instance=order.labels.instance, component=ORCHESTRATOR
+                ):
+                    if not wanted.keeps(found):
+                        self._cluster.delete(found)
         except UnknownKindError as problem:
             raise DeployError(str(problem)) from problem
         except NotFoundError:
@@ -127,8 +132,6 @@ class KubernetesApplications:
         """Describe the objects that are left."""
         return [describe(each) for each in self._objects(instance)]
 
-    # ------------------------------------------------------------------------------------------------------------------
-
     def _find(self, instance: str) -> Json | None:
         cluster = self._cluster
         resource = cluster.resource("apps/v1", "Deployment")
@@ -155,14 +158,6 @@ class KubernetesApplications:
             found += self._cluster.of_kind(version, kind, instance=instance, component=ORCHESTRATOR)
         return found
 
-    def _prune(self, wanted: Orchestrator, instance: str, namespace: str) -> None:
-        for version, kind in _VERSIONED:
-            for found in self._cluster.of_kind(
-                version, kind, namespace=namespace, instance=instance, component=ORCHESTRATOR
-            ):
-                if not wanted.keeps(found):
-                    self._cluster.delete(found)
-
     def _state(self, deployment: Json) -> ApplicationState:
         metadata = deployment["metadata"]
         url = str((metadata.get("annotations") or {}).get(URL, ""))
@@ -183,11 +178,4 @@ class KubernetesApplications:
         wanted = deployment["spec"]["template"]["metadata"]["annotations"].get(REVISION)
         if pod["metadata"].get("deletionTimestamp") or pod["metadata"]["annotations"].get(REVISION) != wanted:
             return diagnostics.Trouble("is being replaced", lasting=False)
-        return diagnostics.of_pod(pod, self._events(pod) if diagnostics.waits_silently(pod) else ())
-
-    def _events(self, pod: Mapping[str, Any]) -> Sequence[Json]:
-        metadata = pod["metadata"]
-        path = self._cluster.resource("v1", "Event").path(metadata["namespace"])
-        chosen = f"involvedObject.kind=Pod,involvedObject.uid={metadata['uid']}"
-        found: Sequence[Json] = self._cluster.api.get(path, fieldSelector=chosen).get("items") or ()
-        return found
+        return diagnostics.of_pod(pod, self._cluster.events(pod) if diagnostics.waits_silently(pod) else ())

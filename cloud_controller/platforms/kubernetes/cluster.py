@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from ...core.labels import Labels
 from .annotations import MANAGED, TENANT, annotations_of, dns_name, label, selector
@@ -74,6 +74,15 @@ class Cluster:
         with self._forget_missing(resource):
             found = self.api.get(path, labelSelector=selector(self.region, **wanted)).get("items") or ()
         return [{**each, "apiVersion": resource.version, "kind": resource.kind} for each in found]
+
+    def events(self, found: Mapping[str, Any]) -> Sequence[Json]:
+        """List the events of an object. Raises ApiError."""
+        metadata = found["metadata"]
+        path = self.resource("v1", "Event").path(metadata["namespace"])
+        events: Sequence[Json] = (
+            self.api.get(path, fieldSelector=f"involvedObject.uid={metadata['uid']}").get("items") or ()
+        )
+        return events
 
     def apply(self, wanted: Json, *, dry_run: bool = False) -> Json:
         """Apply an object in the version that the cluster serves. Raises ApiError, UnknownKindError."""

@@ -39,7 +39,7 @@ from . import diagnostics
 from .annotations import NODE_KEY, POD, REVISION, STACK, annotations_of, dns_name, label, labels_of
 from .api import ApiError, Json
 from .cluster import Cluster
-from .orchestrators import Runs
+from .orchestrators import Runs, pod_security
 
 _CONTENT: Final = ("command", "environment", "env", "files")
 _RESOURCE: Final = ("type", "name", "image", *_CONTENT, "ports", "requests", "limits", "user", "restart", "grace")
@@ -221,8 +221,6 @@ class _PodObjects:
         shell: Json = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata}
         return {**shell, "spec": self._spec(attributes)} if attributes else shell
 
-    # ------------------------------------------------------------------------------------------------------------------
-
     def _spec(self, attributes: Mapping[str, Scalar]) -> Json:
         content = filled(self._wanted, attributes)
         resource = content["resource"]
@@ -263,13 +261,7 @@ class _PodObjects:
             "automountServiceAccountToken": False,
             "enableServiceLinks": False,
             "terminationGracePeriodSeconds": int(float(str(resource.get("grace") or 10))),
-            "securityContext": {
-                "runAsNonRoot": True,
-                "runAsUser": user,
-                "runAsGroup": user,
-                "fsGroup": user,
-                "seccompProfile": {"type": "RuntimeDefault"},
-            },
+            "securityContext": pod_security(user),
             "containers": [container],
             "volumes": volumes,
         }

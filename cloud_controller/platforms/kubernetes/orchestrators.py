@@ -148,8 +148,6 @@ class Orchestrator:
         """Whether a Secret or ConfigMap of the instance belongs to this revision."""
         return str(found["metadata"]["name"]) == self._versioned()
 
-    # ------------------------------------------------------------------------------------------------------------------
-
     def _packed(self) -> bytes | None:
         order = self._order
         if order.image:
@@ -206,13 +204,7 @@ class Orchestrator:
             # Addresses of the namespace's other services do not belong in its environment.
             "enableServiceLinks": False,
             "terminationGracePeriodSeconds": 10,
-            "securityContext": {
-                "runAsNonRoot": True,
-                "runAsUser": runs.user,
-                "runAsGroup": runs.user,
-                "fsGroup": runs.user,
-                "seccompProfile": {"type": "RuntimeDefault"},
-            },
+            "securityContext": pod_security(runs.user),
             "containers": [self._container()],
             "volumes": volumes,
         }
@@ -301,6 +293,12 @@ class Orchestrator:
                 "egress": list(self._runs.egress),
             },
         }
+
+
+def pod_security(user: int) -> Json:
+    """The security context of a pod that runs as this user and group, never as root."""
+    ids = {"runAsUser": user, "runAsGroup": user, "fsGroup": user}
+    return {"runAsNonRoot": True, **ids, "seccompProfile": {"type": "RuntimeDefault"}}
 
 
 def _probe(path: str) -> Json:

@@ -154,25 +154,23 @@ class TemplatePolicy:
         if kind == "Secret":
             yield from _secret_faults(wanted)
         elif kind == "Service":
-            yield from self._service_faults(_map(spec))
+            yield from self._service_faults(mapping_of(spec))
         elif kind == "HorizontalPodAutoscaler":
-            of = _map(_map(spec).get("scaleTargetRef"))
+            of = mapping_of(mapping_of(spec).get("scaleTargetRef"))
             if (of.get("kind"), of.get("name")) not in named:
                 yield Fault(("spec", "scaleTargetRef"), "its target is not in this template", "name an object of it")
         elif kind == "PersistentVolumeClaim":
-            yield from _claim_faults(_map(spec), ("spec",))
+            yield from _claim_faults(mapping_of(spec), ("spec",))
         elif kind == "StatefulSet":
-            for index, claim in enumerate(_entries(_map(spec).get("volumeClaimTemplates"))):
+            for index, claim in enumerate(_entries(mapping_of(spec).get("volumeClaimTemplates"))):
                 below = ("spec", "volumeClaimTemplates", index)
-                yield from _metadata_faults(_map(claim.get("metadata")), (*below, "metadata"))
-                yield from _claim_faults(_map(claim.get("spec")), (*below, "spec"))
+                yield from _metadata_faults(mapping_of(claim.get("metadata")), (*below, "metadata"))
+                yield from _claim_faults(mapping_of(claim.get("spec")), (*below, "spec"))
         elif kind == "Ingress":
-            yield from self._ingress_faults(metadata, _map(spec), own, named)
+            yield from self._ingress_faults(metadata, mapping_of(spec), own, named)
         for path, pod in pods_of(wanted):
             for fault in self._pod_faults(pod, named):
                 yield Fault((*path, *fault.path), fault.message, fault.remedy)
-
-    # ------------------------------------------------------------------------------------------------------------------
 
     def _service_faults(self, spec: Json) -> Iterator[Fault]:
         requested = spec.get("type", "ClusterIP")
@@ -195,7 +193,7 @@ class TemplatePolicy:
             remedy = "leave it out, or ask the operator to set `ingress_hosts`"
             yield Fault(("kind",), "this region has no host names for an Ingress", remedy)
             return
-        for key in _map(metadata.get("annotations")):
+        for key in mapping_of(metadata.get("annotations")):
             if key not in self.ingress_annotations:
                 remedy = "leave it out, or ask the operator to allow it in `ingress_annotations`"
                 message = f"{key[:80]} configures the Ingress controller, which all tenants share"
@@ -206,15 +204,15 @@ class TemplatePolicy:
         for index, rule in enumerate(_entries(spec.get("rules"))):
             place: Path = ("spec", "rules", index)
             yield from self._host_faults(rule.get("host"), (*place, "host"), own)
-            for number, each in enumerate(_entries(_map(rule.get("http")).get("paths"))):
-                backend, below = _map(each.get("backend")), (*place, "http", "paths", number, "backend")
+            for number, each in enumerate(_entries(mapping_of(rule.get("http")).get("paths"))):
+                backend, below = mapping_of(each.get("backend")), (*place, "http", "paths", number, "backend")
                 if backend.get("resource"):
                     yield Fault((*below, "resource"), "an Ingress may only lead to a Service", "name a `service`")
                 yield from _foreign(backend.get("service"), "name", "Service", (*below, "service"), named)
         for index, each in enumerate(_entries(spec.get("tls"))):
             if each.get("secretName"):
                 yield from _foreign(each, "secretName", "Secret", ("spec", "tls", index), named)
-            for number, host in enumerate(_listed(each.get("hosts"))):
+            for number, host in enumerate(list_of(each.get("hosts"))):
                 yield from self._host_faults(host, ("spec", "tls", index, "hosts", number), own)
 
     def _host_faults(self, host: object, path: Path, own: str) -> Iterator[Fault]:
@@ -270,12 +268,12 @@ class TemplatePolicy:
         for index, port in enumerate(_entries(container.get("ports"))):
             if port.get("hostPort") or port.get("hostIP"):
                 yield Fault((*path, "ports", index), "a port of the node is a privilege", "use a Service")
-        hooks = _map(container.get("lifecycle"))
+        hooks = mapping_of(container.get("lifecycle"))
         handlers: list[tuple[Path, object]] = [((each,), container.get(each)) for each in _PROBES]
         handlers += [(("lifecycle", each), hooks.get(each)) for each in _HOOKS]
         for where, handler in handlers:
             for action in ("httpGet", "tcpSocket"):
-                if _map(_map(handler).get(action)).get("host"):
+                if mapping_of(mapping_of(handler).get(action)).get("host"):
                     message = "the node would call this host in the pod's name"
                     yield Fault(
                         (*path, *where, action, "host"), message, "leave it out: the default is the pod's own address"
@@ -284,7 +282,7 @@ class TemplatePolicy:
             for key, kind in (("secretRef", "Secret"), ("configMapRef", "ConfigMap")):
                 yield from _foreign(each.get(key), "name", kind, (*path, "envFrom", index, key), named)
         for index, each in enumerate(_entries(container.get("env"))):
-            source = _map(each.get("valueFrom"))
+            source = mapping_of(each.get("valueFrom"))
             for key, kind in (("secretKeyRef", "Secret"), ("configMapKeyRef", "ConfigMap")):
                 yield from _foreign(source.get(key), "name", kind, (*path, "env", index, "valueFrom", key), named)
 
@@ -297,7 +295,9 @@ class TemplatePolicy:
         for field in ("privileged", "allowPrivilegeEscalation"):
             if given.get(field):
                 yield Fault((*path, field), f"{field} is a privilege", "leave it out")
-        added = [each for each in _listed(_map(given.get("capabilities")).get("add")) if each != "NET_BIND_SERVICE"]
+        added = [
+            each for each in list_of(mapping_of(given.get("capabilities")).get("add")) if each != "NET_BIND_SERVICE"
+        ]
         if added:
             remedy = "leave it out; only NET_BIND_SERVICE may be added"
             yield Fault((*path, "capabilities", "add"), f"the capability {added[0]} is a privilege", remedy)
@@ -305,7 +305,7 @@ class TemplatePolicy:
             remedy = "use another number, or ask the operator to set `allow_root`"
             yield Fault((*path, "runAsUser"), "containers may not run as root here", remedy)
         profile = given.get("seccompProfile")
-        if profile is not None and _map(profile).get("type") != "RuntimeDefault":
+        if profile is not None and mapping_of(profile).get("type") != "RuntimeDefault":
             yield Fault((*path, "seccompProfile"), "the seccomp profile must be the runtime's", "leave it out")
         fields = ("procMount", "seLinuxOptions", "windowsOptions", "appArmorProfile", *(("sysctls",) if of_pod else ()))
         for field in fields:
@@ -323,7 +323,7 @@ def pods_of(wanted: Json) -> Iterator[tuple[Path, Json]]:
 
 def _at(value: Any, path: Path) -> Any:
     for step in path:
-        value = _map(value).get(str(step))
+        value = mapping_of(value).get(str(step))
     return value
 
 
@@ -341,12 +341,12 @@ def _template_faults(wanted: Json) -> Iterator[Fault]:
     path = POD_PATHS.get(str(wanted.get("kind")), ())
     for end, step in enumerate(path, start=1):
         if step in ("jobTemplate", "template"):
-            template = _map(_at(wanted, path[:end]))
-            yield from _metadata_faults(_map(template.get("metadata")), (*path[:end], "metadata"))
+            template = mapping_of(_at(wanted, path[:end]))
+            yield from _metadata_faults(mapping_of(template.get("metadata")), (*path[:end], "metadata"))
     if wanted.get("kind") in ("Job", "CronJob"):
         below = path[: path.index("template")]
         for field in ("selector", "manualSelector"):
-            if _map(_at(wanted, below)).get(field):
+            if mapping_of(_at(wanted, below)).get(field):
                 yield Fault((*below, field), "a Job with a selector could match others' pods", "leave it out")
 
 
@@ -369,14 +369,14 @@ def _secret_faults(wanted: Json) -> Iterator[Fault]:
         given = wanted.get(field)
         if given is not None and not isinstance(given, dict):
             yield Fault((field,), "this is not a mapping", "write keys with texts")
-        for key, value in _map(given).items():
+        for key, value in mapping_of(given).items():
             if not isinstance(value, str):
                 yield Fault((field, key), "this is not a text", "quote it")
 
 
 def _key_faults(metadata: Json) -> Iterator[Fault]:
     for field in ("labels", "annotations"):
-        for key in _map(metadata.get(field)):
+        for key in mapping_of(metadata.get(field)):
             if key.startswith(_OWN):
                 yield Fault((field, key), f"{_OWN}… is reserved to the platform", "leave it out")
             if key.startswith(("container.apparmor.security.", "seccomp.security.", "container.seccomp.security.")):
@@ -393,7 +393,7 @@ def _volume_faults(volume: Json, path: Path, named: frozenset[tuple[str, str]]) 
     yield from _foreign(volume.get("configMap"), "name", "ConfigMap", (*path, "configMap"), named)
     claim = volume.get("persistentVolumeClaim")
     yield from _foreign(claim, "claimName", "PersistentVolumeClaim", (*path, "persistentVolumeClaim"), named)
-    for index, source in enumerate(_entries(_map(volume.get("projected")).get("sources"))):
+    for index, source in enumerate(_entries(mapping_of(volume.get("projected")).get("sources"))):
         below = (*path, "projected", "sources", index)
         for kind in source:
             if kind not in ("secret", "configMap", "downwardAPI"):
@@ -410,12 +410,13 @@ def _foreign(
         yield Fault((*path, field), f"the {kind} is not this template's", f"add the {kind} to the template")
 
 
-def _map(value: object) -> Json:
+def mapping_of(value: object) -> Json:
     """The value if it is a mapping, else an empty one; the API server's schema rejects values of a wrong type."""
     return value if isinstance(value, dict) else {}
 
 
-def _listed(value: object) -> list[Any]:
+def list_of(value: object) -> list[Any]:
+    """The value if it is a list, else an empty one."""
     return value if isinstance(value, list) else []
 
 

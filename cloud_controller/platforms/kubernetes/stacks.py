@@ -353,7 +353,7 @@ class KubernetesStacks:
     def _why(self, found: Json, pods: Sequence[Json]) -> str:
         """Describe what keeps a workload's pods from being ready, or a claim from having a volume."""
         if found["kind"] == "PersistentVolumeClaim":
-            warning = diagnostics.warning(self._events(found))
+            warning = diagnostics.warning(self._cluster.events(found))
             return f"has no volume yet: {warning}" if warning and not found["metadata"].get("deletionTimestamp") else ""
         if found["kind"] not in WORKLOADS:
             return ""
@@ -370,19 +370,12 @@ class KubernetesStacks:
             if not (is_own or is_job) or pod["metadata"].get("deletionTimestamp"):
                 continue
             has_pods = True
-            trouble = diagnostics.of_pod(pod, self._events(pod) if diagnostics.waits_silently(pod) else ())
+            trouble = diagnostics.of_pod(pod, self._cluster.events(pod) if diagnostics.waits_silently(pod) else ())
             if trouble is not None:
                 return trouble.text
         # Of the workloads, only Deployments report in their status that pods are rejected.
-        warning = "" if has_pods else diagnostics.warning(self._events(found))
+        warning = "" if has_pods else diagnostics.warning(self._cluster.events(found))
         return diagnostics.refused(warning).text if warning else ""
-
-    def _events(self, found: Json) -> Sequence[Json]:
-        metadata = found["metadata"]
-        path = self._cluster.resource("v1", "Event").path(metadata["namespace"])
-        chosen = f"involvedObject.uid={metadata['uid']}"
-        events: Sequence[Json] = self._cluster.api.get(path, fieldSelector=chosen).get("items") or ()
-        return events
 
     @staticmethod
     def _progress(

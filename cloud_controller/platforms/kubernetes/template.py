@@ -34,7 +34,7 @@ from ..interface import DeployError, StackOrder
 from .annotations import CLAIM, GENERATION, OBJECT, POD, STACK, annotations_of, label, labels_of
 from .api import Json
 from .outputs import OutputValue, PathError
-from .policy import POD_PATHS, Path, TemplatePolicy, pods_of
+from .policy import POD_PATHS, Path, TemplatePolicy, list_of, mapping_of, pods_of
 
 _FILE: Final = "template"
 _IMAGE: Final = "org.archelon.image"
@@ -167,7 +167,7 @@ class _Rendering:
         for parsed, each in objects:
             for fault in self._policy.faults(each, namespace=self._namespace, own=own, named=frozenset(named)):
                 self._wrong(parsed, fault.path, fault.message, fault.remedy)
-            replicas = _mapped(each.get("spec")).get("replicas")
+            replicas = mapping_of(each.get("spec")).get("replicas")
             if str(each.get("kind")) in _SCALED and not (replicas is None or type(replicas) is int):
                 self._wrong(parsed, ("spec", "replicas"), "this is not a number of replicas", "write a whole number")
 
@@ -190,7 +190,7 @@ class _Rendering:
         nodes = dict(self._nodes(parsed, document.get("nodes"), found))
         outputs = dict(self._outputs(parsed, document.get("outputs"), found))
         conditions: dict[tuple[str, str], list[str]] = {}
-        for index, each in enumerate(_listed(document.get("conditions"))):
+        for index, each in enumerate(list_of(document.get("conditions"))):
             of = self._of(parsed, ("conditions", index), each, found)
             if of is not None and isinstance(each.get("type"), str):
                 conditions.setdefault(of, []).append(each["type"])
@@ -207,7 +207,7 @@ class _Rendering:
     def _nodes(
         self, parsed: Parsed, given: object, found: Mapping[tuple[str, str], Json]
     ) -> Iterator[tuple[str, ScaledNode]]:
-        for name, each in _mapped(given).items():
+        for name, each in mapping_of(given).items():
             key = self._of(parsed, ("nodes", name), each, found)
             if key is None:
                 continue
@@ -224,7 +224,7 @@ class _Rendering:
     def _outputs(
         self, parsed: Parsed, given: object, found: Mapping[tuple[str, str], Json]
     ) -> Iterator[tuple[str, OutputValue]]:
-        for name, each in _mapped(given).items():
+        for name, each in mapping_of(given).items():
             key = self._of(parsed, ("outputs", name), each, found)
             if key is None:
                 continue
@@ -263,7 +263,7 @@ class _Rendering:
             elif kind == "DaemonSet":
                 # A DaemonSet cannot be scaled; no node has this label.
                 pod = _descend(spec, ("template", "spec"))
-                pod["nodeSelector"] = {**_mapped(pod.get("nodeSelector")), "archelon.org/suspended": "true"}
+                pod["nodeSelector"] = {**mapping_of(pod.get("nodeSelector")), "archelon.org/suspended": "true"}
 
     def _labelled(self, wanted: Json, nodes: Mapping[tuple[str, str], str]) -> Json:
         """The hardened object, with the stack's labels on it and on everything that is derived from it."""
@@ -272,8 +272,8 @@ class _Rendering:
         metadata["namespace"] = self._namespace
         own = self._labels(OBJECT)
         added = annotations_of(self._order.labels)
-        metadata["labels"] = {**_mapped(metadata.get("labels")), **own}
-        annotations = {**_mapped(metadata.get("annotations")), **added}
+        metadata["labels"] = {**mapping_of(metadata.get("labels")), **own}
+        annotations = {**mapping_of(metadata.get("annotations")), **added}
         if label(self._order.id) != self._order.id:
             annotations[STACK] = self._order.id
         if annotations:
@@ -291,17 +291,17 @@ class _Rendering:
             # `jobTemplate` and `template` each have metadata of their own.
             if step in ("jobTemplate", "template"):
                 below = _descend(made, (*pod_path[:end], "metadata"))
-                below["labels"] = {**_mapped(below.get("labels")), **pods}
+                below["labels"] = {**mapping_of(below.get("labels")), **pods}
                 if added:
-                    below["annotations"] = {**_mapped(below.get("annotations")), **added}
+                    below["annotations"] = {**mapping_of(below.get("annotations")), **added}
         if kind == "StatefulSet":
             claims = {key: value for key, value in self._labels(CLAIM).items() if key != GENERATION}
-            for each in _listed(_mapped(made.get("spec")).get("volumeClaimTemplates")):
+            for each in list_of(mapping_of(made.get("spec")).get("volumeClaimTemplates")):
                 if isinstance(each, dict):
                     below = _descend(each, ("metadata",))
-                    below["labels"] = {**_mapped(below.get("labels")), **claims}
-        for ports in [_mapped(made.get("spec")).get("ports") if kind == "Service" else None, *_ports_of(made)]:
-            for port in _listed(ports):
+                    below["labels"] = {**mapping_of(below.get("labels")), **claims}
+        for ports in [mapping_of(made.get("spec")).get("ports") if kind == "Service" else None, *_ports_of(made)]:
+            for port in list_of(ports):
                 # Server-side apply identifies a port by number and protocol; some servers lack the default protocol.
                 if isinstance(port, dict):
                     port.setdefault("protocol", "TCP")
@@ -316,7 +316,7 @@ class _Rendering:
 
     def _select(self, made: Json, path: Path, kind: str) -> None:
         # A Service without a selector selects nothing, on purpose.
-        if kind == "Service" and not _mapped(made.get("spec")).get("selector"):
+        if kind == "Service" and not mapping_of(made.get("spec")).get("selector"):
             return
         _descend(made, path)[STACK] = label(self._order.id)
 
@@ -324,27 +324,27 @@ class _Rendering:
 def _harden(pod: Json, *, allow_root: bool) -> None:
     """Set the strictest value for each security setting that the template leaves open; the policy checked the others."""
     pod["automountServiceAccountToken"] = False
-    security = pod["securityContext"] = _mapped(pod.get("securityContext"))
+    security = pod["securityContext"] = mapping_of(pod.get("securityContext"))
     security.setdefault("seccompProfile", {"type": "RuntimeDefault"})
     if not allow_root:
         security["runAsNonRoot"] = True
     for part in ("initContainers", "containers"):
-        for container in _listed(pod.get(part)):
+        for container in list_of(pod.get(part)):
             if not isinstance(container, dict):
                 continue
-            own = container["securityContext"] = _mapped(container.get("securityContext"))
+            own = container["securityContext"] = mapping_of(container.get("securityContext"))
             own["allowPrivilegeEscalation"] = False
-            dropped = _mapped(own.get("capabilities"))
+            dropped = mapping_of(own.get("capabilities"))
             own["capabilities"] = {**dropped, "drop": ["ALL"]}
 
 
 def _anti_affinity(pod: Json) -> Iterator[Json]:
     """The pods that a pod keeps away from. It works in both directions: a term for every pod would repel other tenants' pods."""
-    rules = _mapped(_mapped(pod.get("affinity")).get("podAntiAffinity"))
-    for term in _listed(rules.get("requiredDuringSchedulingIgnoredDuringExecution")):
+    rules = mapping_of(mapping_of(pod.get("affinity")).get("podAntiAffinity"))
+    for term in list_of(rules.get("requiredDuringSchedulingIgnoredDuringExecution")):
         if isinstance(term, dict):
             yield term
-    for weighed in _listed(rules.get("preferredDuringSchedulingIgnoredDuringExecution")):
+    for weighed in list_of(rules.get("preferredDuringSchedulingIgnoredDuringExecution")):
         if isinstance(weighed, dict):
             yield _descend(weighed, ("podAffinityTerm",))
 
@@ -352,8 +352,8 @@ def _anti_affinity(pod: Json) -> Iterator[Json]:
 def _ports_of(made: Json) -> Iterator[object]:
     for _, pod in pods_of(made):
         for part in ("initContainers", "containers"):
-            for container in _listed(pod.get(part)):
-                yield _mapped(container).get("ports")
+            for container in list_of(pod.get(part)):
+                yield mapping_of(container).get("ports")
 
 
 def _descend(value: Json, path: Path) -> Json:
@@ -364,11 +364,3 @@ def _descend(value: Json, path: Path) -> Json:
             below = value[str(step)] = {}
         value = below
     return value
-
-
-def _mapped(value: object) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _listed(value: object) -> list[Any]:
-    return value if isinstance(value, list) else []
