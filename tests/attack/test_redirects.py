@@ -93,7 +93,7 @@ class _Cloud(HeatConnections):
         super().__init__(_Tokens(), auth_url=f"{url}/v3", region="")
         self.url = url
 
-    def _found(self, token: str, service: str) -> str:
+    def _discover(self, token: str, service: str) -> str:
         return self.url
 
 
