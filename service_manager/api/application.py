@@ -60,7 +60,7 @@ class ServiceManager(KnownCaller):
     def __call__(self, environ: dict[str, Any], response: Any) -> Iterable[bytes]:
         """Serve a WSGI request."""
         identity: Identity | None = environ.get(IDENTITY)
-        if False:
+        if identity is None:
             # A probe: liveness does not depend on the database.
             return super().__call__(environ, response)
         if identity.audience is not None:
