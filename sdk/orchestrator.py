@@ -201,6 +201,8 @@ class Orchestrator:
         stacks = self.deployment.stacks()
         outputs: dict[str, Any] = {}
         regions = {each.region for each in stacks}
+        url = self.deployment.url if stacks else ""
+        resources = [_resource_link(url, stack, resource) for stack in stacks for resource in stack.resources]
         for each in stacks:
             for name, value in each.outputs.items():
                 # Hurtle's names for outputs of several regions.
@@ -209,12 +211,8 @@ class Orchestrator:
             stack_state=_least_successful(stacks),
             stack_id=",".join([f"{each.region}:{each.id}" for each in stacks]),
             outputs={**outputs, **self.outputs},
-            links=(*self._resource_links(stacks), *_dependency_links(self.resolver.suppliers())),
+            links=(*resources, *_dependency_links(self.resolver.suppliers())),
         )
-
-    def _resource_links(self, stacks: list[Stack]) -> list[Mapping[str, Any]]:
-        url = self.deployment.url if stacks else ""
-        return [_resource_link(url, stack, resource) for stack in stacks for resource in stack.resources]
 
     def _values(self, suppliers: Mapping[str, Supplier]) -> dict[str, Any]:
         """Parameters for templates, beside the instance's own: the suppliers' attributes and the published ones."""

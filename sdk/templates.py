@@ -49,7 +49,8 @@ class Document:
             raise Failure(f"the bundle has no template {path}; publish it again with one") from None
         except UnicodeDecodeError:
             raise Failure(f"the template {path} is not UTF-8") from None
-        names = _declared(text, path, template_format) if template_format in _DECLARING else _referred(text)
+        declares = template_format in _DECLARING
+        names = _declared(text, path, template_format) if declares else dict.fromkeys(_REFERENCE.findall(text))
         files = _named(bundle, path, text, environments) if template_format == "hot" else _files(bundle, path, text)
         return cls(text, tuple(names), files)
 
@@ -65,10 +66,6 @@ def _declared(text: str, path: str, template_format: str) -> list[str]:
             if isinstance(declared, Mapping):
                 return [entry.key for entry in declared.entries]
     return []
-
-
-def _referred(text: str) -> list[str]:
-    return list(dict.fromkeys(_REFERENCE.findall(text)))
 
 
 def _named(bundle: bundles.Bundle, path: str, text: str, environments: Sequence[str]) -> dict[str, str]:

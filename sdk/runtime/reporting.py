@@ -145,19 +145,14 @@ class ReportQueue:
                 pauses = iter(self._pauses)
             except client.ClientError as error:
                 _LOG.warning("service manager unavailable: %s", error)
-                self._sleep(next(pauses))
+                self._wait(next(pauses), lambda: self._closed)
                 continue
             if not sent:
-                self._idle()
+                self._wait(60.0, lambda: self._closed or bool(self._reports))
 
-    def _idle(self) -> None:
+    def _wait(self, seconds: float, condition: Callable[[], bool]) -> None:
         with self._changed:
-            if not self._reports and not self._closed:
-                self._changed.wait(60.0)
-
-    def _sleep(self, seconds: float) -> None:
-        with self._changed:
-            self._changed.wait_for(lambda: self._closed, seconds)
+            self._changed.wait_for(condition, seconds)
 
     def _send_next(self) -> bool:
         with self._changed:

@@ -26,7 +26,7 @@ from __future__ import annotations
 import base64
 import datetime
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 from ...infrastructure.description import Implementation
 from ...infrastructure.parsing import command_list
@@ -238,7 +238,11 @@ class _PodObjects:
             "ports": [
                 {"name": f"p{number}", "containerPort": number} for number in dict.fromkeys(self._ports.values())
             ],
-            "resources": {key: _texts(resource.get(key)) for key in ("requests", "limits") if resource.get(key)},
+            "resources": {
+                key: {name: text_of(each) for name, each in resource[key].items()}
+                for key in ("requests", "limits")
+                if resource.get(key)
+            },
             "securityContext": {
                 "allowPrivilegeEscalation": False,
                 "readOnlyRootFilesystem": True,
@@ -333,10 +337,6 @@ def _check_quantities(section: Section) -> None:
     for entry in section.items.values():
         if isinstance(entry.value, tuple | Mapping) or entry.value is None:
             raise DescriptionError(entry.place, "this is not an amount", "write for example 250m or 64Mi")
-
-
-def _texts(value: Any) -> dict[str, str]:
-    return {name: text_of(each) for name, each in value.items()}
 
 
 def _ports(value: Value) -> dict[str, int]:

@@ -22,7 +22,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 import bundles
 from archelon_api import names
@@ -37,7 +37,6 @@ from .outputs import OutputValue, PathError
 from .policy import POD_PATHS, Path, TemplatePolicy, list_of, mapping_of, pods_of
 
 _FILE: Final = "template"
-_IMAGE: Final = "org.archelon.image"
 _OURS: Final = ("archelon.org/v1", "Stack")
 _SCALED: Final = ("Deployment", "StatefulSet")
 _MOST: Final = 1000
@@ -91,26 +90,21 @@ def render(order: StackOrder, policy: TemplatePolicy, *, region: str, namespace:
     """
     try:
         template = bundles.Template.parse(order.template, file=_FILE)
-        values = {**order.parameters, **_platform_values(order, region, namespace)}
-        if image:
-            values[_IMAGE] = image
+        values = {
+            **order.parameters,
+            names.INSTANCE: order.labels.instance,
+            names.TENANT: order.labels.tenant,
+            names.REGION: region,
+            "org.archelon.stack": order.id,
+            "org.archelon.stack.name": order.name,
+            "org.archelon.namespace": namespace,
+            **({"org.archelon.image": image} if image else {}),
+        }
         scope = bundles.Scope(values, {"files": dict(order.files)})
         documents = template.render(scope)
     except bundles.BundleError as problem:
         raise DeployError(str(problem)) from problem
     return _Rendering(order, policy, region, namespace).run(list(zip(template.documents, documents, strict=True)))
-
-
-def _platform_values(order: StackOrder, region: str, namespace: str) -> dict[str, Any]:
-    labels = order.labels
-    return {
-        names.INSTANCE: labels.instance,
-        names.TENANT: labels.tenant,
-        names.REGION: region,
-        "org.archelon.stack": order.id,
-        "org.archelon.stack.name": order.name,
-        "org.archelon.namespace": namespace,
-    }
 
 
 class _Rendering:
