@@ -46,13 +46,9 @@ class CloudControllerSettings(WebSettings):
         None, description="file of the keys that encrypt secrets; in state_directory by default"
     )
     realm: Path | None = pydantic.Field(None, description="file of the local realm's tenants, users and tokens")
-    issuer: str = pydantic.Field(
-        "cloud-controller", description="issuer of the tokens that this cloud controller signs"
-    )
+    issuer: str = pydantic.Field("cloud-controller", description="issuer of this cloud controller's tokens")
     signing_key: Path = pydantic.Field(description="PEM file of the private key (Ed25519 or P-256) that it signs with")
-    trusted_keys: dict[str, Path] = pydantic.Field(
-        {}, description="PEM file of the public key of each trusted issuer of tokens"
-    )
+    trusted_keys: dict[str, Path] = pydantic.Field({}, description="PEM file of each trusted issuer's public key")
     design_url: str = pydantic.Field(
         "", description="URL of the design module, if it runs separately; below cloud_controller_url by default"
     )
@@ -74,6 +70,4 @@ class CloudControllerSettings(WebSettings):
         60.0, gt=0, description="seconds between two synchronizations of the catalogue with Keystone's"
     )
     bundle_grace: float = pydantic.Field(7 * 86400.0, ge=60, description="seconds that an unused bundle is kept")
-    orphan_grace: float = pydantic.Field(
-        900.0, ge=0, description="seconds before objects of an unknown instance are removed"
-    )
+    orphan_grace: float = pydantic.Field(900.0, ge=0, description="seconds before orphaned objects are removed")

@@ -182,7 +182,7 @@ def open_platforms(
         entry = known.get(platform)
         if entry is None:
             raise interface.DeployError(
-                f"region {name!r} names the platform {platform!r}; expected one of {', '.join(sorted(known))}"
+                f"region {name!r}: no platform {platform!r}; expected one of {', '.join(sorted(known))}"
             )
         factory = entry_points.loaded(entry)
         try:

@@ -164,11 +164,7 @@ def _plain(
 
 
 def serve(settings: CloudControllerSettings, names: Sequence[str] = MODULES) -> None:
-    """Serve until SIGTERM; raises SystemExit at the end.
-
-    Raises:
-        ValueError: a platform that runs bundles as this process's user would be reachable from other machines.
-    """
+    """Serve until SIGTERM, then raise SystemExit. Raises ValueError if a local platform would be reachable by others."""
     _check_embedded(settings)
     server.serve(
         lambda: application(Dependencies.of(settings), names, base_url=settings.cloud_controller_url),

@@ -38,11 +38,7 @@ _SWEEP: Final = 120.0
 def topics_of(
     dependencies: Dependencies, names: Sequence[str] = MODULES, *, send: Send | None = None
 ) -> list[queue.Topic[Any, Any]]:
-    """Return the topics of some modules.
-
-    Args:
-        send: delivers notifications; None sends them over OCCI.
-    """
+    """Return the topics of some modules. `send` delivers notifications; None sends them over OCCI."""
     registry = dependencies.registry()
     # Handlers read and write entities of any module, and the registry knows only registered kinds.
     for module in modules_of(dependencies):

@@ -37,7 +37,8 @@ def bundle_owner(caller: Identity) -> str:
 def check_may(caller: Identity, rule: Rule, what: str) -> None:
     """Raise ForbiddenError if the rule grants the caller no scope."""
     if not scopes_of(caller, rule):
-        raise ForbiddenError(f"{what} requires one of the roles that {rule} is granted to: {_granted(rule)}", "token")
+        roles = ", ".join(sorted({grant.role for grant in rules.GRANTS if grant.rule == rule}))
+        raise ForbiddenError(f"{what} requires one of the roles that {rule} is granted to: {roles}", "token")
 
 
 def check_served(caller: Identity) -> None:
@@ -72,7 +73,3 @@ def check_acts_for(caller: Identity, instance: str) -> None:
     of_tenant = Scope.OWN_TENANT in granted and caller.instance_id is None
     if caller.instance_id != instance and not of_tenant:
         raise ForbiddenError(f"the token acts for an instance other than {instance[:64]}", "org.archelon.instance")
-
-
-def _granted(rule: Rule) -> str:
-    return ", ".join(sorted({grant.role for grant in rules.GRANTS if grant.rule == rule}))

@@ -37,9 +37,9 @@ class Module(Protocol):
     #: `design`, `deploy`, …; also its mount point.
     name: str
     #: Locations whose entities all tenants share.
-    shared: tuple[str, ...]
+    shared: tuple[str, ...] = ()
     #: Whether it accepts tenants' own tokens.
-    open_to_tenants: bool
+    open_to_tenants: bool = False
 
     def register(self, application: Application) -> None:
         """Publish kinds, actions and routes."""
@@ -56,12 +56,7 @@ class ModuleApplication(KnownCaller):
     """
 
     def __init__(
-        self,
-        registry: Registry,
-        module: Module,
-        *,
-        owner: Callable[[str], str | None],
-        base_url: str | None = None,
+        self, registry: Registry, module: Module, *, owner: Callable[[str], str | None], base_url: str | None = None
     ) -> None:
         super().__init__(CallersView(registry), base_url=base_url)
         self._module = module

@@ -64,12 +64,7 @@ class Send(Protocol):
 
 
 class Sender:
-    """A `Send` over OCCI; each call carries a token for that one orchestrator.
-
-    Args:
-        issuer: signs the tokens.
-        seconds: timeout of one call.
-    """
+    """A `Send` over OCCI; each call carries a token for that one orchestrator, and takes at most `seconds`."""
 
     def __init__(self, issuer: auth.TokenIssuer, *, seconds: float = 5.0) -> None:
         self._issuer = issuer
@@ -121,12 +116,7 @@ class Notifications:
             )
         )
         self._queue.enqueue(
-            connection,
-            TOPIC,
-            key,
-            tenant=labels.tenant,
-            request_id=logs.request_id() or None,
-            priority=Priority.URGENT,
+            connection, TOPIC, key, tenant=labels.tenant, request_id=logs.request_id() or None, priority=Priority.URGENT
         )
 
     def drop(self, connection: sa.Connection, instance: str) -> None:

@@ -53,11 +53,7 @@ def context(extras: Any) -> Context:
 
 
 class OwnedBackend(DeferredDeletion, MixinBackend, ActionBackend):
-    """Base of the modules' backends. A subclass defines immutable attributes and the effects of an order.
-
-    Args:
-        objects: rows and work items.
-    """
+    """Base of the modules' backends. A subclass defines immutable attributes and the effects of an order."""
 
     #: The topic of the work on these objects.
     topic: ClassVar[str]
@@ -68,8 +64,6 @@ class OwnedBackend(DeferredDeletion, MixinBackend, ActionBackend):
 
     def __init__(self, objects: Objects) -> None:
         self.objects = objects
-
-    # for subclasses ---------------------------------------------------------------------------------------------------
 
     def instance(self, entity: Entity) -> str:
         """Return the instance that an entity belongs to."""
@@ -97,8 +91,6 @@ class OwnedBackend(DeferredDeletion, MixinBackend, ActionBackend):
     def leaving(self, entity: Entity) -> None:
         """Show in the entity that it is being removed."""
 
-    # OCCI -------------------------------------------------------------------------------------------------------------
-
     def create(self, entity: Entity, extras: Any) -> None:
         """Order a new object. Raises HttpError."""
         request = context(extras)
@@ -112,10 +104,7 @@ class OwnedBackend(DeferredDeletion, MixinBackend, ActionBackend):
             path=entity.identifier,
             topic=self.topic,
             labels=Labels(
-                instance,
-                request.tenant,
-                str(entity.attributes.get(names.SERVICE, "")),
-                _generation(entity.attributes),
+                instance, request.tenant, str(entity.attributes.get(names.SERVICE, "")), _generation(entity.attributes)
             ),
             region=self.region(entity),
         )
@@ -156,13 +145,7 @@ class OwnedBackend(DeferredDeletion, MixinBackend, ActionBackend):
         return {**dict.fromkeys(self.hidden), **answer}
 
     def act(
-        self,
-        entity: Entity,
-        present: Object,
-        action: Action,
-        *,
-        attributes: Mapping[str, Any],
-        request: Context,
+        self, entity: Entity, present: Object, action: Action, *, attributes: Mapping[str, Any], request: Context
     ) -> Mapping[str, Any]:
         """Carry out an action on a present object. Raises HttpError."""
         raise ConflictError(f"{action.term} is not an action of this object", "action")
@@ -174,9 +157,7 @@ class OwnedBackend(DeferredDeletion, MixinBackend, ActionBackend):
         except ValueError as error:
             raise BadRequestError(str(error), names.INSTANCE) from None
         if self._is_disposed_of(request.connection, instance):
-            raise ConflictError(
-                f"the instance {instance[:64]} is being disposed of; create nothing more for it", "path"
-            )
+            raise ConflictError(f"the instance {instance[:64]} is being disposed of; create nothing for it", "path")
 
     def present(self, entity: Entity, request: Context) -> Object:
         """Return the object of an entity, after checking that the caller acts for its instance."""
@@ -185,8 +166,6 @@ class OwnedBackend(DeferredDeletion, MixinBackend, ActionBackend):
             raise NotFoundError(f"{shown(entity.identifier)} does not exist", "path")
         access.check_acts_for(request.caller, found.labels.instance)
         return found
-
-    # ------------------------------------------------------------------------------------------------------------------
 
     def _is_disposed_of(self, connection: sa.Connection, instance: str) -> bool:
         return self.objects.owner(connection, disposal.disposal_path(instance)) is not None
@@ -197,9 +176,7 @@ class OwnedBackend(DeferredDeletion, MixinBackend, ActionBackend):
         if len(entity.identifier) > _LONGEST_PATH:
             raise BadRequestError(f"an object's path has at most {_LONGEST_PATH} characters", "path")
         if entity.identifier != wanted:
-            raise BadRequestError(
-                f"{shown(entity.identifier)} is not the path of this object; PUT it at {wanted}", "path"
-            )
+            raise BadRequestError(f"{shown(entity.identifier)} is not this object's path; PUT it at {wanted}", "path")
         base = self.derives_from(entity)
         if base is not None and self.objects.find(request.connection, base, instance=instance) is None:
             # Another instance's object is reported like a missing one.

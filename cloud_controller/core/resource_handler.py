@@ -15,19 +15,12 @@ from archelon_core.queue import Handler, Item, Retry, Topic
 from .entities import Entities
 from .resources import Object, Objects
 
-__all__ = ["ResourceHandler"]
-
 W = TypeVar("W")
 O = TypeVar("O")  # noqa: E741 - a step's observation, as in archelon_core.queue
 
 
 class ResourceHandler(Handler[W, O]):
-    """Base of the modules' handlers. A subclass defines `read`, `step` and `save`.
-
-    Args:
-        objects: rows and work items.
-        entities: of these objects.
-    """
+    """Base of the modules' handlers. A subclass defines `read`, `step` and `save`."""
 
     #: The topic of the work on these objects.
     topic: ClassVar[str]

@@ -50,11 +50,7 @@ class Object:
 
 
 class Objects:
-    """Rows, and the work that their changes require. Call every method inside a transaction.
-
-    Args:
-        queue: gets the work items.
-    """
+    """Rows, and the work that their changes enqueue. Call every method inside a transaction."""
 
     def __init__(self, queue: WorkQueue) -> None:
         self._queue = queue

@@ -54,11 +54,7 @@ class ObservedApplication:
 
 
 class ApplicationWork(ResourceHandler[WantedApplication, ObservedApplication]):
-    """The handler of applications.
-
-    Args:
-        clock: seconds since the epoch.
-    """
+    """The handler of applications. `clock` returns seconds since the epoch."""
 
     topic = TOPIC
 

@@ -38,14 +38,12 @@ class _RunnableBackend(OwnedBackend):
 
     topic = TOPIC
 
+    def __init__(self, objects: Objects, bundles: Bundles) -> None:
+        super().__init__(objects)
+        self._bundles = bundles
+
     def act(
-        self,
-        entity: Entity,
-        present: Object,
-        action: Action,
-        *,
-        attributes: Mapping[str, Any],
-        request: Context,
+        self, entity: Entity, present: Object, action: Action, *, attributes: Mapping[str, Any], request: Context
     ) -> Mapping[str, Any]:
         if action == deploy.STOP:
             self.objects.update(request.connection, present, wanted=STOPPED)
@@ -69,17 +67,9 @@ class _RunnableBackend(OwnedBackend):
 
 
 class ApplicationBackend(_RunnableBackend):
-    """The kind `application` with the mixin `orchestrator`.
-
-    Args:
-        bundles: those that can be run.
-    """
+    """The kind `application` with the mixin `orchestrator`."""
 
     hidden = frozenset((deploy.APPLICATION_ENV,))
-
-    def __init__(self, objects: Objects, bundles: Bundles) -> None:
-        super().__init__(objects)
-        self._bundles = bundles
 
     def path(self, entity: Entity) -> str:
         return deploy.application_path(self.instance(entity))
@@ -123,10 +113,7 @@ class ApplicationBackend(_RunnableBackend):
             new[deploy.APPLICATION_ENV] = old.attributes.get(deploy.APPLICATION_ENV, {})
             return new
         if present.labels.generation <= int(old.attributes.get(names.GENERATION, 0)):
-            raise ConflictError(
-                "another bundle or image requires a newer generation",
-                deploy.BUNDLE_DIGEST,
-            )
+            raise ConflictError("another bundle or image requires a newer generation", deploy.BUNDLE_DIGEST)
         environment_of(new)
         return new
 
@@ -142,9 +129,7 @@ class ApplicationBackend(_RunnableBackend):
         if digest and not self._bundles.hold(
             request.connection, digest, owner=access.bundle_owner(request.caller) if new else None
         ):
-            raise ConflictError(
-                f"unknown bundle {digest}; PUT it at {deploy.bundle_path(digest)} first", deploy.BUNDLE_DIGEST
-            )
+            raise ConflictError(f"unknown bundle; PUT it at {deploy.bundle_path(digest)} first", deploy.BUNDLE_DIGEST)
 
 
 class AppBackend(_RunnableBackend):
@@ -152,10 +137,6 @@ class AppBackend(_RunnableBackend):
 
     hidden = frozenset((deploy.APP_ENV,))
     immutable = frozenset((deploy.APP_IMAGE,))
-
-    def __init__(self, objects: Objects, bundles: Bundles) -> None:
-        super().__init__(objects)
-        self._bundles = bundles
 
     def instance(self, entity: Entity) -> str:
         return entity.identifier.rpartition("/")[2]
@@ -168,9 +149,7 @@ class AppBackend(_RunnableBackend):
         access.check_publishes(request.caller, "running an application of your own")
         if extras.get("chosen_path") and not (access.is_service(request.caller) or access.is_operator(request.caller)):
             # The id may belong to an instance whose application is not created yet.
-            raise BadRequestError(
-                f"POST it at {deploy.APP.location}; the cloud controller chooses the id of an app", "path"
-            )
+            raise BadRequestError(f"POST it at {deploy.APP.location}; an app gets its id here", "path")
         self.check_takes_more(self.instance(entity), request)
         # The platform identifies an application by its instance: with a known id, the app would take over the orchestrator.
         if self.objects.tenant_of(request.connection, self.instance(entity)) is not None:
@@ -183,7 +162,8 @@ class AppBackend(_RunnableBackend):
         ):
             raise ConflictError(f"unknown bundle {image}; PUT it at {deploy.bundle_path(image)} first", "image")
         environment_of(entity.attributes)
-        new = self._new(entity, request)
+        labels = Labels(self.instance(entity), request.tenant, "", 0)
+        new = Object(entity.identifier, TOPIC, labels)
         self._starting(entity)
         entity.actions = list(entity.kind.actions)
         if not self.objects.add(request.connection, new):
@@ -200,17 +180,9 @@ class AppBackend(_RunnableBackend):
 
     replace = update
 
-    def _new(self, entity: Entity, request: Context) -> Object:
-        labels = Labels(self.instance(entity), request.tenant, "", 0)
-        return Object(entity.identifier, TOPIC, labels)
-
 
 def environment_of(attributes: Mapping[str, Any]) -> dict[str, str]:
-    """Return the environment of an application.
-
-    Raises:
-        BadRequestError: a name or value is invalid; the text contains no value.
-    """
+    """Return the environment of an application. Raises BadRequestError for an invalid name or value, without the value."""
     given = attributes.get(deploy.APPLICATION_ENV)
     where = deploy.APPLICATION_ENV
     if given is None and attributes.get(deploy.APP_ENV):

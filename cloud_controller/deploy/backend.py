@@ -14,6 +14,7 @@ from archelon_core.database import Database
 from occi_service.registry.base import as_registry
 from occi_service.server.app import Application
 
+from ..core.module import Module
 from ..core.resources import Objects
 from .applications import AppBackend, ApplicationBackend
 from .bundles import BundleBackend, BundleRoute, Bundles, DigestConverter
@@ -36,7 +37,7 @@ class _ApplicationActions(ActionBackend):
         return backend.action(entity, action, attributes, extras)
 
 
-class DeployModule:
+class DeployModule(Module):
     """Bundles, applications and stacks.
 
     Args:
@@ -47,16 +48,9 @@ class DeployModule:
     """
 
     name = "deploy"
-    shared: tuple[str, ...] = ()
-    open_to_tenants = False
 
     def __init__(
-        self,
-        objects: Objects,
-        regions: Regions,
-        *,
-        database: Database,
-        limits: bundles.ArchiveLimits | None = None,
+        self, objects: Objects, regions: Regions, *, database: Database, limits: bundles.ArchiveLimits | None = None
     ) -> None:
         self._database = database
         self._objects = objects

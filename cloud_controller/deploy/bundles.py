@@ -94,12 +94,7 @@ class Bundles:
 
 
 class Unpacked:
-    """Bundles unpacked into directories of this machine, each when it is first needed.
-
-    Args:
-        directory: created if missing.
-        database: holds the archives.
-    """
+    """Bundles unpacked into directories of this machine, each when it is first needed. `directory` is created if missing."""
 
     def __init__(self, directory: Path, database: Database) -> None:
         self._directory = directory
@@ -155,12 +150,7 @@ class DigestConverter(falcon.routing.BaseConverter):
 
 
 class BundleRoute:
-    """`/bundle/<sha256>`.
-
-    Args:
-        registry: holds the entities. database: holds the archives.
-        limits: of archives.
-    """
+    """The route `/bundle/<sha256>`."""
 
     def __init__(
         self, registry: Registry, held: Bundles, *, database: Database, limits: archives.ArchiveLimits

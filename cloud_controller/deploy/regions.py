@@ -31,7 +31,7 @@ class Regions:
         runs = self._platforms[self.home].applications
         if runs is None:
             raise ValueError(
-                f"the platform of the first region, {self.home}, cannot run orchestrators; configure one first that can"
+                f"the platform of the first region, {self.home}, cannot run orchestrators; put another first"
             )
         self.applications: Applications = runs
 
@@ -45,16 +45,10 @@ class Regions:
         return self._platforms[region]
 
     def stacks(self, region: str, template_format: str) -> Stacks:
-        """Return the platform of a region for stacks of a template format.
-
-        Raises:
-            BadRequestError: the region is unknown, or its platform does not support the format.
-        """
+        """Return the stacks of a region's platform, by template format. Raises BadRequestError if region or format is unknown."""
         platform = self._platforms.get(region)
         if platform is None:
-            raise BadRequestError(
-                f"unknown region {shown(region)}; expected one of {', '.join(self.names)}", names.REGION
-            )
+            raise BadRequestError(f"no region {shown(region)}; expected one of {', '.join(self.names)}", names.REGION)
         found = platform.formats.get(template_format)
         if found is None:
             raise BadRequestError(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from occi.core_model import Action, Entity
 
 from archelon_api import deploy, names
-from archelon_core.errors import BadRequestError, ConflictError
+from archelon_core.errors import BadRequestError, ConflictError, HttpError
 
 from ..core.resource_backend import Context, OwnedBackend
 from ..core.resources import PRESENT, SUSPENDED, Object, Objects
@@ -57,19 +58,16 @@ def stack_order(attributes: Mapping[str, Any], present: Object) -> StackOrder:
     )
 
 
-def _order(attributes: Mapping[str, Any], present: Object) -> StackOrder:
+@contextlib.contextmanager
+def _reported_as(error: type[HttpError], where: str) -> Iterator[None]:
     try:
-        return stack_order(attributes, present)
+        yield
     except DeployError as problem:
-        raise BadRequestError(str(problem), deploy.STACK_TEMPLATE) from problem
+        raise error(str(problem), where) from problem
 
 
 class StackBackend(OwnedBackend):
-    """Accepts orders for stacks; the worker carries them out.
-
-    Args:
-        regions: where stacks can be.
-    """
+    """Accepts orders for stacks; the worker carries them out."""
 
     topic = TOPIC
     immutable = frozenset((deploy.STACK_NAME, names.REGION, deploy.STACK_FORMAT))
@@ -110,13 +108,7 @@ class StackBackend(OwnedBackend):
         entity.attributes[deploy.STACK_STATE] = "DELETE_IN_PROGRESS"
 
     def act(
-        self,
-        entity: Entity,
-        present: Object,
-        action: Action,
-        *,
-        attributes: Mapping[str, Any],
-        request: Context,
+        self, entity: Entity, present: Object, action: Action, *, attributes: Mapping[str, Any], request: Context
     ) -> Mapping[str, Any]:
         if action == deploy.PREVIEW:
             return self._preview(entity, present, attributes, request)
@@ -139,10 +131,8 @@ class StackBackend(OwnedBackend):
         stacks = self._regions.stacks(present.region, entity.attributes[deploy.STACK_FORMAT])
 
         def preview() -> list[dict[str, Any]]:
-            try:
+            with _reported_as(BadRequestError, deploy.STACK_TEMPLATE):
                 found = stacks.preview(stack_order(draft, present), present.kept.get("record"))
-            except DeployError as problem:
-                raise BadRequestError(str(problem), deploy.STACK_TEMPLATE) from problem
             return [vars(each) for each in found]
 
         return {deploy.STACK_RESOURCES: request.call_first(f"preview {present.path}", preview)}
@@ -152,10 +142,8 @@ class StackBackend(OwnedBackend):
         resource, data = str(attributes[deploy.SIGNAL_RESOURCE]), attributes.get(deploy.SIGNAL_DATA) or {}
 
         def signal() -> None:
-            try:
+            with _reported_as(ConflictError, deploy.SIGNAL_RESOURCE):
                 stacks.signal(stack_order(entity.attributes, present), resource, data)
-            except DeployError as problem:
-                raise ConflictError(str(problem), deploy.SIGNAL_RESOURCE) from problem
 
         request.call_first(f"signal {present.path}", signal)
 
@@ -169,13 +157,12 @@ class StackBackend(OwnedBackend):
             raise BadRequestError(f"give either {deploy.SCALE_COUNT} or {deploy.SCALE_BY}", deploy.SCALE_COUNT)
         stacks = self._regions.stacks(present.region, entity.attributes[deploy.STACK_FORMAT])
         node = str(attributes[deploy.SCALE_NODE])
-        order = _order(entity.attributes, present)
+        with _reported_as(BadRequestError, deploy.STACK_TEMPLATE):
+            order = stack_order(entity.attributes, present)
 
         def scale() -> Mapping[str, int]:
-            try:
+            with _reported_as(ConflictError, deploy.SCALE_NODE):
                 return stacks.scale(order, node, count=count, by=by)
-            except DeployError as problem:
-                raise ConflictError(str(problem), deploy.SCALE_NODE) from problem
 
         counts = request.call_first(f"scale {present.path}", scale, of=order)
         asked = {**present.asked, COUNTS: dict(counts)}
@@ -189,13 +176,12 @@ class StackBackend(OwnedBackend):
 
     def _validate(self, attributes: Mapping[str, Any], present: Object, request: Context) -> None:
         stacks = self._regions.stacks(str(attributes[names.REGION]), str(attributes[deploy.STACK_FORMAT]))
-        order = _order(attributes, present)
+        with _reported_as(BadRequestError, deploy.STACK_TEMPLATE):
+            order = stack_order(attributes, present)
 
         def check() -> None:
-            try:
+            with _reported_as(BadRequestError, deploy.STACK_TEMPLATE):
                 stacks.validate(order)
-            except DeployError as problem:
-                raise BadRequestError(str(problem), deploy.STACK_TEMPLATE) from problem
 
         # Parsing a template takes time.
         request.call_first(f"validate {present.path}", check, of=order)

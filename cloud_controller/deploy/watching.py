@@ -24,11 +24,7 @@ TOPIC: Final = "deploy.watch"
 
 @dataclass(frozen=True)
 class Watching(Handler[str, None]):
-    """The handler; a row's key is the region.
-
-    Args:
-        watchers: by region.
-    """
+    """The handler; a row's key is the region, as are the keys of `watchers`."""
 
     database: Database
     objects: Objects

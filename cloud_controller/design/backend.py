@@ -20,6 +20,7 @@ from occi_service.server.app import Application
 from occi_service.server.backends import ReadOnlyActions
 
 from ..core import access
+from ..core.module import Module
 from .catalogue_backend import CatalogueBackend
 from .delegation_backend import DelegationBackend
 from .delegation_rows import DelegationRows
@@ -66,14 +67,12 @@ class ValidationBackend(KindBackend, ReadOnlyActions):
     def retrieve(self, entity: Entity, extras: Any) -> None:
         self._check(extras)
 
+    delete = retrieve
+
     def update(self, old: Entity, new: Entity, extras: Any) -> None:
         self._check(extras)
 
-    def replace(self, old: Entity, new: Entity, extras: Any) -> None:
-        self._check(extras)
-
-    def delete(self, entity: Entity, extras: Any) -> None:
-        self._check(extras)
+    replace = update
 
     def _check(self, extras: Any) -> auth.Identity:
         caller: auth.Identity = extras["caller"]
@@ -81,7 +80,7 @@ class ValidationBackend(KindBackend, ReadOnlyActions):
         return caller
 
 
-class DesignModule:
+class DesignModule(Module):
     """Catalogue, delegations, validation.
 
     Args:
@@ -95,12 +94,7 @@ class DesignModule:
     open_to_tenants = True
 
     def __init__(
-        self,
-        issuer: auth.TokenIssuer,
-        *,
-        platforms: Mapping[str, Any],
-        delegations: Delegations,
-        database: Database,
+        self, issuer: auth.TokenIssuer, *, platforms: Mapping[str, Any], delegations: Delegations, database: Database
     ) -> None:
         self._issuer = issuer
         self._delegations = delegations

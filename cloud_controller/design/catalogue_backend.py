@@ -31,11 +31,7 @@ _AUTHORSHIP: Final = frozenset((design.ORIGIN, design.ISSUER, design.PUBLISHER))
 
 
 class CatalogueBackend(KindBackend):
-    """See the module.
-
-    Args:
-        registry: holds the entries.
-    """
+    """See the module. `registry` holds the entries."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry

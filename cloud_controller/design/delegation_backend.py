@@ -25,13 +25,7 @@ from occi_service.server.backends import call_first
 from ..core import access
 from ..core.resource_backend import Context, context
 from .delegation_rows import ACTIVE, LOST, DelegationRow, DelegationRows
-from .ports import (
-    DelegationLostError,
-    DelegationRefusedError,
-    Delegations,
-    IdentityDownError,
-    PlatformToken,
-)
+from .ports import DelegationLostError, DelegationRefusedError, Delegations, IdentityDownError, PlatformToken
 
 #: Lifetime of an exchanged token in seconds, enough for one order.
 _EXCHANGED: Final = 300
@@ -57,16 +51,12 @@ class DelegationBackend(KindBackend, ActionBackend):
         self._rows = rows
         self._database = database
 
-    # OCCI -------------------------------------------------------------------------------------------------------------
-
     def create(self, entity: Entity, extras: Any) -> None:
         """Create a delegation, or attach one to a parent's. Raises HttpError."""
         instance = _instance(entity)
         if entity.identifier != design.delegation_path(instance):
             wanted = design.delegation_path(instance)
-            raise BadRequestError(
-                f"{shown(entity.identifier)} is not a delegation's path; PUT it at {shown(wanted)}", "path"
-            )
+            raise BadRequestError(f"{shown(entity.identifier)} is not its path; PUT it at {shown(wanted)}", "path")
         try:
             auth.instance_subject(instance)
         except ValueError as error:
@@ -150,16 +140,12 @@ class DelegationBackend(KindBackend, ActionBackend):
             return self._for_platform(entity, request, root, audience=audience, extras=extras)
         return self._for_service(entity, request, root, audience)
 
-    # tokens -----------------------------------------------------------------------------------------------------------
-
     def _for_service(self, entity: Entity, request: Context, root: DelegationRow, audience: str) -> Mapping[str, Any]:
         if root.state != ACTIVE:
             raise ConflictError(f"the delegation is {root.state}: {root.reason}", design.DELEGATION_STATE)
         # An exchange returns no token for the cloud controller, or for all services of a service manager.
         if len(audience) > 512 or _TYPE.fullmatch(audience) is None:
-            raise BadRequestError(
-                "the audience must be the type identifier of the service to order", design.EXCHANGE_AUDIENCE
-            )
+            raise BadRequestError("the audience must be a service's type identifier", design.EXCHANGE_AUDIENCE)
         token = self._issuer.for_instance(
             _instance(entity),
             tenant_id=auth.TenantId(request.tenant),

@@ -21,11 +21,7 @@ TOPIC: Final = "design.unclaimed"
 def orphan_removal(
     database: Database, delegations: Delegations, *, grace: float, every: float, clock: Callable[[], float]
 ) -> Callable[[], float]:
-    """Return the recurring job of the worker. It raises IdentityDownError, which is retried.
-
-    Args:
-        grace: seconds before a delegation without a row is ended.
-    """
+    """Return the recurring job, which ends a delegation without a row after `grace` seconds. It may raise IdentityDownError."""
     seen: dict[str, float] = {}
 
     def end_orphans() -> float:

@@ -66,11 +66,7 @@ class Delegations(Protocol):
         """
 
     def end(self, record: str) -> None:
-        """Revoke a delegation and everything derived from it. One that has ended is not an error.
-
-        Raises:
-            IdentityDownError: the service is unavailable.
-        """
+        """Revoke a delegation and all that derives from it; one that has ended is not an error. Raises IdentityDownError."""
 
     def held(self) -> Collection[str]:
         """Return every record, so that orphans can be ended. Raises IdentityDownError."""

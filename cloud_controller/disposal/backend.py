@@ -10,6 +10,7 @@ from occi.core_model import Entity
 from archelon_api import disposal
 from occi_service.server.app import Application
 
+from ..core.module import Module
 from ..core.resource_backend import Context, OwnedBackend
 from ..core.resources import Object, Objects
 
@@ -37,12 +38,10 @@ class DisposalBackend(OwnedBackend):
         return new
 
 
-class DisposalModule:
+class DisposalModule(Module):
     """Disposals."""
 
     name = "disposal"
-    shared: tuple[str, ...] = ()
-    open_to_tenants = False
 
     def __init__(self, objects: Objects) -> None:
         self._objects = objects

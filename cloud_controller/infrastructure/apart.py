@@ -56,7 +56,7 @@ def check_description(
         return
     if whose is not None and not _CHECKS.begin(whose):
         raise TooManyRequestsError(
-            "other large descriptions are being checked; try again in 1 s", headers={"Retry-After": "1"}
+            "other large descriptions are being checked; retry in 1 s", headers={"Retry-After": "1"}
         )
     try:
         error = _CHILD.call(
@@ -103,16 +103,13 @@ def _import_paths(types: Mapping[str, ResourceType]) -> dict[str, str] | None:
 
 def manifest_problems(content: str, *, name: str) -> list[bundles.Problem]:
     """Return the problems of a manifest."""
-    if len(content) <= _SMALL:
-        return _problems(manifest_problems_here(content, name))
     try:
-        found = _CHILD.call(f"{__name__}:manifest_problems_here", content, name)
+        if len(content) <= _SMALL:
+            found = manifest_problems_here(content, name)
+        else:
+            found = _CHILD.call(f"{__name__}:manifest_problems_here", content, name)
     except ChildError as error:
         return [bundles.Problem(name, 0, 0, "", f"to check it, {error}", _REMEDY)]
-    return _problems(found)
-
-
-def _problems(found: list[list[Any]]) -> list[bundles.Problem]:
     return [bundles.Problem(*each) for each in found]
 
 

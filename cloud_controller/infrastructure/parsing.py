@@ -98,7 +98,7 @@ def parse(
     if sum(node.maximum for node in nodes.values()) > _MAXIMUM_INSTANCES:
         place = top.need("nodes").place
         raise DescriptionError(
-            place, f"the stack can have more than {_MAXIMUM_INSTANCES} instances", "lower 'max', or split the stack"
+            place, f"more than {_MAXIMUM_INSTANCES} instances are possible", "lower 'max', or split the stack"
         )
     nodes = _with_dependencies(top, nodes)
     outputs = _outputs(top)
@@ -204,9 +204,7 @@ def _health(item: Item | None) -> Health:
 def command_list(item: Item, what: str) -> tuple[str, ...]:
     """Return a command as an argument list; a string is rejected, since only a shell could split it."""
     if not isinstance(item.value, tuple) or not item.value:
-        raise DescriptionError(
-            item.place, f"{what} must be a list of arguments", "write [program, argument, …]; no shell is used"
-        )
+        raise DescriptionError(item.place, f"{what} must be a list of arguments", "write [program, argument, …]")
     arguments = []
     for entry in item.value:
         if isinstance(entry.value, bool) or not isinstance(entry.value, str | int | float):
@@ -227,12 +225,12 @@ def _node(
     name, kind = section.text("name"), section.text("type")
     if not _NODE_NAME.fullmatch(name):
         raise DescriptionError(
-            section.need("name").place, f"{name!r} is not a node's name", "use up to 63 letters, digits, '_' and '-'"
+            section.need("name").place, f"{name!r} is not a node's name", "use 1 to 63 of [A-Za-z0-9_-]"
         )
     if kind not in definitions:
         known = ", ".join(sorted(definitions)) or "none"
         raise DescriptionError(
-            section.need("type").place, f"unknown definition 'node_def:{kind}'", f"add it; known are {known}"
+            section.need("type").place, f"no definition 'node_def:{kind}'", f"add it; known are {known}"
         )
     chosen = _choose(section, kind, definitions[kind], types=types, checked=checked)
     scaling = section.item("scaling")
@@ -243,7 +241,7 @@ def _node(
         maximum = bounds.whole("max", minimum, least=1)
         if not minimum <= maximum <= _MAXIMUM_INSTANCES:
             raise DescriptionError(
-                scaling.place, f"{minimum} to {maximum} is not a range", f"write 1 ≤ min ≤ max ≤ {_MAXIMUM_INSTANCES}"
+                scaling.place, f"{minimum} to {maximum} is not a range", f"1 ≤ min ≤ max ≤ {_MAXIMUM_INSTANCES}"
             )
     variables = {**inherited, **_scalars(section.item("variables"), "variables")}
     return Node(name, kind, chosen, item.place, minimum=minimum, maximum=maximum, variables=variables)
@@ -333,7 +331,7 @@ def _mapped(item: Item, needed: str) -> Mapped:
     ends = entries(pair, "a mapping")
     if len(ends) != 2:
         raise DescriptionError(
-            pair.place, "a mapping joins two attributes", "write [attribute of the needed, name for the dependent]"
+            pair.place, "a mapping joins two attributes", "write [attribute, name for the dependent]"
         )
     attribute, name = (word(end, "an attribute") for end in ends)
     return Mapped(needed, _ALIASES.get(attribute, attribute), name)
@@ -361,9 +359,7 @@ def _parameters(top: Section) -> dict[str, Parameter]:
         default = section.item("default")
         for scalar in (default, *entries(section.item("allowed_values"), "'allowed_values'")):
             if scalar is not None and isinstance(scalar.value, tuple | Mapping):
-                raise DescriptionError(
-                    scalar.place, "a parameter's value must be a text, a number, true or false", "correct it"
-                )
+                raise DescriptionError(scalar.place, "a parameter's value must be a scalar", "correct it")
         pattern = section.text("pattern", "")
         if len(pattern) > _PATTERN:
             problem = f"a pattern must have at most {_PATTERN} characters"
@@ -416,9 +412,7 @@ def _scalars(item: Item | None, what: str) -> dict[str, Scalar]:
     found = {}
     for key, entry in _limited_items(item, what).items():
         if isinstance(entry.value, tuple | Mapping):
-            raise DescriptionError(
-                entry.place, f"the variable {key!r} must be a single value", "write a text, a number, true or false"
-            )
+            raise DescriptionError(entry.place, f"the variable {key!r} must be a single value", "write a scalar")
         found[key] = entry.value
     return found
 
@@ -458,9 +452,7 @@ def _check_reference(
     if space == "nodes":
         source, _, attribute = rest.partition(".")
         if source not in description.nodes:
-            raise DescriptionError(
-                at.place, f"{name!r} names no node", f"expected one of {', '.join(description.nodes)}"
-            )
+            raise DescriptionError(at.place, f"{name!r} names no node", f"choose from {', '.join(description.nodes)}")
         if source not in reach:
             dependent = node.name if node else ""
             raise DescriptionError(
@@ -485,13 +477,11 @@ def _check_reference(
         spaces = "parameters, nodes, stack" if node is None else "parameters, variables, mapped, nodes, self, stack"
         raise DescriptionError(at.place, f"{name!r} does not begin with one of {spaces}", "correct the reference")
     if rest not in known:
-        raise DescriptionError(
-            at.place, f"{name!r} names nothing", f"known in {space} are {', '.join(known) or 'none'}"
-        )
+        raise DescriptionError(at.place, f"{name!r} names nothing", f"choose from {', '.join(known) or 'none'}")
 
 
 def _check_attribute(at: Item, name: str, attribute: str) -> None:
     if attribute not in ATTRIBUTES and not attribute.startswith("ports."):
         raise DescriptionError(
-            at.place, f"{name!r} names no attribute", f"expected one of {', '.join(ATTRIBUTES)}, ports.<name>"
+            at.place, f"{name!r} names no attribute", f"choose from {', '.join(ATTRIBUTES)}, ports.<name>"
         )

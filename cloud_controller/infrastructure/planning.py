@@ -393,11 +393,7 @@ def with_errors(record: Record, errors: Mapping[str, str], now: float) -> Record
 
 
 def scaled(wanted: WantedNodes, node: str, *, count: int | None = None, by: int | None = None) -> dict[str, int]:
-    """Return the counts after scaling one node to `count` or by `by`.
-
-    Raises:
-        ValueError: the node is unknown, or the count is out of bounds.
-    """
+    """Return the counts after scaling one node to `count` or by `by`. Raises ValueError if they are out of bounds."""
     nodes = wanted.description.nodes
     if node not in nodes:
         raise ValueError(f"unknown node {node!r}; expected one of {', '.join(nodes)}")

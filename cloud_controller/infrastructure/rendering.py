@@ -105,11 +105,7 @@ def plain(item: Item) -> Value:
 
 
 def references(item: Item) -> Iterator[tuple[str, Place]]:
-    """Yield every reference in the item's leaves, by its name in our syntax, with the leaf's place.
-
-    Raises:
-        DescriptionError: a leaf contains something in `${…}` or `{{…}}` that is not a reference.
-    """
+    """Yield every reference in the item's leaves, in our syntax, with its place. Raises DescriptionError for an invalid one."""
     if isinstance(item.value, tuple):
         for entry in item.value:
             yield from references(entry)
@@ -232,9 +228,7 @@ class _Reader:
         entry = node.get("url") if isinstance(node, tree.Mapping) else None
         url = entry.node.value if entry is not None and isinstance(entry.node, tree.Scalar) else None
         if not isinstance(url, str) or not url.startswith("file://"):
-            raise DescriptionError(
-                place, f"{node.tag} needs a file", "write {url: file://name}, of a file of the bundle"
-            )
+            raise DescriptionError(place, f"{node.tag} needs a file", "write {url: file://name}, a bundle's file")
         wanted = url.removeprefix("file://")
         found = next((path for path in (wanted, f"nodes/{wanted}") if path in self._files), None)
         if found is None:

@@ -72,11 +72,7 @@ def key_of(node: str, index: int) -> str:
 
 
 def checked_parameters(description: Description, given: Mapping[str, Scalar]) -> dict[str, Scalar]:
-    """Return the value of every parameter, given or by default.
-
-    Raises:
-        DescriptionError: one is missing, unknown or not allowed. The text does not contain its value.
-    """
+    """Return the value of every parameter, given or by default. Raises DescriptionError, without an invalid value."""
     for name in given:
         if name not in description.parameters:
             known = ", ".join(description.parameters) or "none"
@@ -86,9 +82,7 @@ def checked_parameters(description: Description, given: Mapping[str, Scalar]) ->
     for name, parameter in description.parameters.items():
         value = given.get(name, parameter.default)
         if value is None:
-            raise DescriptionError(
-                parameter.place, f"the parameter {name!r} has no value", "give one, or a default here"
-            )
+            raise DescriptionError(parameter.place, f"the parameter {name!r} has no value", "give one, or a default")
         found[name] = _checked(parameter, value)
     return found
 

@@ -106,7 +106,5 @@ def entries(item: Item | None, what: str) -> tuple[Item, ...]:
 def word(item: Item, what: str) -> str:
     """Return the item's text."""
     if not isinstance(item.value, str) or not item.value:
-        raise DescriptionError(
-            item.place, f"{what} must be a text", "put it in quotes if it is parsed as something else"
-        )
+        raise DescriptionError(item.place, f"{what} must be a text", "put it in quotes if necessary")
     return item.value

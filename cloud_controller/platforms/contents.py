@@ -53,7 +53,5 @@ def filled(wanted: WantedNode, attributes: Mapping[str, Scalar]) -> dict[str, di
 
     properties = {name: substitute(value, find) for name, value in wanted.properties.items()}
     if missing:
-        raise NodeError(
-            f"{wanted.key} refers to unknown attributes {', '.join(sorted(set(missing)))}; does it list its ports?"
-        )
+        raise NodeError(f"{wanted.key} has no {', '.join(sorted(set(missing)))}; does it list its ports?")
     return properties  # type: ignore[return-value]

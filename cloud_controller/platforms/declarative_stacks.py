@@ -108,7 +108,10 @@ class DeclarativeStacks:
     def advance(self, order: StackOrder, record: Mapping[str, Any] | None) -> Progress:
         """Run one reconcile iteration. Raises DeployError if the order can never be carried out."""
         # A stack can be removed even if its description is no longer valid.
-        wanted = self._wanted(order) if order.presence != "absent" else self._absent(order)
+        if order.presence == "absent":
+            wanted = WantedNodes(order.id, Description(order.name, {}, {}, {}), order.labels, presence="absent")
+        else:
+            wanted = self._wanted(order)
         kept = Record.from_json(record) if record else None
         observed = self._observe(order.id)
         if wanted.presence == "present":
@@ -150,10 +153,6 @@ class DeclarativeStacks:
             backoff=self._backoff,
             rollback=order.rollback,
         )
-
-    def _absent(self, order: StackOrder) -> WantedNodes:
-        nothing = Description(order.name, {}, {}, {})
-        return WantedNodes(order.id, nothing, order.labels, presence="absent")
 
     def _observe(self, stack: str) -> dict[str, ObservedNode]:
         found: dict[str, ObservedNode] = {}

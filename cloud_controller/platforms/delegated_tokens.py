@@ -40,12 +40,7 @@ class DelegatedTokens:
     """
 
     def __init__(
-        self,
-        design_url: str,
-        issuer: auth.TokenIssuer,
-        *,
-        clock: Callable[[], float],
-        seconds: float = 10.0,
+        self, design_url: str, issuer: auth.TokenIssuer, *, clock: Callable[[], float], seconds: float = 10.0
     ) -> None:
         self._url = design_url
         self._issuer = issuer
@@ -87,11 +82,7 @@ class DelegatedTokens:
 
 
 class TokensOf:
-    """`PlatformTokens` of one region. Thread-safe.
-
-    Args:
-        ask: returns a token and its expiry, for an instance and an audience.
-    """
+    """`PlatformTokens` of one region; `ask` returns a token and its expiry. Thread-safe."""
 
     def __init__(
         self, region: str, ask: Callable[[Labels, str], tuple[str, float]], clock: Callable[[], float]

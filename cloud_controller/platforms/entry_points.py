@@ -8,8 +8,6 @@ from typing import Any
 
 from .interface import DeployError
 
-__all__ = ["NODE_RESOURCES", "PLATFORMS", "loaded", "node_resources", "offered"]
-
 #: Entry point groups.
 PLATFORMS = "archelon.platforms"
 NODE_RESOURCES = "archelon.node_resources"
@@ -30,19 +28,13 @@ def node_resources(platform: str, own: Mapping[str, Any]) -> dict[str, Any]:
         if getattr(factory, "platform", "local") != platform:
             continue
         if name in own:
-            raise DeployError(
-                f"the platform {platform} has its own {name!r}; remove the package that provides {entry.value}"
-            )
+            raise DeployError(f"the platform {platform} has its own {name!r}; remove the package of {entry.value}")
         found[name] = factory
     return found
 
 
 def offered(group: str) -> dict[str, importlib.metadata.EntryPoint]:
-    """Return the entry points of a group, by name, without importing them: their dependencies may not be installed.
-
-    Raises:
-        DeployError: two packages provide the same name.
-    """
+    """Return the entry points of a group, by name, without importing any. Raises DeployError for a duplicate name."""
     found: dict[str, importlib.metadata.EntryPoint] = {}
     for entry in importlib.metadata.entry_points(group=group):
         if entry.name in found:
@@ -52,11 +44,7 @@ def offered(group: str) -> dict[str, importlib.metadata.EntryPoint]:
 
 
 def loaded(entry: importlib.metadata.EntryPoint) -> Any:
-    """Import the object of an entry point.
-
-    Raises:
-        DeployError: it cannot be imported; the text names the extra to install, if its package has one of this name.
-    """
+    """Import the object of an entry point. Raises DeployError, which names the extra to install, if there is one."""
     try:
         return entry.load()
     except ImportError as problem:

@@ -24,42 +24,6 @@ from archelon_api.dns_records import DnsRecord
 
 from ..core.labels import Labels
 
-__all__ = [
-    "ApplicationOrder",
-    "ApplicationState",
-    "Applications",
-    "Change",
-    "Changed",
-    "ConfigurationOrder",
-    "Configured",
-    "Configures",
-    "DelegationEndedError",
-    "DeployError",
-    "Inventory",
-    "InventoryError",
-    "KnownStack",
-    "Log",
-    "NameOrder",
-    "Named",
-    "Names",
-    "NeverDelegatedError",
-    "NoStacks",
-    "NoTokens",
-    "Platform",
-    "PlatformContext",
-    "PlatformTokens",
-    "PollIntervals",
-    "Progress",
-    "ProvisionError",
-    "StackIndex",
-    "StackOrder",
-    "StackResource",
-    "Stacks",
-    "Target",
-    "Targets",
-    "Watcher",
-]
-
 Scalar = str | int | float | bool | None
 
 
@@ -228,11 +192,7 @@ class Stacks(Protocol):
         """Reject an order that can never be carried out. Raises DeployError."""
 
     def preview(self, order: StackOrder, record: Mapping[str, Any] | None) -> Sequence[StackResource]:
-        """Return the effects of an order; `state` is CREATE, UPDATE, REPLACE, DELETE or KEEP. Changes nothing.
-
-        Raises:
-            DeployError: the order can never be carried out.
-        """
+        """Return the effects of an order: CREATE, UPDATE, REPLACE, DELETE or KEEP as `state`. Raises DeployError."""
         return ()
 
     def scale(
@@ -333,11 +293,7 @@ class Configures(Protocol):
         """Configure every instance of the node; must be idempotent. Raises ProvisionError."""
 
     def remove(self, order: ConfigurationOrder) -> bool:
-        """Remove the platform's data of it; nodes stay unchanged. Returns whether nothing is left; poll otherwise.
-
-        Raises:
-            ProvisionError: it cannot be removed.
-        """
+        """Remove the platform's data, not the nodes. Returns whether nothing is left; poll otherwise. Raises ProvisionError."""
 
 
 @dataclass(frozen=True)
@@ -405,11 +361,7 @@ class Names(Protocol):
         """Reject a record that can never be set, without a call to the server. Raises ProvisionError."""
 
     def put(self, order: NameOrder) -> Named:
-        """Set the record: this value and no other of the type at the name.
-
-        Raises:
-            ProvisionError: the zone is unknown, or the name belongs to another owner.
-        """
+        """Set the record, replacing others of its type and name. Raises ProvisionError: unknown zone, or another owner."""
 
     def remove(self, order: NameOrder) -> bool:
         """Remove the record, if it is this instance's. Returns whether it is gone; poll otherwise. Raises ProvisionError."""
@@ -441,18 +393,10 @@ class Inventory(Protocol):
         """Return every instance with an object of an installation, and its youngest object's age in seconds."""
 
     def objects(self, instance: str) -> Sequence[str]:
-        """Return the objects of an instance, by names that stay the same between calls.
-
-        Raises:
-            InventoryError: they cannot be listed; the text gives the reason.
-        """
+        """Return the objects of an instance, by names that stay the same. Raises InventoryError if they cannot be listed."""
 
     def remove(self, instance: str) -> bool:
-        """Remove all of them, dependents first. Returns whether they are gone; poll otherwise.
-
-        Raises:
-            InventoryError: something cannot be removed; the text gives the reason.
-        """
+        """Remove all of them, dependents first. Returns whether they are gone; poll otherwise. Raises InventoryError."""
 
     def remains(self, instance: str) -> Sequence[str]:
         """Return what is left, for messages; empty: verified absent. Raises InventoryError if it cannot be listed."""

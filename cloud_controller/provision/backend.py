@@ -11,6 +11,7 @@ from archelon_api import deploy, dns, provision
 from archelon_core.errors import BadRequestError, shown
 from occi_service.server.app import Application
 
+from ..core.module import Module
 from ..core.resource_backend import Context, OwnedBackend
 from ..core.resources import Object, Objects
 from ..platforms.interface import ConfigurationOrder, Configures, Names, ProvisionError
@@ -37,11 +38,7 @@ def configuration_order(attributes: Mapping[str, Any], present: Object) -> Confi
 
 
 class ConfigurationBackend(OwnedBackend):
-    """Accepts orders for configurations. A changed one is carried out again.
-
-    Args:
-        configures: by region.
-    """
+    """Accepts orders for configurations. A changed one is carried out again. `configures` is by region."""
 
     topic = TOPIC
     immutable = frozenset((provision.CONFIGURATION_STACK, provision.CONFIGURATION_NODE, provision.CONFIGURATION_KIND))
@@ -99,16 +96,10 @@ class ConfigurationBackend(OwnedBackend):
         raise BadRequestError("; ".join(refusals), provision.CONFIGURATION_KIND)
 
 
-class ProvisionModule:
-    """Configurations and names.
-
-    Args:
-        configures: by region. servers: name servers by region, where the platform has one.
-    """
+class ProvisionModule(Module):
+    """Configurations and names. `configures` and the name servers are by region."""
 
     name = "provision"
-    shared: tuple[str, ...] = ()
-    open_to_tenants = False
 
     def __init__(self, objects: Objects, configures: Mapping[str, Configures], servers: Mapping[str, Names]) -> None:
         self._objects = objects

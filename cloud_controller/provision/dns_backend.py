@@ -42,11 +42,7 @@ def name_order(attributes: Mapping[str, Any], present: Object) -> NameOrder:
 
 
 class DnsBackend(OwnedBackend):
-    """Accepts orders for records.
-
-    Args:
-        servers: by region, where the platform has one.
-    """
+    """Accepts orders for records. `servers` is by region, where the platform has one."""
 
     topic = TOPIC
     immutable = frozenset((names.REGION, dns.ZONE, dns.NAME, dns.TYPE))
@@ -83,9 +79,7 @@ class DnsBackend(OwnedBackend):
         server = self._servers.get(region)
         if server is None:
             known = ", ".join(self._servers) or "none"
-            raise BadRequestError(
-                f"the region {shown(region)} has no name server; expected one of {known}", names.REGION
-            )
+            raise BadRequestError(f"region {shown(region)} has no name server; expected one of {known}", names.REGION)
         try:
             order = name_order(attributes, present)
         except dns_records.DnsRecordError as error:

@@ -44,11 +44,7 @@ class ObservedName:
 
 
 class DnsWork(ResourceHandler[WantedName, ObservedName]):
-    """The handler of records.
-
-    Args:
-        servers: by region.
-    """
+    """The handler of records. `servers` is by region."""
 
     topic = TOPIC
 

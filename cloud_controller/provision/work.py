@@ -47,11 +47,7 @@ class ObservedConfiguration:
 
 
 class ConfigurationWork(ResourceHandler[WantedConfiguration, ObservedConfiguration]):
-    """The handler of configurations.
-
-    Args:
-        configures: by region.
-    """
+    """The handler of configurations. `configures` is by region."""
 
     topic = TOPIC
     timeout = 120.0

@@ -13,6 +13,7 @@ from archelon_api import deploy, runtime
 from archelon_core.errors import BadRequestError, shown
 from occi_service.server.app import Application
 
+from ..core.module import Module
 from ..core.resource_backend import Context, OwnedBackend
 from ..core.resources import Object, Objects
 from ..core.tables import samples
@@ -26,11 +27,7 @@ _LONGEST: Final = 3600.0
 
 
 class MonitorBackend(OwnedBackend):
-    """Accepts orders for monitors, and answers queries from stored samples.
-
-    Args:
-        clock: seconds since the epoch.
-    """
+    """Accepts orders for monitors, and answers queries from stored samples. `clock` returns seconds since the epoch."""
 
     topic = MONITOR
     immutable = frozenset((runtime.MONITOR_STACK, runtime.MONITOR_NODE, runtime.MONITOR_PORT))
@@ -57,13 +54,7 @@ class MonitorBackend(OwnedBackend):
         return new
 
     def act(
-        self,
-        entity: Entity,
-        present: Object,
-        action: Action,
-        *,
-        attributes: Mapping[str, Any],
-        request: Context,
+        self, entity: Entity, present: Object, action: Action, *, attributes: Mapping[str, Any], request: Context
     ) -> Mapping[str, Any]:
         metric = str(attributes[runtime.QUERY_METRIC])
         back = float(attributes.get(runtime.QUERY_RANGE) or 0.0)
@@ -87,9 +78,7 @@ class MonitorBackend(OwnedBackend):
             raise BadRequestError(f"{shown(stack)} is not the path of a stack", runtime.MONITOR_STACK)
         interval = attributes[runtime.MONITOR_INTERVAL]
         if not _SHORTEST <= interval <= _LONGEST:
-            raise BadRequestError(
-                f"the interval is {interval} s; it must be {_SHORTEST} to {_LONGEST:g}", runtime.MONITOR_INTERVAL
-            )
+            raise BadRequestError(f"the interval must be {_SHORTEST} to {_LONGEST:g} s", runtime.MONITOR_INTERVAL)
 
 
 class AlarmBackend(OwnedBackend):
@@ -122,16 +111,10 @@ class AlarmBackend(OwnedBackend):
 _RULE: Final = (runtime.ALARM_METRIC, runtime.ALARM_OPERATOR, runtime.ALARM_THRESHOLD, runtime.ALARM_FOR)
 
 
-class RuntimeModule:
-    """Monitors and alarms.
-
-    Args:
-        clock: seconds since the epoch.
-    """
+class RuntimeModule(Module):
+    """Monitors and alarms. `clock` returns seconds since the epoch."""
 
     name = "runtime"
-    shared: tuple[str, ...] = ()
-    open_to_tenants = False
 
     def __init__(self, objects: Objects, *, clock: Callable[[], float]) -> None:
         self._objects = objects

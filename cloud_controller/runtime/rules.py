@@ -35,11 +35,7 @@ class AlarmStatus:
 
 
 def evaluated(rule: Rule, before: AlarmStatus, value: float | None, now: float) -> AlarmStatus:
-    """Return the status of an alarm after a measurement; `value` None if the metric could not be read.
-
-    Args:
-        now: time of the measurement, in seconds since the epoch.
-    """
+    """Return an alarm's status after a measurement at `now`, in seconds since the epoch; `value` None: the metric is missing."""
     if value is None:
         # An alarm keeps firing until a measurement clears it: missing data is not recovery.
         return before if before.state == "firing" else AlarmStatus()

@@ -85,11 +85,7 @@ def averaged(nodes: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def fetch(target: Target, path: str) -> str:
-    """Fetch one node's metrics as text.
-
-    Raises:
-        OSError: the response is not a 200, late or too large, or the address cannot be a node's.
-    """
+    """Fetch one node's metrics. Raises OSError if the response is not a 200, late or too large, or the address is forbidden."""
     host = f"[{target.host}]" if ":" in target.host else target.host
     fetcher = _HERE if target.loopback else _ELSEWHERE
     try:

@@ -73,7 +73,7 @@ dependencies:
     [
         ("infra_name: small", "infra_nam: small", "2:12: the description has no 'infra_nam'; did you mean 'infra_name'?"),
         ("name: a, type: t", "name: a", "template:6:5: the node has no 'type'; add `type: …`"),
-        ("name: a, type: t", "name: a, type: x", "template:6:24: unknown definition 'node_def:x'; add it; known are t"),
+        ("name: a, type: t", "name: a, type: x", "template:6:24: no definition 'node_def:x'; add it; known are t"),
         (
             "name: a, type: t",
             "name: a, type: t, filter: {type: nova}",
@@ -96,23 +96,23 @@ dependencies:
         ("name: b", "name: a", "template:7:5: a second node is named 'a'; give it another name"),
         ("[sleep, '9']", "sleep 9", "template:11:40: 'command' must be a list of arguments; write [program, "),
         ("[sleep, '9']", "[sleep, [9]]", "template:11:48: an argument must be a text or a number; put it in quotes"),
-        ("'9'", "'${parameters.siz}'", "template:11:48: 'parameters.siz' names nothing; known in parameters are size"),
+        ("'9'", "'${parameters.siz}'", "template:11:48: 'parameters.siz' names nothing; choose from size"),
         ("'9'", "'${size}'", "template:11:48: '${size}' is not a reference; write ${parameters.name}, "),
         ("'9'", "'{{ cmd(\"id\") }}'", "template:11:48: '{{ cmd(\"id\") }}' is not a reference; write ${parameters.name}, "),
         ("'9'", "'${nodes.a.port}'", "template:11:48: 'a' refers to 'a', which it does not depend on; write ${self.…}"),
         ("'9'", "'${nodes.b.port}'", "11:48: 'a' refers to 'b', which it does not depend on; add the dependency [a, b]"),
-        ("'9'", "'${self.colour}'", "template:11:48: 'self.colour' names no attribute; expected one of address, "),
+        ("'9'", "'${self.colour}'", "template:11:48: 'self.colour' names no attribute; choose from address, "),
         ("ports: [http]", "ports: {http: 70000}", "11:68: a port must be a number from 1024 to 65535, or 0 for any; correct it"),
         ("ports: [http]", "ports: {http: 443}", "11:68: port 443 is a system port; choose one from 1024 on, or 0 for any"),
         ("ports: [http]", "limits: {memory: lots}", "11:71: 'memory' must be a whole number, 1 or more"),
         ("ports: [http]", "image: x", "template:11:61: the resource 'process' has no 'image'; "),
-        ("{name: a, type: t}", "{name: a, type: t, scaling: {min: 3, max: 2}}", "6:36: 3 to 2 is not a range; write 1 ≤ "),
+        ("{name: a, type: t}", "{name: a, type: t, scaling: {min: 3, max: 2}}", "6:36: 3 to 2 is not a range; 1 ≤ "),
         ("{name: a, type: t}", "{name: a, name: b, type: t}", "6:18: $.nodes[0].name: the key is given twice, first on line 6; "),
         ("'9'", "!!python/name:os x", "11:48: $['node_def:t'][0].resource.command[1]: the tag !!python/name:os makes an object"),
         ("'9'", "!text_import {url: 'file:///etc/passwd'}", "11:48: unknown file '/etc/passwd'; add it"),
         ("'9'", "!text_import {url: 'http://x/'}", "template:11:48: !text_import needs a file; "),
         ("ports: [http]", "grace: 7200", "11:61: 'grace' must be a number of seconds from 0.1 to 120"),
-        ("type: t}", "type: t, scaling: {max: 1000}}", "template:6:3: the stack can have more than 1000 instances"),
+        ("type: t}", "type: t, scaling: {max: 1000}}", "template:6:3: more than 1000 instances are possible"),
         ("ports: [http]}", "ports: [http]}\n    health_check: {interval: 0.001}", "'interval' must be a number of seconds"),
         ("nodes:", "nodes: [", "this is not YAML: "),
     ],
@@ -129,7 +129,9 @@ def test_errors_contain_place_and_remedy(types: dict[str, ProcessNodes], old: st
 def test_errors_in_a_file_name_that_file(types: dict[str, ProcessNodes]) -> None:
     nodes = "'node_def:t':\n  - resource: {type: process}\n"
     text = GOOD.partition("'node_def")[0]
-    with pytest.raises(DescriptionError, match=r"nodes/node_definitions.yaml:2:15: a process needs exactly one command"):
+    with pytest.raises(
+        DescriptionError, match=r"nodes/node_definitions.yaml:2:15: a process needs exactly one command"
+    ):
         parse(text, files={"nodes/node_definitions.yaml": nodes}, types=types)
 
 

@@ -137,7 +137,7 @@ def test_unsupported_configurations_are_rejected(system: System) -> None:
     instance = new_instance()
     assert put_stack(system, instance, **{deploy.STACK_TEMPLATE: METERED}).status_code == 201
     for changes, content, result in (
-        ({provision.CONFIGURATION_KIND: "ssh"}, {}, "not on this platform"),
+        ({provision.CONFIGURATION_KIND: "ssh"}, {}, "not available on this platform"),
         ({}, {"command": "rm -rf /"}, "list"),
         ({}, {"files": {"../x": "y"}}, "leaves"),
         ({}, {"shell": "x"}, "takes files"),
