@@ -243,11 +243,12 @@ def _schema(text: str) -> Any:
     schema = json.loads(text)
     try:
         jsonschema.Draft202012Validator.check_schema(schema)
-        for pattern in _patterns_in(schema):
-            _expression(pattern)
+        for name, value in _members_in(schema):
+            if name == "pattern" and isinstance(value, str):
+                _expression(value)
     except jsonschema.SchemaError as error:
         raise ValueError(f"the pattern is not a JSON Schema: {error.message}") from None
-    if not _DENIED.isdisjoint(_members_in(schema)):
+    if not _DENIED.isdisjoint(name for name, _ in _members_in(schema)):
         # A reference may name another host; patternProperties would match with a backtracking engine.
         raise ValueError("a pattern's JSON Schema may not use $ref, $dynamicRef or patternProperties")
     extend: Any = jsonschema.validators.extend
@@ -255,23 +256,10 @@ def _schema(text: str) -> Any:
     return validator(schema)
 
 
-def _members_in(schema: Any) -> Iterator[str]:
+def _members_in(schema: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(schema, dict):
-        yield from schema
-    if isinstance(schema, dict | list):
-        for each in schema.values() if isinstance(schema, dict) else schema:
+        yield from schema.items()
+        schema = list(schema.values())
+    if isinstance(schema, list):
+        for each in schema:
             yield from _members_in(each)
-
-
-def _patterns_in(schema: Any) -> list[str]:
-    found: list[str] = []
-    if isinstance(schema, dict):
-        for key, value in schema.items():
-            if key == "pattern" and isinstance(value, str):
-                found.append(value)
-            else:
-                found += _patterns_in(value)
-    elif isinstance(schema, list):
-        for value in schema:
-            found += _patterns_in(value)
-    return found

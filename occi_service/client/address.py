@@ -87,11 +87,7 @@ class Address:
         return path[len(self.prefix) :]
 
     def location(self, uri: str) -> str:
-        """Return the client's path of an entity of the server, whatever host the server names itself by.
-
-        Raises:
-            ValueError: it has no path.
-        """
+        """Return the client's path of a location, whatever host it names. Raises ValueError if it has no path."""
         path = uri
         if not uri.startswith("/") or uri.startswith("//"):
             parts = urllib.parse.urlsplit(uri)

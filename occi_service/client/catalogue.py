@@ -36,11 +36,7 @@ class Catalogue:
         self._missed: dict[str, float] = {}
 
     def find(self, type_id: str) -> CategoryDocument | None:
-        """Return the category of a type identifier, or None if the service has none.
-
-        Raises:
-            ClientError: the query interface could not be read.
-        """
+        """Return the category of a type identifier, or None. Raises ClientError if the query interface cannot be read."""
         found = self._known.get(type_id)
         if found is not None:
             return found

@@ -7,6 +7,7 @@ server.
 from __future__ import annotations
 
 import codecs
+import contextlib
 import dataclasses
 import urllib.parse
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -248,8 +249,17 @@ class Conversation:
         with self._reading(answer, method, path):
             return self.speech.read(answer, asked, read)
 
-    def _reading(self, answer: Answer, method: str, path: str) -> _Reading:
-        return _Reading(method, self.address.url(path), answer)
+    @contextlib.contextmanager
+    def _reading(self, answer: Answer, method: str, path: str) -> Iterator[None]:
+        """Convert errors in a response's text to the client's error, with method and URL of the request."""
+        try:
+            yield
+        except (MalformedDocumentError, UnsupportedDocumentError) as error:
+            # The error quotes a truncated part of the response, which could be part of a token.
+            quoted = "its text repeats a credential" if repeats_secret(answer) else str(error)
+            message = f"the response cannot be read: {quoted}"
+            # Without the cause, whose text repeats the server's.
+            raise MalformedAnswerError(message, method=method, url=self.address.url(path)) from None
 
     # documents --------------------------------------------------------------------------------------------------------
 
@@ -276,26 +286,6 @@ class Conversation:
     def members(self, locations: Iterable[str]) -> Collection:
         """Return entities, given by their paths, as a document for the server."""
         return Collection(locations=[self.address.target(self.address.path(each)) for each in locations])
-
-
-class _Reading:
-    """Context manager that converts errors in a response's text to the client's error, with method and URL of the request."""
-
-    def __init__(self, method: str, url: str, answer: Answer) -> None:
-        self._method = method
-        self._url = url
-        self._answer = answer
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _at: object) -> None:
-        if isinstance(error, MalformedDocumentError | UnsupportedDocumentError):
-            # The error quotes a truncated part of the response, which could be part of a token.
-            quoted = "its text repeats a credential" if repeats_secret(self._answer) else str(error)
-            message = f"the response cannot be read: {quoted}"
-            # Without the cause, whose text repeats the server's.
-            raise MalformedAnswerError(message, method=self._method, url=self._url) from None
 
 
 def split(type_id: str) -> tuple[str, str]:

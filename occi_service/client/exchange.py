@@ -88,11 +88,7 @@ class HttpExchange:
     limit: int
 
     def call(self, call: Call) -> Answer:
-        """Send a request, and retry it if permitted and useful.
-
-        Raises:
-            ClientError: see `errors`.
-        """
+        """Send a request, and retry it if permitted and useful. Raises ClientError; see `errors`."""
         deadline = Deadline(self.timeout, self.waiting.clock)
         lost = False
         attempt = 1

@@ -81,11 +81,7 @@ class Deadline:
         return None if self._end is None else max(0.0, self._end - self._clock())
 
     def wait(self, limit: float) -> float:
-        """Return the seconds that one wait may take.
-
-        Raises:
-            TimeoutError: the deadline has passed.
-        """
+        """Return the seconds that one wait may take. Raises TimeoutError if the deadline has passed."""
         remaining = self.remaining()
         if remaining is None:
             return limit

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any
 
 from occi.backend import ActionBackend, KindBackend, MixinBackend
 from occi.core_model import Action, Category, Kind, Mixin
@@ -83,17 +82,3 @@ class Categories:
         order = (Kind, Mixin, Action)
         categories = [category for category, _ in self._names.values()]
         return [each for cls in order for each in categories if isinstance(each, cls)]
-
-
-def find_backend(categories: Categories, category: Category, own: Any) -> Backend:
-    """Return the backend of a category: the provider's or, for a tenant's own mixin, `own`'s.
-
-    Raises:
-        AttributeError: no backend is registered for it (pyssf's exception).
-    """
-    backend = categories.backend(type_id(category))
-    if backend is None and own is not None:
-        backend = own.backend(type_id(category))
-    if backend is None:
-        raise AttributeError(f"no backend is registered for {type_id(category)}")
-    return backend

@@ -101,7 +101,7 @@ class EntityRows:
             connection.execute(_LOCK_PATH, {"number": _path_number(owner, key)})
             row = connection.execute(_LOCK, parameters).fetchone()
         if row is not None:
-            self._hold(connection, owner, key, _held(row))
+            self._of(connection)[owner, key] = _held(row)
         return row
 
     def add(self, connection: sa.Connection, owner: str, entity: Entity) -> None:
@@ -116,7 +116,7 @@ class EntityRows:
                 self._replace(connection, owner, entity.identifier, entity)
                 return
         self._add_facts(connection, number, owner, facts_of(record, frozenset()))
-        self._hold(connection, owner, entity.identifier, _Held(number, values["secrets"], record))
+        self._of(connection)[owner, entity.identifier] = _Held(number, values["secrets"], record)
 
     def save(self, connection: sa.Connection, owner: str, key: str, entity: Entity) -> None:
         """Write an entity that was read under `key`; its identifier may have changed.
@@ -155,7 +155,7 @@ class EntityRows:
         self._drop_facts(connection, held.sequence, owner, old - new)
         self._add_facts(connection, held.sequence, owner, new - old)
         self._of(connection).pop((owner, key), None)
-        self._hold(connection, owner, entity.identifier, _Held(held.sequence, values["secrets"], record))
+        self._of(connection)[owner, entity.identifier] = _Held(held.sequence, values["secrets"], record)
 
     def _values(
         self, entity: Entity, owner: str, withheld: Mapping[str, Any] | None = None
@@ -184,9 +184,6 @@ class EntityRows:
         if transaction is None:
             return {}
         return self._held.setdefault(transaction, {})
-
-    def _hold(self, connection: sa.Connection, owner: str, key: str, held: _Held) -> None:
-        self._of(connection)[owner, key] = held
 
     # facts --------------------------------------------------------------------------------------------------------------
 

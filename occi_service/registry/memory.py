@@ -22,7 +22,7 @@ from archelon_core.errors import ConflictError, shown
 
 from ..model import type_id
 from .base import Page, Registry, Selection, in_collection, page_of
-from .categories import Categories, find_backend
+from .categories import Categories
 from .records import EntityRecord, dehydrate, hydrate
 
 
@@ -98,7 +98,11 @@ class InMemoryRegistry(Registry):
             categories.add(category, backend)
 
     def get_backend(self, category: Category, extras: Any) -> Any:
-        return find_backend(self._categories, category, self._tenant(extras).mixins)
+        name = type_id(category)
+        backend = self._categories.backend(name) or self._tenant(extras).mixins.backend(name)
+        if backend is None:
+            raise AttributeError(f"no backend is registered for {name}")
+        return backend
 
     def delete_mixin(self, mixin: Mixin, extras: Any) -> None:
         """Remove a tenant's own mixin or, without a tenant, a provider's. Raises KeyError."""

@@ -34,11 +34,7 @@ class OwnMixin(Mixin):
 
 
 def insert(connection: sa.Connection, owner: str, mixin: Mixin) -> None:
-    """Store a mixin.
-
-    Raises:
-        ConflictError: the tenant has one with this type identifier or location.
-    """
+    """Store a mixin. Raises ConflictError if the tenant has one with this type identifier or location."""
     document = {
         "scheme": mixin.scheme,
         "term": mixin.term,

@@ -91,11 +91,7 @@ class SqlRegistry(Registry):
             owned_mixins.insert(connection, self._owner(extras), category)
 
     def get_backend(self, category: Category, extras: Any) -> Any:
-        """Return the backend of a category.
-
-        Raises:
-            AttributeError: no backend is registered for it (pyssf's exception).
-        """
+        """Return the backend of a category. Raises AttributeError if no backend is registered for it (pyssf's exception)."""
         found = self._categories.backend(type_id(category))
         if found is not None:
             return found

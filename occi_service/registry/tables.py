@@ -104,11 +104,7 @@ def _storable(text: str) -> bool:
 
 
 def encode(record: EntityRecord) -> str:
-    """Return the document of a record.
-
-    Raises:
-        ValueError: an attribute is not a JSON value.
-    """
+    """Return the document of a record. Raises ValueError if an attribute is not a JSON value."""
     document = {
         "attributes": record.attributes,
         "mixins": record.mixins,

@@ -44,11 +44,7 @@ class ErrorDocument:
 
 
 def decode(body: bytes) -> str:
-    """Decode the body.
-
-    Raises:
-        MalformedDocumentError: it is not UTF-8.
-    """
+    """Decode the body. Raises MalformedDocumentError if it is not UTF-8."""
     try:
         return body.decode()
     except UnicodeDecodeError as error:

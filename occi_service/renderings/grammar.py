@@ -224,38 +224,22 @@ def split_type_id(type_id: str) -> tuple[str, str]:
 
 
 def parse_categories(text: str, field: str = "Category") -> list[CategoryDocument]:
-    """Parse the categories of one `Category` field.
-
-    Raises:
-        MalformedDocumentError: the field does not follow the grammar.
-    """
+    """Parse one `Category` field. Raises MalformedDocumentError."""
     return _Scanner(text, field).values(_category)
 
 
 def parse_links(text: str, field: str = "Link") -> list[EntityDocument]:
-    """Parse the links of one `Link` field; an action link has a target with `?action=` and no kind.
-
-    Raises:
-        MalformedDocumentError: the field does not follow the grammar.
-    """
+    """Parse one `Link` field; an action link has `?action=` and no kind. Raises MalformedDocumentError."""
     return _Scanner(text, field).values(_link)
 
 
 def parse_attributes(text: str, field: str = "X-OCCI-Attribute") -> list[tuple[str, str]]:
-    """Parse names and values of one `X-OCCI-Attribute` field; unquoted values are `Bare`.
-
-    Raises:
-        MalformedDocumentError: the field does not follow the grammar.
-    """
+    """Parse one `X-OCCI-Attribute` field; unquoted values are `Bare`. Raises MalformedDocumentError."""
     return _Scanner(text, field).values(_attribute)
 
 
 def parse_locations(text: str, field: str = "X-OCCI-Location") -> list[str]:
-    """Parse the URIs of one `X-OCCI-Location` field.
-
-    Raises:
-        MalformedDocumentError: the field does not follow the grammar.
-    """
+    """Parse one `X-OCCI-Location` field. Raises MalformedDocumentError."""
     return _Scanner(text, field).values(_location)
 
 

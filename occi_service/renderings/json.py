@@ -387,23 +387,23 @@ def _category(value: Any, category_class: CategoryClass | None, where: str) -> C
 
 
 def _category_members(category: CategoryDocument) -> dict[str, Any]:
-    shown: dict[str, Any] = {"term": category.term, "scheme": category.scheme}
-    if category.title:
-        shown["title"] = category.title
-    if category.attributes:
-        shown["attributes"] = {name: _attribute_members(each) for name, each in category.attributes.items()}
-    if category.related:
-        if category.category_class == "kind":
-            shown["parent"] = category.related[0]
-        else:
-            shown["depends"] = category.related
-    if category.applies:
-        shown["applies"] = category.applies
-    if category.actions:
-        shown["actions"] = category.actions
-    if category.location is not None:
-        shown["location"] = category.location
-    return shown
+    attributes = {name: _attribute_members(each) for name, each in category.attributes.items()}
+    is_kind = category.category_class == "kind"
+    optional = {
+        "title": category.title or None,
+        "attributes": attributes,
+        "parent": category.related[0] if category.related and is_kind else None,
+        "depends": None if is_kind else category.related,
+        "applies": category.applies,
+        "actions": category.actions,
+        "location": category.location,
+    }
+    return {"term": category.term, "scheme": category.scheme, **_present(optional)}
+
+
+def _present(members: dict[str, Any]) -> dict[str, Any]:
+    """Omit members without a value."""
+    return {name: value for name, value in members.items() if value not in (None, [], {})}
 
 
 def _attribute_members(definition: AttributeDocument) -> dict[str, Any]:
@@ -412,13 +412,9 @@ def _attribute_members(definition: AttributeDocument) -> dict[str, Any]:
         "required": definition.required,
         "type": definition.type,
     }
-    if definition.pattern is not None:
-        shown["pattern"] = definition.pattern
-    if definition.default is not None:
-        shown["default"] = definition.default
-    if definition.description:
-        shown["description"] = definition.description
-    return shown
+    description = definition.description or None
+    optional = {"pattern": definition.pattern, "default": definition.default, "description": description}
+    return shown | {name: value for name, value in optional.items() if value is not None}
 
 
 class JsonPyssf(Json):
@@ -495,18 +491,14 @@ def _read_pyssf_category(value: Any, where: str) -> CategoryDocument:
 
 
 def _pyssf_category(category: CategoryDocument) -> dict[str, Any]:
-    shown: dict[str, Any] = {"term": category.term, "scheme": category.scheme}
-    if category.title:
-        shown["title"] = category.title
-    if category.related:
-        shown["related"] = category.related
-    if category.location is not None:
-        shown["location"] = category.location
-    if category.attributes:
-        words = {}
-        for name, each in category.attributes.items():
-            words[name] = "required" if each.required else "muttable" if each.mutable else "immutable"
-        shown["attributes"] = words
-    if category.actions:
-        shown["actions"] = category.actions
-    return shown
+    words = {
+        name: "required" if each.required else "muttable" if each.mutable else "immutable"
+        for name, each in category.attributes.items()
+    }
+    optional: dict[str, Any] = {
+        "title": category.title or None,
+        "related": category.related,
+        "location": category.location,
+    }
+    optional |= {"attributes": words, "actions": category.actions}
+    return {"term": category.term, "scheme": category.scheme, **_present(optional)}

@@ -44,11 +44,7 @@ _LINE = re.compile(r"([!#$%&'*+\-.^_`|~0-9A-Za-z]+)[ \t]*:(.*)")
 
 
 def from_header(value: str) -> str:
-    """Decode the text of a header field.
-
-    Raises:
-        MalformedDocumentError: the bytes are not UTF-8.
-    """
+    """Decode the text of a header field. Raises MalformedDocumentError if the bytes are not UTF-8."""
     if value.isascii():
         return value
     try:
@@ -63,11 +59,7 @@ def to_header(value: str) -> str:
 
 
 def lines(body: bytes) -> list[str]:
-    """Return the lines of a body.
-
-    Raises:
-        MalformedDocumentError: it is not UTF-8, or has more lines than any response of this package.
-    """
+    """Return the lines of a body. Raises MalformedDocumentError if it is not UTF-8, or has too many lines."""
     found = decode(body).split("\n")
     if len(found) > MAX_LINES:
         raise MalformedDocumentError(f"more than {MAX_LINES} lines", f"line {MAX_LINES + 1}")

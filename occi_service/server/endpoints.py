@@ -169,7 +169,7 @@ class EntityEndpoint(Endpoint):
         entity = _find(exchange, req.path)
         with backends.refusals():
             backends.retrieve(entity, exchange.registry, exchange.extras)
-        exchange.show_entity(entity)
+        exchange.answer_entity(entity)()
 
     on_head = on_get
 
@@ -288,7 +288,7 @@ class CollectionEndpoint(Endpoint):
             with backends.refusals():
                 for entity in found.entities:
                     backends.retrieve(entity, exchange.registry, exchange.extras)
-        exchange.show_entities(found.entities)
+        exchange.answer_entities(found.entities)()
 
     on_head = on_get
 
@@ -455,7 +455,7 @@ class QueryEndpoint(Endpoint):
             selection = parsing.read_filters(exchange, Selection())
             named = list(selection.categories) if selection is not None else []
             categories = [each for each in categories if each in named or _related(each, named)]
-        exchange.show_categories(categories)
+        exchange.answer_categories(categories)()
 
     on_head = on_get
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import occi.protocol.rendering
 from occi.core_model import Action, Category, Entity, Kind, Mixin
@@ -37,28 +37,23 @@ class ForeignRendering(Rendering):
 
     def read_pyssf_entity(self, message: Message, kind: Kind | None, exchange: Exchange) -> Entity:
         """Return the entity of a request, resolved; `kind` is the default if the request names none."""
-        entity: Entity = self._call(exchange, self.wrapped.to_entity, message, kind)
-        return entity
+        return cast("Entity", self._call(exchange, self.wrapped.to_entity, message, kind))
 
     def read_pyssf_entities(self, message: Message, exchange: Exchange) -> list[Entity]:
         """Return the entities that a request names."""
-        entities: list[Entity] = self._call(exchange, self.wrapped.to_entities, message)
-        return entities
+        return cast("list[Entity]", self._call(exchange, self.wrapped.to_entities, message))
 
     def read_pyssf_action(self, message: Message, exchange: Exchange) -> tuple[Action, dict[str, Any]]:
         """Return the action that a request invokes, and its attributes."""
-        action: tuple[Action, dict[str, Any]] = self._call(exchange, self.wrapped.to_action, message)
-        return action
+        return cast("tuple[Action, dict[str, Any]]", self._call(exchange, self.wrapped.to_action, message))
 
     def read_pyssf_mixins(self, message: Message, exchange: Exchange) -> list[Mixin]:
         """Return the mixins that a request defines."""
-        mixins: list[Mixin] = self._call(exchange, self.wrapped.to_mixins, message)
-        return mixins
+        return cast("list[Mixin]", self._call(exchange, self.wrapped.to_mixins, message))
 
     def read_pyssf_categories(self, message: Message, exchange: Exchange) -> list[Category]:
         """Return the categories that a request names (pyssf reads the mixins to remove as filters)."""
-        found: tuple[list[Category], Any] = self._call(exchange, self.wrapped.get_filters, message)
-        return found[0]
+        return cast("list[Category]", self._call(exchange, self.wrapped.get_filters, message)[0])
 
     def write_pyssf_entity(self, entity: Entity, exchange: Exchange) -> Payload:
         """Render an entity."""

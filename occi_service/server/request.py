@@ -200,11 +200,7 @@ class Exchange:
 
     @property
     def body(self) -> bytes:
-        """The request's body.
-
-        Raises:
-            TooLargeError: it is larger than the limit.
-        """
+        """The request's body. Raises TooLargeError if it is larger than the limit."""
         if self._body is None:
             self._body = read_body(self.request, self.service.limits.body)
         return self._body
@@ -328,11 +324,7 @@ class Exchange:
             document.location = spell(document.location)
         return document
 
-    def show_entity(self, entity: Entity, *, status: str = falcon.HTTP_200) -> None:
-        """Respond with an entity."""
-        self.answer_entity(entity, status=status)()
-
-    def answer_entity(self, entity: Entity, *, status: str = falcon.HTTP_200) -> Answer:
+    def answer_entity(self, entity: Entity) -> Answer:
         """Capture an entity as it is now and return the function that responds with it, outside the write's transaction.
 
         Raises:
@@ -341,45 +333,37 @@ class Exchange:
         writer = self.writer
         if isinstance(writer, ForeignRendering):
             payload = writer.write_pyssf_entity(self._shown(entity), self)
-            return lambda: self._answer(payload, status)
+            return lambda: self._answer(payload)
         document = self.document(entity)
         if writer.headers_only:
             self._check_header(_least_size(document.attributes))
             # Small enough to render now; whether it fits must be known while the write can be undone.
             payload = self._write(writer.write_entity, document)
             self._check_header(_header_size(payload))
-            return lambda: self._answer(payload, status)
-        return lambda: self._answer(self._write(writer.write_entity, document), status)
+            return lambda: self._answer(payload)
+        return lambda: self._answer(self._write(writer.write_entity, document))
 
-    def show_entities(self, entities: list[Entity], *, status: str = falcon.HTTP_200) -> None:
-        """Respond with a collection."""
-        self.answer_entities(entities, status=status)()
-
-    def answer_entities(self, entities: list[Entity], *, status: str = falcon.HTTP_200) -> Answer:
+    def answer_entities(self, entities: list[Entity]) -> Answer:
         """Capture a collection as it is now; see `answer_entity`."""
         writer = self.writer
         if isinstance(writer, ForeignRendering):
             payload = writer.write_pyssf_entities([self._shown(each) for each in entities], self)
-            return lambda: self._answer(payload, status)
+            return lambda: self._answer(payload)
         collection = Collection()
         if writer.shows_entities:
             collection.entities = [self.document(entity, listed=True) for entity in entities]
         else:
             collection.locations = [self.location_of(entity.identifier) for entity in entities]
-        return lambda: self._answer(self._write(writer.write_collection, collection), status)
-
-    def show_categories(self, categories: list[Category]) -> None:
-        """Respond with categories."""
-        self.answer_categories(categories)()
+        return lambda: self._answer(self._write(writer.write_collection, collection))
 
     def answer_categories(self, categories: list[Category]) -> Answer:
         """Capture categories; see `answer_entity`."""
         writer = self.writer
         if isinstance(writer, ForeignRendering):
             payload = writer.write_pyssf_categories(categories, self)
-            return lambda: self._answer(payload, falcon.HTTP_200)
+            return lambda: self._answer(payload)
         documents = [self.category(category) for category in categories]
-        return lambda: self._answer(self._write(writer.write_categories, documents), falcon.HTTP_200)
+        return lambda: self._answer(self._write(writer.write_categories, documents))
 
     def answer_created(self, entity: Entity) -> Answer:
         """Return the function that responds with 201 and the location."""
@@ -387,14 +371,14 @@ class Exchange:
         location = self.location_of(entity.identifier)
 
         def answer() -> None:
-            self._answer(self.writer.write_done(), falcon.HTTP_201, etag=False)
+            self._answer(self.writer.write_done(), status=falcon.HTTP_201, etag=False)
             self.response.set_header("Location", location)
 
         return answer
 
     def show_done(self) -> None:
         """Respond with success and no content to show."""
-        self._answer(self.writer.write_done(), falcon.HTTP_200, etag=False)
+        self._answer(self.writer.write_done(), etag=False)
 
     def _write(self, write: Callable[[Any], Payload], document: Any) -> Payload:
         if not self.writer.headers_only:
@@ -404,7 +388,7 @@ class Exchange:
         except UnsupportedDocumentError as error:
             raise BadRequestError(str(error), "header Accept") from None
 
-    def _answer(self, payload: Payload, status: str, *, etag: bool = True) -> None:
+    def _answer(self, payload: Payload, *, status: str = falcon.HTTP_200, etag: bool = True) -> None:
         writer = self.writer
         response = self.response
         if payload.headers:
