@@ -1,6 +1,5 @@
-"""What every service of Archelon stands on, and that knows no OCCI.
+"""The base of every Archelon service, without OCCI.
 
-Settings, database, logs, encryption, health, metrics and delays between attempts are modules here; `auth` verifies callers and
-holds the policy, `queue` runs leased work, `http` serves WSGI applications and fetches, `templates` renders text that a stranger
-wrote.
+Modules here: settings, database, logs, encryption, health, metrics and backoff. Packages: `auth` verifies callers and applies the
+policy, `queue` runs leased work, `http` serves WSGI applications and fetches URLs, `templates` renders untrusted templates.
 """

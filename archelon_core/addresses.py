@@ -1,8 +1,8 @@
-"""Which addresses a fetch may reach, and connections that go to exactly these and end in time.
+"""The addresses that a fetch may reach, and connections that go to exactly these and end in time.
 
-Public is what IANA's registries call global, less the ranges that lead back inside through a translator (NAT64, 6to4, Teredo)
-and one cloud's metadata address that looks public. The host's name stays out of the connection: it is resolved once by the
-caller, judged here, and the socket goes to the address.
+Public addresses are those that IANA's registries call global, except ranges that lead back inside through a translator (NAT64,
+6to4, Teredo) and one cloud's public-looking metadata address. The connection does not use the host's name: the caller resolves it
+once, checks the result here, and the socket goes to the address.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import urllib3.connection
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-#: Gives the addresses of a host name, for a port. Raises OSError where there are none.
+#: Returns the addresses of a host name, for a port. Raises OSError if there are none.
 Resolve = Callable[[str, int], Sequence[str]]
 
-#: Ranges that `ipaddress` calls global, and that still lead inside or to a translator.
+#: Ranges that `ipaddress` calls global, but that lead inside or to a translator.
 _ALSO_DENIED: tuple[Network, ...] = tuple(
     ipaddress.ip_network(text)
     for text in ("64:ff9b::/96", "64:ff9b:1::/48", "2001::/32", "2002::/16", "192.88.99.0/24", "168.63.129.16/32")
@@ -28,7 +28,7 @@ _ALSO_DENIED: tuple[Network, ...] = tuple(
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address can be reached from this machine alone."""
+    """Whether an address can be reached from this machine only."""
     if host == "localhost":
         return True
     try:
@@ -38,9 +38,9 @@ def is_loopback(host: str) -> bool:
 
 
 def may_connect(address: Address, allowed: Sequence[Network]) -> bool:
-    """Whether a connection to this address may be made: it is public, or in a network that the operator allowed.
+    """Whether connections to this address are permitted: it is public, or in a network that the operator allowed.
 
-    An IPv4 address mapped into IPv6 is judged as the IPv4 address.
+    An IPv4 address mapped into IPv6 counts as the IPv4 address.
     """
     inner = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     if inner is not None:
@@ -55,20 +55,20 @@ def may_connect(address: Address, allowed: Sequence[Network]) -> bool:
 
 
 def resolve_with_system(host: str, port: int) -> Sequence[str]:
-    """The addresses that this machine's resolver gives, in its order of preference."""
-    answers = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
-    return [str(answer[4][0]) for answer in answers]
+    """The addresses that this machine's resolver returns, in its order of preference."""
+    results = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
+    return [str(result[4][0]) for result in results]
 
 
 def resolve_within(seconds: float, call: Callable[[], Sequence[str]]) -> Sequence[str]:
-    """What the call returns or raises, or TimeoutError. The system's resolver takes no timeout, so a thread waits for it."""
+    """The call's result or exception, or TimeoutError. The system's resolver has no timeout, so a thread waits for it."""
     outcome: list[Sequence[str]] = []
     failure: list[BaseException] = []
 
     def run() -> None:
         try:
             outcome.append(call())
-        except BaseException as error:  # noqa: BLE001 - raised again in the thread that asked
+        except BaseException as error:  # noqa: BLE001 - raised again in the calling thread
             failure.append(error)
 
     thread = threading.Thread(target=run, name="resolve", daemon=True)
@@ -84,8 +84,8 @@ def resolve_within(seconds: float, call: Callable[[], Sequence[str]]) -> Sequenc
 class _Cuttable:
     """Lets another thread end a connection at the deadline.
 
-    A socket's timeout starts anew with each byte, so a server that drips (in the TLS handshake, the header, a compressed
-    body) would be waited for without end. A duplicate of the socket stays ours while TLS takes over the first.
+    A socket's timeout restarts with each byte, so a server that sends single bytes (in the TLS handshake, the header, a
+    compressed body) could be waited for forever. A duplicate of the socket stays ours while TLS takes over the first.
     """
 
     _own: socket.socket | None = None
@@ -110,14 +110,14 @@ class _Cuttable:
 
 
 class PlainConnection(_Cuttable, urllib3.connection.HTTPConnection):
-    """HTTP to an address; `cut` ends it from another thread, `release` frees what `cut` needs."""
+    """HTTP to an address; `cut` ends it from another thread, `release` frees the descriptor for that."""
 
     def _new_conn(self) -> socket.socket:
         return self.watch(super()._new_conn())
 
 
 class TLSConnection(_Cuttable, urllib3.connection.HTTPSConnection):
-    """HTTPS to an address; the certificate is checked against the host's name all the same."""
+    """HTTPS to an address; the certificate is still checked against the host's name."""
 
     def _new_conn(self) -> socket.socket:
         return self.watch(super()._new_conn())

@@ -1,11 +1,11 @@
-"""Runs functions that take long to compute in a child process, where they hold up no other thread of this one.
+"""Runs long computations in a child process, where they do not delay other threads.
 
-A thread that computes holds Python's interpreter lock, and each other thread of its process waits some milliseconds for it
-whenever it comes back from the database. A child is another process, of lower priority, with limits on memory and time. Unlike a
-template (`templates.text`) a document is data that our own code reads, so one child serves one document after another, of all
-tenants: it starts when it is first needed, ends with its parent, and another takes the place of one that was killed.
+A computing thread holds Python's interpreter lock, and each other thread of its process waits some milliseconds for it whenever
+it returns from the database. The child is a process of lower priority with limits on memory and time. Unlike a template
+(`templates.text`) a document is data that our own code reads, so one child serves documents of all tenants in sequence: it starts
+on first use, exits with its parent, and is replaced when it was killed.
 
-What is asked and answered is JSON, each message after its length. The child has an empty environment: no setting, no secret.
+Requests and results are JSON, each message after its length. The child has an empty environment: no setting, no secret.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from typing import Any, BinaryIO, Final
 from .transactions import forbid_in_transaction
 
 _LENGTH: Final = 8
-#: Bytes of an answer.
-_MOST: Final = 8 << 20
+#: Limit on a result, in bytes.
+_RESULT_LIMIT: Final = 8 << 20
 _PIECE: Final = 64 << 10
 
 
 class ChildError(Exception):
-    """The function did not come to its end: it took too long, or too much memory. The text says which."""
+    """The function did not finish: it took too long, or too much memory. The text says which."""
 
 
 class Child:
-    """See the module. Threads share one, and take turns.
+    """A child process for function calls. Threads share one; their calls run one at a time.
 
     Args:
-        seconds: on the wall that a call may take, once its turn has come.
-        memory: bytes of address space, the interpreter included.
+        seconds: wall-clock time for a call, not counting the wait for other calls.
+        memory: bytes of address space, including the interpreter.
         clock: seconds, monotonic.
     """
 
@@ -54,35 +54,35 @@ class Child:
         self._process: subprocess.Popen[bytes] | None = None
 
     def call(self, function: str, *arguments: Any) -> Any:
-        """What a function returns.
+        """Call a function in the child and return its result.
 
         Args:
             function: `module:name`, of our own code.
-            arguments: of JSON's types, as is what it returns.
+            arguments: JSON values, as is the result.
 
         Raises:
-            ChildError: see there. The next call starts another child.
+            ChildError: the function did not finish. The next call starts another child.
         """
         forbid_in_transaction("work of a child process")
         request = json.dumps([function, arguments]).encode("ascii")
         with self._lock:
-            process = self._started()
+            process = self._running_process()
             try:
-                answer = self._exchanged(process, request)
+                result = self._exchange(process, request)
             except BaseException:
                 self._end()
                 raise
-        return json.loads(answer)
+        return json.loads(result)
 
     def close(self) -> None:
         """End the child, if there is one."""
         with self._lock:
             self._end()
 
-    def _started(self) -> subprocess.Popen[bytes]:
+    def _running_process(self) -> subprocess.Popen[bytes]:
         if self._process is None or self._process.poll() is not None:
             self._end()
-            self._process = subprocess.Popen(  # noqa: S603 - a fixed command; what is from outside travels on standard input
+            self._process = subprocess.Popen(  # noqa: S603 - a fixed command; untrusted data goes through standard input
                 [sys.executable, "-B", "-m", __name__, str(self._memory)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -107,7 +107,7 @@ class Child:
                 with contextlib.suppress(OSError):
                     stream.close()
 
-    def _exchanged(self, process: subprocess.Popen[bytes], request: bytes) -> bytes:
+    def _exchange(self, process: subprocess.Popen[bytes], request: bytes) -> bytes:
         assert process.stdin is not None
         assert process.stdout is not None
         deadline = self._clock() + self._seconds
@@ -117,11 +117,11 @@ class Child:
                 self._wait(process.stdin, select.POLLOUT, deadline)
                 left = left[os.write(process.stdin.fileno(), left[:_PIECE]) :]
             length = int.from_bytes(self._read(process.stdout, _LENGTH, deadline), "big")
-            if length > _MOST:
-                raise ChildError(f"the answer is larger than {_MOST} bytes")
+            if length > _RESULT_LIMIT:
+                raise ChildError(f"the result is larger than {_RESULT_LIMIT} bytes")
             return self._read(process.stdout, length, deadline)
         except BrokenPipeError:
-            raise self._broken_off() from None
+            raise self._exited() from None
 
     def _read(self, stream: Any, size: int, deadline: float) -> bytes:
         found = bytearray()
@@ -129,7 +129,7 @@ class Child:
             self._wait(stream, select.POLLIN, deadline)
             piece = os.read(stream.fileno(), min(size - len(found), _PIECE))
             if not piece:
-                raise self._broken_off()
+                raise self._exited()
             found += piece
         return bytes(found)
 
@@ -140,12 +140,12 @@ class Child:
         if remaining <= 0 or not poll.poll(remaining * 1000):
             raise ChildError(f"it takes longer than {self._seconds:g} s")
 
-    def _broken_off(self) -> ChildError:
-        return ChildError(f"it broke off, or takes more than {self._memory >> 20} MiB of memory")
+    def _exited(self) -> ChildError:
+        return ChildError(f"it exited, or takes more than {self._memory >> 20} MiB of memory")
 
 
 def main(memory: int) -> None:
-    """Serve a parent until it ends."""
+    """Serve the parent until it closes standard input."""
     for which, limit in (
         (resource.RLIMIT_AS, memory),
         (resource.RLIMIT_FSIZE, 0),
@@ -153,16 +153,16 @@ def main(memory: int) -> None:
     ):
         resource.setrlimit(which, (limit, limit))
     os.nice(5)
-    requests, answers = sys.stdin.buffer, sys.stdout.buffer
+    requests, results = sys.stdin.buffer, sys.stdout.buffer
     while len(head := requests.read(_LENGTH)) == _LENGTH:
         function, arguments = json.loads(requests.read(int.from_bytes(head, "big")))
         module, _, name = function.partition(":")
-        _send(answers, getattr(importlib.import_module(module), name)(*arguments))
+        _send(results, getattr(importlib.import_module(module), name)(*arguments))
 
 
 def _send(stream: BinaryIO, value: Any) -> None:
-    answer = json.dumps(value).encode("ascii")
-    stream.write(len(answer).to_bytes(_LENGTH, "big") + answer)
+    message = json.dumps(value).encode("ascii")
+    stream.write(len(message).to_bytes(_LENGTH, "big") + message)
     stream.flush()
 
 

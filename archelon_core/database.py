@@ -1,18 +1,17 @@
-"""One relational database, SQLite on one machine or PostgreSQL on many, behind two kinds of transaction.
+"""One relational database, SQLite on one machine or PostgreSQL on many, with two kinds of transaction.
 
-`read()` gives a connection in autocommit mode: every statement sees what is committed, nothing is locked, and no BEGIN
-or COMMIT travels (on the hot path these would cost as much as the SELECT). `write()` gives a transaction that takes
-SQLite's write lock at once: a transaction that starts by reading and turns to writing cannot be retried by SQLite and
-fails with "database is locked", so a writer says that it is one. On PostgreSQL, `write()` is READ COMMITTED and rows
-are locked where they are read for update.
+`read()` yields a connection in autocommit mode: every statement sees what is committed, nothing is locked, and no BEGIN or COMMIT
+is sent (on the hot path these would cost as much as the SELECT). `write()` yields a transaction that takes SQLite's write lock at
+once: SQLite cannot retry a transaction that starts by reading and then writes; it would fail with "database is locked". On
+PostgreSQL, `write()` is READ COMMITTED and rows are locked where they are read for update.
 
-SQLite lets one writer in and has the others sleep and look again, up to 100 ms at a time. So the threads of a process
-take turns before they come to it, by a lock that wakes the next at once, and processes by two (see `sqlite_locks`).
+SQLite admits one writer; the others sleep and retry, at intervals of up to 100 ms. So the threads of a process queue before it at
+a lock that wakes the next at once, and processes at a `sqlite_locks.ProcessLock`.
 
-What one of the two cannot hold (a NUL in a text, a whole number beyond 64 bits) is refused for both, before a statement is
-sent, so that no request works on one and fails on the other. What a failure means to whoever asked is said once, by `refusal_of`.
+A value that one of the two databases cannot store (a NUL in a text, an integer beyond 64 bits) is refused for both, before the
+statement is sent, so that no request works on one and fails on the other. `refusal_of` maps failures to client errors.
 
-All tables of all rooms hang on one `metadata`, each defined in the room that owns it, and are made by Alembic.
+All tables of all packages belong to one `metadata`, each defined in the package that owns it; Alembic creates them.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ metadata = sa.MetaData(
 
 
 def insert_into(table: sa.Table, dialect: str) -> sqlite.Insert | postgresql.Insert:
-    """An INSERT that may say ON CONFLICT, which both databases know and SQLAlchemy has for each of them alone.
+    """An INSERT with ON CONFLICT, which SQLAlchemy has for each of the two databases separately.
 
     Args:
         dialect: `sqlite` or `postgresql`.
@@ -59,62 +58,62 @@ def insert_into(table: sa.Table, dialect: str) -> sqlite.Insert | postgresql.Ins
     return sqlite.insert(table) if dialect == "sqlite" else postgresql.insert(table)
 
 
-#: Of libpq: a server that went away without a word is noticed in seconds. TCP's own patience is a quarter of an hour.
+#: For libpq: notices within seconds a server that disappeared silently. TCP's default timeout is a quarter of an hour.
 _KEEPALIVE: Final = {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3, "tcp_user_timeout": 15_000}
-#: Of the session, at the server: the same towards a client.
+#: For the session at the server: the same for clients.
 _SESSION: Final = {
     "tcp_keepalives_idle": "5",
     "tcp_keepalives_interval": "2",
     "tcp_keepalives_count": "3",
     "tcp_user_timeout": "15000",
 }
-#: Seconds a SQLite writer waits for another before it gives up.
+#: Seconds that a SQLite writer waits for another before it fails.
 _SQLITE_BUSY_TIMEOUT: Final = 30.0
-#: Seconds between two looks at what SQLite does not wait for by itself.
-_SQLITE_LOOK: Final = 0.01
-#: Seconds a process waits for others before it goes to SQLite without a turn.
-_PATIENCE: Final = 5.0
-#: Seconds after which a connection of the pool is asked whether its server is still there before it is used. Sooner, the
-#: question would cost a round trip in each read; a server that ends meanwhile fails the statement, and a client tries again.
+#: Seconds between two attempts at what SQLite does not wait for by itself.
+_SQLITE_POLL_INTERVAL: Final = 0.01
+#: Seconds that a process waits for the process lock before it goes to SQLite without.
+_PROCESS_LOCK_TIMEOUT: Final = 5.0
+#: Seconds of idleness after which a pooled connection is pinged before use. Pinging sooner would cost a round trip in each read;
+#: a server that stops meanwhile fails the statement, and the client retries.
 _PING_AFTER_IDLE: Final = 5.0
 
-#: SQLSTATEs, or their classes, that say "not now" (PostgreSQL's appendix A): connection exceptions; serialization failure,
-#: deadlock; a session that was broken off; a standby; a resource such as the disk that is used up; lock not available, canceled,
-#: server going down or starting; an error of the system.
-_NOT_NOW: Final = ("08", "40001", "40P01", "25P03", "25006", "53", "55P03", "57", "58")
-#: The same of SQLite: locked by another connection; out of memory; readonly, an error of the disk, the disk is full, the file
-#: cannot be opened, an error of the locking protocol.
-_SQLITE_NOT_NOW: Final = frozenset((5, 6, 7, 8, 10, 13, 14, 15))
-#: SQLSTATEs' classes that say that a value cannot be kept: data exception, program limit exceeded.
-_NOT_KEPT: Final = ("22", "54")
-#: A row of the same key: a SQLSTATE, and SQLite's extended codes for a unique index and for a primary key.
-_THERE: Final = frozenset(("23505", 2067, 1555))
-_AWAY: Final = "the database is busy or away; look, and try again"
+#: SQLSTATEs, or their classes, of temporary failures (PostgreSQL's appendix A): connection exceptions; serialization failure,
+#: deadlock; a terminated session; a standby; an exhausted resource such as the disk; lock not available, canceled, server
+#: stopping or starting; an error of the system.
+_TEMPORARY: Final = ("08", "40001", "40P01", "25P03", "25006", "53", "55P03", "57", "58")
+#: The same for SQLite: locked by another connection; out of memory; readonly, disk error, disk full, cannot open the file,
+#: locking protocol error.
+_SQLITE_TEMPORARY: Final = frozenset((5, 6, 7, 8, 10, 13, 14, 15))
+#: SQLSTATE classes of values that cannot be stored: data exception, program limit exceeded.
+_NOT_STORABLE: Final = ("22", "54")
+#: A row of the same key exists: a SQLSTATE, and SQLite's extended codes for a unique index and for a primary key.
+_DUPLICATE: Final = frozenset(("23505", 2067, 1555))
+_UNAVAILABLE: Final = "the database is busy or unavailable; check the result, and retry"
 _UNSTORABLE: Final = (
-    "a value in the request cannot be kept: texts have no NUL and keep to their lengths, whole numbers to 64 bits"
+    "a value in the request cannot be stored: texts have no NUL and keep to their lengths, integers have 64 bits"
 )
 _MOST: Final = 2**63 - 1
-#: What UTF-8 has no form for; JSON's escapes can spell it.
+#: UTF-8 cannot encode these; JSON's escapes can spell them.
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 
 class UnstorableError(ValueError):
-    """A parameter of a statement that one of the databases cannot hold. Its text names no value."""
+    """A statement's parameter that one of the databases cannot store. Its text contains no value."""
 
 
-def is_away(error: BaseException) -> bool:
-    """Whether the database is busy, full or away, so that the same may work later. All else is a slip of ours."""
+def is_unavailable(error: BaseException) -> bool:
+    """Whether the database is busy, full or unavailable, so that a retry may work. Any other error is a bug."""
     original = getattr(error, "orig", None) or error
     state = getattr(original, "sqlstate", None)
     code = getattr(original, "sqlite_errorcode", None)
     if isinstance(error, sqlalchemy.exc.TimeoutError | sqlalchemy.exc.InvalidatePoolError):
         return True
     if state is not None:
-        return bool(state.startswith(_NOT_NOW))
+        return bool(state.startswith(_TEMPORARY))
     if code is not None:
-        return code & 0xFF in _SQLITE_NOT_NOW
+        return code & 0xFF in _SQLITE_TEMPORARY
     lost = isinstance(error, sqlalchemy.exc.DBAPIError) and error.connection_invalidated
-    # libpq could not reach the server, or lost it: it has no SQLSTATE then.
+    # libpq could not reach the server, or lost it; there is no SQLSTATE.
     return lost or isinstance(
         original,
         psycopg.OperationalError | psycopg.InterfaceError | sqlite3.OperationalError | sqlalchemy.exc.OperationalError,
@@ -122,32 +121,32 @@ def is_away(error: BaseException) -> bool:
 
 
 def refusal_of(error: BaseException) -> HttpError | None:
-    """What a client is told of a failure of the database: 503 where it may try again, 400 where its values cannot be kept, 409
-    where another request has made the same in this moment.
+    """The client error for a failure of the database: 503 if a retry may work, 400 if a value cannot be stored, 409 if another
+    request has just created the same row.
 
     Returns:
-        None where it is neither, which is a slip of ours.
+        None for any other failure, which is a bug.
     """
-    if is_away(error):
-        return UnavailableError(_AWAY, "database", retry_after=1)
+    if is_unavailable(error):
+        return UnavailableError(_UNAVAILABLE, "database", retry_after=1)
     original = getattr(error, "orig", None) or error
     state = getattr(original, "sqlstate", None) or ""
-    # psycopg refuses some values before they are sent, without a SQLSTATE.
-    if isinstance(error, UnstorableError) or isinstance(original, psycopg.DataError) or state.startswith(_NOT_KEPT):
+    # psycopg refuses some values before sending them, without a SQLSTATE.
+    if isinstance(error, UnstorableError) or isinstance(original, psycopg.DataError) or state.startswith(_NOT_STORABLE):
         return BadRequestError(_UNSTORABLE, "request")
-    if state in _THERE or getattr(original, "sqlite_errorcode", None) in _THERE:
-        return ConflictError("another request has made the same in this moment; look, and try again", "path")
+    if state in _DUPLICATE or getattr(original, "sqlite_errorcode", None) in _DUPLICATE:
+        return ConflictError("a concurrent request has created the same; check the result, and retry", "path")
     return None
 
 
 class Database:
-    """An engine and its two kinds of transaction. Threads may share one; a forked process makes its own.
+    """An engine and its two kinds of transaction. Threads may share one; a forked process creates its own.
 
     Args:
         url: SQLAlchemy URL, for example `sqlite:////var/lib/archelon/state.db` or `postgresql+psycopg://host/name`.
         pool_size: connections kept open; as many again may open under load.
-        patience: seconds that PostgreSQL lets a transaction wait for its client. One that is paused, or whose machine is gone,
-            would keep its rows locked for everyone, a claimed row of the work queue too.
+        idle_timeout: seconds that PostgreSQL lets a transaction wait for its client. A client that is paused, or whose machine
+            is gone, would keep its rows locked, including a claimed row of the work queue.
         clock: seconds, monotonic.
 
     Raises:
@@ -156,7 +155,7 @@ class Database:
     """
 
     def __init__(
-        self, url: str, *, pool_size: int = 5, patience: float = 30.0, clock: Callable[[], float] = time.monotonic
+        self, url: str, *, pool_size: int = 5, idle_timeout: float = 30.0, clock: Callable[[], float] = time.monotonic
     ) -> None:
         parsed = sa.make_url(url)
         dialect = parsed.get_backend_name()
@@ -182,42 +181,42 @@ class Database:
             pool_size=pool_size,
             max_overflow=pool_size,
             json_serializer=_compact_json,
-            # Values of statements are tenants' data, and secrets among them: they stay out of logs and errors.
+            # Statements contain tenants' data and secrets: keep them out of logs and errors.
             hide_parameters=True,
             # A ROLLBACK after every read in autocommit mode would undo nothing and cost a round trip. SQLite's driver is
-            # always in that mode, our transactions included, and theirs must be undone.
+            # always in that mode, also in our transactions, which must be rolled back.
             skip_autocommit_rollback=dialect == "postgresql",
         )
         event.listen(self.engine, "before_cursor_execute", _check_storable)
         self._write_lock = _WriteLock(
-            None if dialect == "postgresql" else ProcessLock(str(parsed.database), patience=_PATIENCE)
+            None if dialect == "postgresql" else ProcessLock(str(parsed.database), timeout=_PROCESS_LOCK_TIMEOUT)
         )
         if self.dialect == "sqlite":
             _close_to_others(Path(str(parsed.database)))
             event.listen(self.engine, "connect", _prepare_sqlite_connection)
             event.listen(self.engine, "begin", _begin_sqlite)
-            # Without a BEGIN, SQLite is in autocommit mode. Saying so to SQLAlchemy has it send a PRAGMA each time.
+            # Without a BEGIN, SQLite is in autocommit mode. Setting it in SQLAlchemy would send a PRAGMA each time.
             self._read = self.engine
         else:
-            _prepare_postgresql_connections(self.engine, patience)
+            _prepare_postgresql_connections(self.engine, idle_timeout)
             _ping_after_idle(self.engine, clock)
             self._read = self.engine.execution_options(isolation_level="AUTOCOMMIT")
         self._write = self.engine.execution_options(archelon_write=True)
 
     @contextlib.contextmanager
     def read(self) -> Iterator[sa.Connection]:
-        """A connection in autocommit mode, for SELECTs. Who writes through it a statement at a time takes a `write_lock`."""
+        """A connection in autocommit mode, for SELECTs. To write single statements through it, take a `write_lock`."""
         with self._read.connect() as connection:
             yield connection
 
     @contextlib.contextmanager
     def write(self) -> Iterator[sa.Connection]:
-        """A transaction that may write; commits at the end, rolls back on an exception. Nothing slow happens in it
+        """A write transaction; commits at the end, rolls back on an exception. Nothing slow may happen in it
         (`transactions`).
 
         Raises:
             sqlalchemy.exc.TimeoutError: on SQLite, the other threads of this process kept writing for 30 s.
-            RuntimeError: on SQLite, this thread has its turn already, and would wait for itself.
+            RuntimeError: on SQLite, this thread is already writing, and would deadlock.
         """
         with self.write_lock(), self._write.begin() as connection, transactions.opened():
             yield connection
@@ -227,7 +226,7 @@ class Database:
         return Often(self.engine, statement)
 
     def write_lock(self) -> contextlib.AbstractContextManager[None]:
-        """On SQLite, this thread's turn to write; on PostgreSQL nothing. `write` takes it by itself."""
+        """On SQLite, the lock for writing; on PostgreSQL nothing. `write` takes it by itself."""
         return self._write_lock.taken() if self.dialect == "sqlite" else contextlib.nullcontext()
 
     def close(self) -> None:
@@ -237,29 +236,28 @@ class Database:
 
 
 class Often:
-    """A SELECT that runs often. SQLAlchemy's way from statement to rows takes longer than the SELECT itself.
+    """A SELECT that runs often. SQLAlchemy's overhead is larger than the SELECT itself.
 
     Attributes:
-        text: the statement as the driver takes it.
+        text: the statement for the driver.
     """
 
     def __init__(self, engine: sa.Engine, statement: sa.sql.expression.SelectBase) -> None:
         self._engine = engine
         compiled = statement.compile(dialect=engine.dialect)
         self.text = str(compiled)
-        #: The order of the parameters where the driver takes them by position.
+        #: The order of the parameters if the driver takes them by position.
         self._order = compiled.positiontup
 
     def rows(self, parameters: Mapping[str, str]) -> Sequence[Any]:
         """The rows, in autocommit mode.
 
         Args:
-            parameters: values that the driver takes as they are.
+            parameters: values that need no conversion for the driver.
 
         Raises:
-            sqlite3.Error, psycopg.Error: bare, since nothing here tells one failure from another; run the statement
-                through `read` to find out.
-            sqlalchemy.exc.SQLAlchemyError: no connection to be had.
+            sqlite3.Error, psycopg.Error: unclassified; run the statement through `read` to find out.
+            sqlalchemy.exc.SQLAlchemyError: no connection is available.
         """
         pooled = self._engine.raw_connection()
         try:
@@ -267,7 +265,7 @@ class Often:
             if self._order is not None:
                 rows: Sequence[Any] = driver.execute(self.text, [parameters[each] for each in self._order]).fetchall()
             else:
-                # Two assignments that travel nowhere, in the place of BEGIN and ROLLBACK.
+                # Two assignments without a round trip, instead of BEGIN and ROLLBACK.
                 driver.autocommit = True
                 rows = driver.execute(self.text, parameters).fetchall()
                 driver.autocommit = False
@@ -280,8 +278,8 @@ class Often:
 
 
 def _close_to_others(file: Path) -> None:
-    """Make the database, and what SQLite keeps beside it, this user's alone: new files there have the database's mode."""
-    # A directory that is missing is what the first connection complains of.
+    """Make the database and SQLite's files beside it accessible to this user only: new ones get the database's mode."""
+    # The first connection reports a missing directory.
     with contextlib.suppress(FileNotFoundError, PermissionError):
         private_files.close_to_others(file, make=True)
         for beside in ("-wal", "-shm", "-journal"):
@@ -291,18 +289,18 @@ def _close_to_others(file: Path) -> None:
 def _check_storable(
     _connection: Any, _cursor: Any, _statement: str, parameters: Any, _context: Any, executemany: bool
 ) -> None:
-    """SQLAlchemy's, before a statement is sent: refuse what one of the databases could not hold."""
+    """SQLAlchemy hook before a statement: refuse values that one of the databases could not store."""
     for row in parameters if executemany else (parameters,):
         for value in row.values() if isinstance(row, dict) else row:
             if isinstance(value, str):
                 if "\0" in value or (not value.isascii() and _SURROGATE.search(value)):
-                    raise UnstorableError("a text holds a NUL or an unpaired surrogate")
+                    raise UnstorableError("a text contains a NUL or an unpaired surrogate")
             elif isinstance(value, int) and not -_MOST <= value <= _MOST:
-                raise UnstorableError("a whole number is beyond 64 bits")
+                raise UnstorableError("an integer is beyond 64 bits")
 
 
 def _prepare_sqlite_connection(dbapi_connection: Any, _record: Any) -> None:
-    # The driver must not begin transactions by itself: _begin_sqlite says which kind.
+    # The driver must not begin transactions by itself: _begin_sqlite decides.
     dbapi_connection.isolation_level = None
     cursor = dbapi_connection.cursor()
     _use_wal(cursor)
@@ -317,10 +315,10 @@ def _prepare_sqlite_connection(dbapi_connection: Any, _record: Any) -> None:
 
 
 def _use_wal(cursor: sqlite3.Cursor) -> None:
-    """Have a file written by way of a log beside it, which is so for good once it is.
+    """Switch a file to WAL mode, which is permanent.
 
-    Turning a new file over is the one thing at which SQLite waits for nobody: of processes that start at once, all but one would
-    be told that the database is locked.
+    SQLite does not wait while another process switches a new file: of processes that start at once, all but one would fail with
+    "database is locked".
     """
     end = time.monotonic() + _SQLITE_BUSY_TIMEOUT
     while True:
@@ -329,18 +327,18 @@ def _use_wal(cursor: sqlite3.Cursor) -> None:
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > end:
                 raise
-            time.sleep(_SQLITE_LOOK)
+            time.sleep(_SQLITE_POLL_INTERVAL)
         else:
             return
 
 
-def _prepare_postgresql_connections(engine: sa.Engine, patience: float) -> None:
-    session = {**_SESSION, "idle_in_transaction_session_timeout": f"{round(patience * 1000)}"}
+def _prepare_postgresql_connections(engine: sa.Engine, idle_timeout: float) -> None:
+    session = {**_SESSION, "idle_in_transaction_session_timeout": f"{round(idle_timeout * 1000)}"}
     statement = "SELECT " + ", ".join(["set_config(%s, %s, false)"] * len(session))
     values = [text for setting in session.items() for text in setting]
 
     def connect(dbapi_connection: Any, _record: Any) -> None:
-        # Outside of a transaction, whose end could take it back.
+        # Outside a transaction, whose rollback would undo it.
         dbapi_connection.autocommit = True
         dbapi_connection.execute(statement, values)
         dbapi_connection.autocommit = False
@@ -354,7 +352,7 @@ def _begin_sqlite(connection: sa.Connection) -> None:
 
 
 class _WriteLock:
-    """One thread at a time, of all processes."""
+    """Admits one thread at a time, among all processes."""
 
     def __init__(self, processes: ProcessLock | None) -> None:
         self._processes = processes
@@ -365,7 +363,7 @@ class _WriteLock:
     def taken(self) -> Iterator[None]:
         me = threading.get_ident()
         if self._holder == me:
-            raise RuntimeError("this thread is writing already; pass on the connection of that transaction")
+            raise RuntimeError("this thread is already writing; pass on the connection of that transaction")
         if not self._lock.acquire(timeout=_SQLITE_BUSY_TIMEOUT):
             raise sqlalchemy.exc.TimeoutError(f"other threads kept writing for {_SQLITE_BUSY_TIMEOUT:g} s")
         self._holder = me
@@ -392,7 +390,7 @@ def _ping_after_idle(engine: sa.Engine, clock: Callable[[], float]) -> None:
             try:
                 engine.dialect.do_ping(dbapi_connection)
             except engine.dialect.loaded_dbapi.Error as error:
-                # The pool then tries with a new connection, and forgets the others that were opened before.
+                # The pool then retries with a new connection, and drops the other old ones.
                 raise sqlalchemy.exc.InvalidatePoolError from error
 
     event.listen(engine, "checkin", checkin)

@@ -1,12 +1,12 @@
-"""Secrets at rest: text goes in with the name of its place, a token comes out that only this place can open again.
+"""Encryption of secrets at rest: each is bound to the place where it is stored, and decrypts only there.
 
-AES-256-GCM with a fresh 96-bit nonce for each value (NIST SP 800-38D). The place (for example entity id and attribute
-name) is authenticated beside the text, so a token copied to another row or column does not decrypt: an administrator of
-the database cannot move one tenant's secret under another's entity and read it there.
+AES-256-GCM with a fresh 96-bit nonce for each value (NIST SP 800-38D). The place (for example entity id and attribute name) is
+authenticated with the text, so a token copied to another row or column does not decrypt: an administrator of the database cannot
+move one tenant's secret to another's entity and read it there.
 
-A token is `<version>.<key id>.<nonce + ciphertext>`. The key id says which key opens it, so keys can be rolled: put the new
-key first, restart, re-encrypt whatever `is_current` denies, then drop the old key. MultiFernet was decided against: it
-authenticates no place, and it tries each key in turn.
+A token is `<version>.<key id>.<nonce + ciphertext>`. The key id names the key, so keys can be rotated: put the new key first,
+restart, re-encrypt each token that is not `is_current`, then drop the old key. MultiFernet was decided against: it authenticates
+no place, and tries all keys.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ _KEY_BYTES = 32
 
 
 class DecryptionError(Exception):
-    """A token could not be opened: no such key here, altered, or moved from its place. The text never shows the value."""
+    """A token could not be decrypted: unknown key, altered, or moved from its place. The text never contains the value."""
 
 
 class InvalidKeyError(ValueError):
-    """A key, or the file that holds it, is unusable."""
+    """A key, or a key file, is unusable."""
 
 
 def generate_key() -> str:
@@ -47,16 +47,16 @@ class Cipher:
     """Encrypts with the first of its keys, decrypts with any of them. Threads may share one.
 
     Args:
-        keys: keys as `generate_key` makes them, the current one first, older ones after it.
-        random: gives that many random bytes; a nonce must never repeat under one key.
+        keys: keys from `generate_key`, the current one first, older ones after it.
+        random: returns that many random bytes; a nonce must never repeat under one key.
 
     Raises:
-        InvalidKeyError: there is no key, or one is not 32 bytes in URL-safe base64. The text gives its position, never the key.
+        InvalidKeyError: no key, or one that is not 32 bytes in URL-safe base64. The text states its position, never the key.
     """
 
     def __init__(self, keys: Sequence[str], *, random: Callable[[int], bytes] = os.urandom) -> None:
         if not keys:
-            raise InvalidKeyError("no encryption key is configured; make one with generate_key()")
+            raise InvalidKeyError("no encryption key is configured; create one with generate_key()")
         self._random = random
         self._ciphers: dict[str, AESGCM] = {}
         for position, key in enumerate(keys, start=1):
@@ -66,12 +66,12 @@ class Cipher:
         self._current_prefix = f"{_VERSION}.{self._current}."
 
     def encrypt(self, text: str, *, context: Sequence[str]) -> str:
-        """A token (ASCII, URL-safe) that `decrypt` opens under the same context only.
+        """A token (ASCII, URL-safe) that `decrypt` accepts in the same context only.
 
         Args:
             text: the secret.
-            context: names its place, for example `(entity id, attribute name)`. The parts stay apart: `("a", "bc")` is
-                another place than `("ab", "c")`.
+            context: names its place, for example `(entity id, attribute name)`. The parts are kept separate: `("a", "bc")`
+                differs from `("ab", "c")`.
         """
         nonce = self._random(_NONCE_BYTES)
         sealed = self._ciphers[self._current].encrypt(nonce, text.encode("utf-8"), _place(context))
@@ -81,41 +81,41 @@ class Cipher:
         """The text of a token.
 
         Raises:
-            DecryptionError: the token is no token of ours, its key is not configured here, or it was altered or moved.
+            DecryptionError: not one of our tokens, its key is not configured, or it was altered or moved.
         """
         version, _, rest = token.partition(".")
         key_id, _, body = rest.partition(".")
         if version != _VERSION or not body:
-            raise DecryptionError(f"{_where(context)} holds no encrypted value (a token begins with {_VERSION!r})")
+            raise DecryptionError(f"{_where(context)} is not encrypted (a token begins with {_VERSION!r})")
         cipher = self._ciphers.get(key_id)
         if cipher is None:
             raise DecryptionError(
-                f"{_where(context)} is encrypted with key {key_id[:16]!r}, which is not configured here; "
+                f"{_where(context)} is encrypted with key {key_id[:16]!r}, which is not configured; "
                 "add that key after the current one"
             )
         try:
             raw = base64.b64decode(body + "=" * (-len(body) % 4), altchars=b"-_", validate=True)
             return cipher.decrypt(raw[:_NONCE_BYTES], raw[_NONCE_BYTES:], _place(context)).decode("utf-8")
         except (binascii.Error, InvalidTag, ValueError):
-            # From None: the causes carry nothing more, and a traceback should not invite a look at the bytes.
+            # From None: the causes add nothing, and a traceback might show the bytes.
             raise DecryptionError(
                 f"{_where(context)} does not decrypt: it was altered, or moved from elsewhere"
             ) from None
 
     def is_current(self, token: str) -> bool:
-        """Whether the token was made with the current key; where not, decrypt it and encrypt it anew."""
+        """Whether the token uses the current key; if not, decrypt it and encrypt it again."""
         return token.startswith(self._current_prefix)
 
 
 def keys_from_file(path: Path) -> tuple[str, ...]:
-    """The keys of a file, one a line, the current one first; the file is made, mode 0600, where it is missing.
+    """The keys of a file, one per line, the current one first; creates the file, with mode 0600, if it is missing.
 
-    For one machine. Two processes that start at once end up with the same key: each writes a complete file under a name
-    of its own and links it into place, and the link of the second fails.
+    For one machine. Two processes that start at once get the same key: each writes a complete file under its own name and links
+    it into place, and the second link fails.
 
     Raises:
-        InvalidKeyError: others may read the file, it is not ours, or it holds no usable key.
-        OSError: the directory cannot be written.
+        InvalidKeyError: the file is readable by others, belongs to another user, or contains no usable key.
+        OSError: the directory is not writable.
     """
     with contextlib.suppress(FileNotFoundError):
         return _read_keys(path)
@@ -126,7 +126,7 @@ def keys_from_file(path: Path) -> tuple[str, ...]:
         with os.fdopen(descriptor, "w", encoding="ascii") as file:
             file.write(generate_key() + "\n")
             file.flush()
-            # A key lost in a power cut would take every secret written with it along.
+            # Losing the key in a power cut would lose every secret encrypted with it.
             os.fsync(file.fileno())
         with contextlib.suppress(FileExistsError):
             os.link(draft, path)
@@ -145,11 +145,11 @@ def _read_keys(path: Path) -> tuple[str, ...]:
                 f"the key file {path} belongs to another user; give it to the user who runs this service"
             )
         if others_may_read(status):
-            raise InvalidKeyError(f"others may read the key file {path}; close it with: chmod 600 {path}")
+            raise InvalidKeyError(f"others can read the key file {path}; run: chmod 600 {path}")
         lines = [line.strip() for line in file]
     keys = tuple(line for line in lines if line and not line.startswith("#"))
     if not keys:
-        raise InvalidKeyError(f"the key file {path} holds no key; restore it, or remove it to start with a new key")
+        raise InvalidKeyError(f"the key file {path} contains no key; restore it, or remove it to start with a new key")
     for position, key in enumerate(keys, start=1):
         _decode_key(key, place=f"key {position} of the key file {path}")
     return keys
@@ -169,12 +169,12 @@ def _decode_key(key: str, *, place: str) -> bytes:
     except (binascii.Error, UnicodeEncodeError):
         raw = b""
     if len(raw) != _KEY_BYTES:
-        raise InvalidKeyError(f"{place} is not {_KEY_BYTES} bytes in URL-safe base64; make one with generate_key()")
+        raise InvalidKeyError(f"{place} is not {_KEY_BYTES} bytes in URL-safe base64; create one with generate_key()")
     return raw
 
 
 def _key_id(raw: bytes) -> str:
-    # A key's name must say nothing about the key: a hash under a label of its own, cut short.
+    # The id must disclose nothing about the key: a truncated hash with its own label.
     return hashlib.sha256(b"archelon key id\0" + raw).hexdigest()[:12]
 
 

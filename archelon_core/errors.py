@@ -1,7 +1,7 @@
-"""Errors that a client sees. Each is a class that carries status, title and headers; one place renders them.
+"""Errors for clients. Each class has a status, title and headers; one place renders them.
 
-The text of an error is for a person and says three things: what was found, where, and what would be right. It shows
-input only after `shown` made it short and printable, so that no answer repeats a megabyte or a control character.
+An error's text is for a person: what was found, where, and what is expected. It contains input only after `shown` made it short
+and printable, so that no response repeats a megabyte or a control character.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ _WHERE_CHARACTERS: Final = 300
 
 
 def shown(value: object) -> str:
-    """Input as an error text may show it: quoted, printable, at most 120 characters."""
+    """Input for an error text: quoted, printable, at most 120 characters."""
     text = json.dumps(value, ensure_ascii=True, default=str)
     return text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + '…"'
 
 
-def _short(text: str, most: int) -> str:
-    return text if len(text) <= most else text[:most] + "…"
+def _short(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[:limit] + "…"
 
 
 class HttpError(Exception):
-    """Base of all. Not raised itself.
+    """Base class; not raised itself.
 
     Args:
-        message: for the client: what is wrong and what would be right.
-        where: the field, line, header or path that it is about; may be empty.
-        headers: to be sent beside.
-        reason: for our own log, never for the client; holds no secret.
+        message: for the client: what is wrong and what is expected.
+        where: the field, line, header or path concerned; may be empty.
+        headers: additional response headers.
+        reason: for our log only, never for the client; contains no secret.
 
     Attributes:
         status: HTTP status code.
-        title: short, and the same for every case of its kind.
+        title: short, the same for every error of the class.
     """
 
     status: int = 500
@@ -57,21 +57,21 @@ class HttpError(Exception):
 
 
 class BadRequestError(HttpError):
-    """400: the request does not parse, or says what cannot be."""
+    """400: the request does not parse, or is contradictory."""
 
     status = 400
     title = "Bad Request"
 
 
 class ForbiddenError(HttpError):
-    """403: understood, and not for this identity."""
+    """403: understood, but not permitted to this identity."""
 
     status = 403
     title = "Forbidden"
 
 
 class NotFoundError(HttpError):
-    """404: not there, or not this tenant's, which looks the same."""
+    """404: it does not exist, or is another tenant's, which the client cannot distinguish."""
 
     status = 404
     title = "Not Found"
@@ -88,14 +88,14 @@ class MethodNotAllowedError(HttpError):
 
 
 class NotAcceptableError(HttpError):
-    """406: none of the renderings asked for can show this."""
+    """406: none of the requested renderings can show this."""
 
     status = 406
     title = "Not Acceptable"
 
 
 class ConflictError(HttpError):
-    """409: right in form, and at odds with the present state."""
+    """409: well-formed, but in conflict with the present state."""
 
     status = 409
     title = "Conflict"
@@ -130,7 +130,7 @@ class NotImplementedByProtocolError(HttpError):
 
 
 class UnavailableError(HttpError):
-    """503: something that is needed is away for now.
+    """503: something that is needed is temporarily unavailable.
 
     Args:
         retry_after: seconds after which to try again.
@@ -162,7 +162,7 @@ _BY_STATUS: Final = {
 
 
 class _StatusError(HttpError):
-    """A status that has no class of its own, from a backend that named it by number."""
+    """A status without a class, named by number by a backend."""
 
     def __init__(self, status: int, message: str, where: str = "", *, headers: Mapping[str, str] | None = None) -> None:
         self.status = status
@@ -171,7 +171,7 @@ class _StatusError(HttpError):
 
 
 def of_status(status: int, message: str, where: str = "", *, headers: Mapping[str, str] | None = None) -> HttpError:
-    """The error of an HTTP status, for those who know it by number only. What is no error status becomes a 500."""
+    """The error of an HTTP status. One that is not an error status becomes 500."""
     found = _BY_STATUS.get(status)
     if found is None:
         return _StatusError(status if 400 <= status <= 599 else 500, message, where, headers=headers)

@@ -1,11 +1,11 @@
-"""Is the process alive, and can it serve: `/healthz` and `/readyz`, for web and worker processes.
+"""Liveness and readiness: `/healthz` and `/readyz`, for web and worker processes.
 
-Alive is answered without looking at anything: an orchestrator of containers kills what is not alive, and a database that is
-away is no reason to. Ready runs the named checks, all at once, each in a thread under its own timeout. A check that hangs
-keeps its one thread and is not started again while it hangs, so that probes cannot pile up threads.
+Liveness checks nothing: a container orchestrator kills a process that is not alive, and an unavailable database is no reason to.
+Readiness runs the named checks concurrently, each in a thread with its own timeout. A check that hangs keeps its one thread and
+is not started again meanwhile, so probes cannot pile up threads.
 
-The answer names the failing check and no more: these paths need no token, and an exception's text may name hosts or users.
-The text goes to the log, once each time a check turns bad.
+The response names the failing check and no more: these paths need no token, and an exception's text may name hosts or users.
+That text is logged, once each time a check starts to fail.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ _logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """One thing that must work for the process to serve.
+    """A condition for the process to serve.
 
     Attributes:
-        name: how the answer calls it, for example `database`.
-        probe: returns where all is well, raises where not. Called in a thread of its own. A text that it returns is shown in
-            place of `ok`, to anyone.
-        timeout: seconds after which it counts as failed.
+        name: name in the response, for example `database`.
+        probe: returns if all is well, raises otherwise. Called in its own thread. If it returns a text, the response shows it
+            instead of `ok`, to anyone.
+        timeout: seconds after which the check counts as failed.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Check:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What came of a check, and in words that anyone may read."""
+    """The outcome of a check, with a reason that anyone may read."""
 
     name: str
     reason: str
@@ -56,15 +56,15 @@ class _Run:
         self._check = check
         self.started = clock()
         self.done = threading.Event()
-        self.said = "ok"
+        self.reason = "ok"
         self.error: Exception | None = None
         threading.Thread(target=self._work, name=f"check-{check.name}", daemon=True).start()
 
     def _work(self) -> None:
         try:
-            found = self._check.probe()
-            if isinstance(found, str):
-                self.said = found
+            result = self._check.probe()
+            if isinstance(result, str):
+                self.reason = result
         except Exception as error:  # noqa: BLE001 - any exception means "not ready"
             self.error = error
         finally:
@@ -75,7 +75,7 @@ class Readiness:
     """Runs checks. Threads may share one.
 
     Args:
-        checks: what must work; each name stands once.
+        checks: the conditions, with distinct names.
         clock: seconds, monotonic.
 
     Raises:
@@ -94,7 +94,7 @@ class Readiness:
         self._draining = threading.Event()
 
     def drain(self) -> None:
-        """From now on say that the process is not ready: it finishes what it has and ends."""
+        """Report not ready from now on: the process finishes its work and exits."""
         self._draining.set()
 
     def outcomes(self) -> list[Outcome]:
@@ -102,10 +102,10 @@ class Readiness:
         runs = [(check, self._run(check)) for check in self._checks]
         outcomes = [self._outcome(check, run) for check, run in runs]
         if self._draining.is_set():
-            outcomes.append(Outcome("process", "draining: it finishes its work and ends"))
+            outcomes.append(Outcome("process", "draining: it finishes its work and exits"))
         return outcomes
 
-    def answer(self) -> tuple[int, bytes]:
+    def response(self) -> tuple[int, bytes]:
         """HTTP status (200, or 503) and the JSON body `{"ready": …, "checks": {name: "ok" or the reason}}`."""
         outcomes = self.outcomes()
         ready = all(outcome.ok for outcome in outcomes)
@@ -114,7 +114,7 @@ class Readiness:
 
     def _run(self, check: Check) -> _Run:
         with self._lock:
-            # Probes that come together share a run, and a hanging one is not started twice.
+            # Concurrent probes share a run, and a hanging one is not started twice.
             run = self._running.get(check.name)
             if run is None or run.done.is_set():
                 run = self._running[check.name] = _Run(check, self._clock)
@@ -123,19 +123,20 @@ class Readiness:
     def _outcome(self, check: Check, run: _Run) -> Outcome:
         remaining = run.started + check.timeout - self._clock()
         if not run.done.wait(max(remaining, 0.0)):
-            self._note(check, f"no answer within {check.timeout:g} s", None)
-            return Outcome(check.name, f"no answer within {check.timeout:g} s")
+            reason = f"no answer within {check.timeout:g} s"
+            self._log_failure(check, reason, None)
+            return Outcome(check.name, reason)
         if run.error is not None:
-            self._note(check, "failed", run.error)
+            self._log_failure(check, "failed", run.error)
             return Outcome(check.name, f"failed ({type(run.error).__name__})")
         with self._lock:
             recovered = check.name in self._failing
             self._failing.discard(check.name)
         if recovered:
             _logger.info("readiness check passes again", extra={"check": check.name})
-        return Outcome(check.name, run.said, ok=True)
+        return Outcome(check.name, run.reason, ok=True)
 
-    def _note(self, check: Check, reason: str, error: Exception | None) -> None:
+    def _log_failure(self, check: Check, reason: str, error: Exception | None) -> None:
         with self._lock:
             known = check.name in self._failing
             self._failing.add(check.name)
@@ -158,7 +159,7 @@ class ReadyResource:
         self._readiness = readiness
 
     def on_get(self, _request: falcon.Request, response: falcon.Response) -> None:
-        status, body = self._readiness.answer()
+        status, body = self._readiness.response()
         response.status = status
         response.content_type = "application/json"
         response.cache_control = ["no-store"]

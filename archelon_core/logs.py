@@ -1,12 +1,12 @@
-"""JSON log lines on one stream, for web workers, work-queue workers and gunicorn alike; no secret gets into them.
+"""JSON log lines without secrets on one stream, for web workers, queue workers and gunicorn alike.
 
-A record comes from anywhere in the standard library's `logging`; out goes one line of JSON: time, level, logger, message,
-request id where there is one, then whatever fields were given as `extra`. Hiding secrets is the formatter's work, not a
-filter's, since only the formatter sees the whole: arguments merged in, the traceback as text, the extra fields. Everything
-outside ASCII and every control character is escaped, so that a line is one record, whatever a tenant sends.
+Each record of the standard library's `logging` becomes one line of JSON: time, level, logger, message, request id if any, then
+the fields given as `extra`. The formatter hides secrets, not a filter, since only the formatter sees everything: merged
+arguments, the traceback as text, the extra fields. Everything outside ASCII and every control character is escaped, so a line is
+one record, whatever a tenant sends.
 
-The request id is a context variable: `request_log.RequestLog` sets it in web workers, `follow_request` wherever else work goes on
-for a request. A background thread does not inherit it; give it on.
+The request id is a context variable: `request_log.RequestLog` sets it in web workers, `follow_request` wherever else work for a
+request continues. A background thread does not inherit it; pass it on.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ from pythonjsonlogger import core
 
 from . import redaction
 
-#: What may come from outside as a request id: long enough for a UUID and a prefix, and nothing that needs escaping.
+#: Acceptable request ids from outside: long enough for a UUID and a prefix, without characters that need escaping.
 _REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{7,127}")
 
 _request_id: contextvars.ContextVar[str] = contextvars.ContextVar("archelon_request_id", default="")
-#: Gives the tokens of the present request, asked for only when a line is written.
+#: Returns the tokens of the present request; called only when a line is written.
 _request_secrets: contextvars.ContextVar[Callable[[], tuple[str, ...]] | None] = contextvars.ContextVar(
     "archelon_request_secrets", default=None
 )
 
-#: Secrets that came up while the present request was served: values of secret attributes, read or written.
+#: Secrets that occurred while serving the present request: values of secret attributes, read or written.
 _request_hidden: contextvars.ContextVar[list[str] | None] = contextvars.ContextVar(
     "archelon_request_hidden", default=None
 )
 
-#: Members of an array or an object that are looked at for what is to be hidden by itself.
+#: Members of an array or an object that are hidden individually.
 _HIDDEN_MEMBERS = 64
 _RESERVED = frozenset(core.RESERVED_ATTRS) | {"taskName", "color_message"}
 _OWN_FIELDS = frozenset({"time", "level", "logger", "message", "request_id", "exception", "stack"})
@@ -51,7 +51,7 @@ _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False, check_circula
 
 
 def request_id() -> str:
-    """The id of the request that this thread works for, empty where there is none. Send it on as X-Request-Id."""
+    """The id of the request that this thread works for, or empty. Send it on as X-Request-Id."""
     return _request_id.get()
 
 
@@ -61,17 +61,17 @@ def new_request_id() -> str:
 
 
 def well_formed_request_id(given: str) -> bool:
-    """Whether an id from outside may be taken over: 8 to 128 letters, digits, `.`, `_`, `:` and `-`."""
+    """Whether to accept an id from outside: 8 to 128 letters, digits, `.`, `_`, `:` and `-`."""
     return _REQUEST_ID.fullmatch(given) is not None
 
 
 @contextlib.contextmanager
 def follow_request(identifier: str, *, secret_values: Callable[[], tuple[str, ...]] | None = None) -> Iterator[None]:
-    """Lines written inside carry this request id, and the given secrets are hidden in them.
+    """Set the request id of lines written inside, and hide the given secrets in them.
 
     Args:
-        identifier: the request id; one that is not well-formed is replaced by a new one.
-        secret_values: gives the secrets of this request; called when a line is written.
+        identifier: the request id; a malformed one is replaced by a new one.
+        secret_values: returns the secrets of this request; called when a line is written.
     """
     id_token = _request_id.set(identifier if well_formed_request_id(identifier) else new_request_id())
     secrets_token = _request_secrets.set(secret_values)
@@ -85,10 +85,10 @@ def follow_request(identifier: str, *, secret_values: Callable[[], tuple[str, ..
 
 
 def hide_in_request(value: object) -> None:
-    """From now on hide this in the lines of the present request: a backend may put what it was given into an exception.
+    """Hide a value in all further lines of the present request: a backend may put its input into an exception.
 
-    Of an array or an object its JSON and Python's spelling are hidden, and the first of its members by themselves: a traceback
-    may show one of them. Outside a request, and of texts shorter than 4 characters, nothing is hidden.
+    Of an array or an object, the JSON, Python's spelling and the first members are hidden: a traceback may show one of them.
+    Outside a request, and for texts shorter than 4 characters, nothing is hidden.
     """
     hidden = _request_hidden.get()
     if hidden is not None:
@@ -103,7 +103,7 @@ def _texts_of(value: object) -> list[str]:
     texts = [json.dumps(value)]
     if isinstance(value, dict | list):
         texts.append(repr(value))
-    # Each text is looked for in each line, so there is a most.
+    # Each text is searched for in each line, so their number is limited.
     pending = collections.deque([value])
     for _ in range(_HIDDEN_MEMBERS):
         if not pending:
@@ -120,7 +120,7 @@ class JsonFormatter(core.BaseJsonFormatter):
     """Formats a record as one line of JSON without secrets.
 
     Args:
-        redactor: knows the secrets.
+        redactor: hides the secrets.
         service: name of the program, a field of every line; empty for none.
     """
 
@@ -128,19 +128,19 @@ class JsonFormatter(core.BaseJsonFormatter):
         super().__init__()
         self._redactor = redactor
         self._service = service
-        # Times within one second share their text; formatting them anew for each line costs more than the rest of the line.
+        # Times within one second share their text; formatting it for each line costs more than the rest of the line.
         self._second: tuple[int, str] = (-1, "")
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line, without its newline. A record whose arguments do not fit its message is shown without them."""
+        """The line, without its newline. A record whose arguments do not fit its message is logged without them."""
         try:
             message = record.getMessage()
         except (TypeError, ValueError, KeyError) as error:
             message = (
                 f"{record.msg} [arguments do not fit: {type(error).__name__} at {record.filename}:{record.lineno}]"
             )
-        give_secrets = _request_secrets.get()
-        also = give_secrets() if give_secrets else ()
+        secret_values = _request_secrets.get()
+        also = secret_values() if secret_values else ()
         for value in _request_hidden.get() or ():
             also = (*also, *redaction.spellings(value))
         hide = self._redactor.text
@@ -159,7 +159,7 @@ class JsonFormatter(core.BaseJsonFormatter):
             if name in _RESERVED or name.startswith("_"):
                 continue
             shown = redaction.HIDDEN if name.lower().replace("_", "-") in redaction.SECRET_HEADERS else value
-            # A field must not pass itself off as one of ours.
+            # A field must not pass for one of ours.
             line[f"extra_{name}" if name in _OWN_FIELDS and name in line else name] = self._redactor.value(
                 shown, also=also
             )
@@ -172,7 +172,7 @@ class JsonFormatter(core.BaseJsonFormatter):
         try:
             return _encode(line)
         except ValueError:
-            # NaN and infinity have no JSON.
+            # JSON has no NaN or infinity.
             return _encode(json.loads(json.dumps(line), parse_constant=str))
 
     def _time(self, created: float) -> str:
@@ -185,12 +185,12 @@ class JsonFormatter(core.BaseJsonFormatter):
 
 
 class _LineHandler(logging.StreamHandler[TextIO]):
-    """Writes lines; a record that cannot be formatted leaves a line that says so, and not its arguments."""
+    """Writes lines; for a record that cannot be formatted, a line that says so without its arguments."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
         error = sys.exc_info()[1]
         if isinstance(error, OSError):
-            return  # The stream is gone: there is nowhere left to say it.
+            return  # The stream is gone: there is nowhere left to report it.
         line = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created)),
             "level": "ERROR",
@@ -204,21 +204,21 @@ class _LineHandler(logging.StreamHandler[TextIO]):
 def configure(
     redactor: redaction.Redactor, *, level: str = "INFO", stream: TextIO | None = None, service: str = ""
 ) -> None:
-    """Send every log line of this process, warnings and uncaught exceptions too, to one stream as JSON.
+    """Send every log line of this process, including warnings and uncaught exceptions, to one stream as JSON.
 
-    Call it once at start, before gunicorn or threads; calling it again replaces what the first call set up.
+    Call it once at start, before gunicorn or threads; a second call replaces what the first one set up.
 
     Args:
-        redactor: knows the secrets; register further ones at any time.
-        level: least level to show: DEBUG, INFO, WARNING, ERROR or CRITICAL.
-        stream: where to write; standard error by default.
-        service: name of the program, shown in every line.
+        redactor: hides the secrets; register further ones at any time.
+        level: minimum level: DEBUG, INFO, WARNING, ERROR or CRITICAL.
+        stream: output; standard error by default.
+        service: name of the program, a field of every line.
 
     Raises:
-        ValueError: there is no such level.
+        ValueError: no such level.
     """
     if level.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"):
-        raise ValueError(f"{level!r} is no log level; choose DEBUG, INFO, WARNING, ERROR or CRITICAL")
+        raise ValueError(f"no log level {level!r}; expected one of DEBUG, INFO, WARNING, ERROR, CRITICAL")
     handler = _LineHandler(stream if stream is not None else sys.stderr)
     handler.setFormatter(JsonFormatter(redactor, service=service))
     root = logging.getLogger()
@@ -227,10 +227,10 @@ def configure(
             root.removeHandler(old)
     root.addHandler(handler)
     root.setLevel(level.upper())
-    # These write each header, and so each token, at DEBUG or to standard output; they are to stay below ours.
+    # At DEBUG these write each header, and so each token, or write to standard output; keep them at INFO or above.
     for chatty in ("urllib3", "keystoneauth"):
         logging.getLogger(chatty).setLevel(max(logging.INFO, root.level))
-    # To SQLAlchemy INFO means every statement, with its values.
+    # At INFO, SQLAlchemy logs every statement with its values.
     logging.getLogger("sqlalchemy").setLevel(max(logging.WARNING, root.level))
     logging.captureWarnings(True)
     sys.excepthook = _log_uncaught

@@ -1,10 +1,10 @@
-"""Prometheus metrics: counted in each process, shown as one.
+"""Prometheus metrics, counted per process and exposed as one.
 
-Gunicorn's web workers are processes, and a scrape reaches one of them at random. So each writes its numbers to a file of its
-own in a shared directory (prometheus-client's multiprocess mode), and whichever is asked adds all files up. Files of workers
-that ended stay, since a counter must not fall; gauges of dead workers go by `forget_worker`, gunicorn's child_exit hook.
-`share_through` must run before a metric is made in the process, and has no effect on those made before. A worker process of
-the queue is alone behind its side port and keeps its numbers in memory.
+Gunicorn's web workers are processes, and a scrape reaches one of them at random. So each writes its values to its own file in a
+shared directory (prometheus-client's multiprocess mode), and the scraped one adds up all files. Files of exited workers remain,
+since a counter must not fall; `forget_worker`, gunicorn's child_exit hook, drops the gauges of dead workers. Call `share_through`
+before creating a metric in the process; it has no effect on earlier ones. A worker process of the queue is alone behind its admin
+port and keeps its values in memory.
 
 Labels come from fixed lists only: method, class of status, kind of route. A path would give each entity a time series.
 """
@@ -26,19 +26,19 @@ if TYPE_CHECKING:
 #: Media type of the text format.
 CONTENT_TYPE = prometheus_client.CONTENT_TYPE_LATEST
 
-#: Kinds of route that the OCCI application tells apart.
+#: Kinds of route that the OCCI application distinguishes.
 ROUTES = ("entity", "collection", "action", "query", "health", "other")
 _METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
-#: Seconds; from a read of one row to the timeout of a gateway in front.
+#: Seconds; from a read of one row to the timeout of a gateway.
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 
 
 def share_through(directory: Path) -> None:
-    """Keep the numbers of metrics made from now on in files of this directory, shared with sibling processes.
+    """Store the values of metrics created from now on in files of this directory, shared with sibling processes.
 
-    prometheus-client decides this when it is imported; here it is decided again, since a command line that imports
-    everything before it forks would otherwise count in memory.
+    prometheus-client decides this at import; here it is decided again, since a command line that imports everything before it
+    forks would otherwise count in memory.
     """
     os.environ[_DIRECTORY] = str(directory)
     prometheus_client.values.ValueClass = prometheus_client.values.get_value_class()  # type: ignore[no-untyped-call]
@@ -51,7 +51,7 @@ def forget_worker(pid: int) -> None:
 
 
 def render(registry: prometheus_client.CollectorRegistry) -> bytes:
-    """All metrics in Prometheus' text format: those of all sibling processes where these share a directory."""
+    """All metrics in Prometheus' text format, including those of sibling processes that share a directory."""
     if _DIRECTORY in os.environ:
         # A fresh registry: the process' own metrics are in its file already, and would count twice.
         registry = prometheus_client.CollectorRegistry()
@@ -74,7 +74,7 @@ class RequestMetrics:
             buckets=_BUCKETS,
             registry=registry,
         )
-        # Looking a series up by its labels costs three times what observing does; there are at most a few hundred.
+        # Finding a series by its labels costs three times as much as observing; there are at most a few hundred.
         self._series: dict[tuple[str, int, str], Callable[[float], None]] = {}
 
     def observe(self, method: str, status: int, *, route: str, seconds: float) -> None:

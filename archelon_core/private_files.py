@@ -1,4 +1,4 @@
-"""Files and directories that are their owner's alone, whatever the umask was; and whether one is."""
+"""Files and directories for their owner only, whatever the umask was."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from pathlib import Path
 
 
 def private_umask() -> None:
-    """From now on, all that this process and its children make is their user's alone. At the start of a program."""
+    """Make everything that this process and its children create accessible to their user only. Call it at program start."""
     os.umask(0o077)
 
 
 def private_directory(path: Path) -> None:
-    """Make a directory and those above it that are missing, each for this user alone; what is there stays as it is.
+    """Create a directory and its missing parents, for this user only; existing ones are not changed.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: it cannot be created.
     """
     if not path.is_dir():
         private_directory(path.parent)
@@ -26,13 +26,13 @@ def private_directory(path: Path) -> None:
 
 
 def close_to_others(path: Path, *, make: bool = False) -> None:
-    """Make a file this user's alone, if it is there; another user's, and what is no file, stays as it is.
+    """Remove other users' access to a file, if it exists; another user's file, and what is not a file, is not changed.
 
     Args:
-        make: whether to make it, empty, where it is missing.
+        make: whether to create it, empty, if it is missing.
 
     Raises:
-        OSError: it cannot be opened or made.
+        OSError: it cannot be opened or created.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (os.O_CREAT if make else 0), 0o600)
@@ -50,14 +50,14 @@ def close_to_others(path: Path, *, make: bool = False) -> None:
 
 
 def others_may_read(status: os.stat_result, *, uid: int | None = None, gid: int | None = None) -> bool:
-    """Whether someone beside root and this process may read or write a file.
+    """Whether a user other than root and this process may read or write a file.
 
-    A file of root's that the process' own group may read, and nobody else, is fine: so Kubernetes mounts a Secret for a
-    process that is not root (`fsGroup`).
+    A file of root's that only the process' own group may read is fine: so Kubernetes mounts a Secret for a process that is not
+    root (`fsGroup`).
 
     Args:
         status: of the open file.
-        uid, gid: the process'; by default this one's.
+        uid, gid: of the process; by default this one's.
     """
     open_to = stat.S_IMODE(status.st_mode) & 0o077
     uid, gid = os.geteuid() if uid is None else uid, os.getegid() if gid is None else gid

@@ -1,10 +1,10 @@
-"""Takes secrets out of whatever is about to be written: log lines, exception texts, the fields beside a message.
+"""Removes secrets from log lines, exception texts and the fields beside a message.
 
-Two things are known to be secret. Values that were registered (settings, keys): they are found wherever they stand, as
-they are and in the spellings they take on their way (repr, JSON, URL, base64). And whatever follows the name of a secret
-header, `Bearer`, or the user part of a URL, registered or not, since a tenant's token is never known in advance.
+Two things are known to be secret. Registered values (settings, keys) are found anywhere, in their original form and in the
+spellings of repr, JSON, URLs and base64. Values of secret headers, of `Bearer`, and the user part of a URL are found by pattern,
+since a tenant's token is never known in advance.
 
-Guessing secrets by their looks (entropy, length) was decided against: it hides ids that a reader needs, and misses words.
+Guessing secrets by entropy or length was decided against: it hides ids that a reader needs, and misses words.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import threading
 import urllib.parse
 from collections.abc import Iterable, Mapping
 
-#: Stands where a secret stood.
+#: Replaces a secret.
 HIDDEN = "[hidden]"
 
 #: Header fields whose values are secret, in lower case.
@@ -32,25 +32,25 @@ SECRET_HEADERS = frozenset(
     }
 )
 
-#: Characters that a secret has at least; hiding a shorter one would hide half of every line.
+#: Minimum length of a secret in characters; hiding a shorter one would hide half of every line.
 SHORTEST = 4
 _DEEPEST = 8
 _LONGEST = 64 * 1024
 
 _names = "|".join(sorted(name.replace("-", "[-_]") for name in SECRET_HEADERS))
-# The value is what is quoted, or else all up to the end of the line: a header's value may hold spaces and commas.
+# The value is what is quoted, or else everything up to the end of the line: a header may contain spaces and commas.
 _HEADER = re.compile(
     rf"""(?P<head>(?:http_)?(?:{_names})(?:\\?["']\s*[:=,]|\s*[:=])\s*(?:b(?=["']))?)(?:(?P<quote>\\?["'])(?:(?!(?P=quote)).)*(?P=quote)|[^\r\n]+)""",
     re.IGNORECASE,
 )
 _BEARER = re.compile(r"\b(bearer\s+)[A-Za-z0-9._~+/=-]+", re.IGNORECASE)
-# A look behind rather than \b in these two: one start for each run of characters keeps hostile text linear.
+# Lookbehind instead of \b in these two: one start for each run of characters keeps hostile text linear.
 _JWT = re.compile(r"(?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*")
 _USERINFO = re.compile(r"((?<![a-z0-9+.-])[a-z][a-z0-9+.-]*://)[^\s/?#@'\"]+@", re.IGNORECASE)
 
 
 class Redactor:
-    """Knows the registered secrets and hides them, and known secret headers, in text and in structures. Thread-safe."""
+    """Hides registered secrets, and known secret headers, in text and in structures. Thread-safe."""
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         self._lock = threading.Lock()
@@ -61,7 +61,7 @@ class Redactor:
         """Hide these from now on, for the life of the process (for configured secrets, not for each request's token).
 
         Raises:
-            ValueError: a secret is shorter than 4 characters; hiding it would hide half of every line, and not hide it well.
+            ValueError: a secret is shorter than 4 characters; hiding it would hide half of every line.
         """
         found: set[str] = set()
         for secret in secrets:
@@ -71,11 +71,11 @@ class Redactor:
                 )
             found |= spellings(secret)
         with self._lock:
-            # The longest first: a secret that contains another must go as a whole.
+            # The longest first: hide a secret that contains another as a whole.
             self._spellings = tuple(sorted(found.union(self._spellings), key=lambda text: (-len(text), text)))
 
     def text(self, text: str, *, also: Iterable[str] = ()) -> str:
-        """The text without secrets; cut at 64 KiB, after they were hidden.
+        """The text without secrets; truncated to 64 KiB after hiding them.
 
         Args:
             text: anything.
@@ -93,7 +93,7 @@ class Redactor:
         return text
 
     def value(self, value: object, *, also: Iterable[str] = (), depth: int = 0) -> object:
-        """The value as JSON can carry it, without secrets: what is no JSON becomes text, what is too deep is left out."""
+        """The value as JSON, without secrets: what JSON cannot hold becomes text, what is too deep is left out."""
         if value is None or value is True or value is False or isinstance(value, int | float):
             return value
         if isinstance(value, str):
@@ -116,7 +116,7 @@ class Redactor:
 
 
 def _known_forms(text: str) -> str:
-    # Each pattern is tried only where a cheap search says that it can match: most lines hold none of these.
+    # A cheap search decides whether to try each pattern: most lines contain none of these.
     lowered = text.lower()
     if "token" in lowered or "authorization" in lowered or "cookie" in lowered:
         text = _HEADER.sub(rf"\g<head>{HIDDEN}", text)
@@ -142,12 +142,12 @@ def _as_text(value: object) -> str:
         return value.decode("utf-8", "backslashreplace")
     try:
         return str(value)
-    except Exception as error:  # noqa: BLE001 - a foreign __str__ may raise anything, and a log line must still come out
+    except Exception as error:  # noqa: BLE001 - a foreign __str__ may raise anything, and the line must still be written
         return f"<{type(value).__name__} that cannot be shown: {type(error).__name__}>"
 
 
 def spellings(secret: str) -> set[str]:
-    """The forms that a secret takes on its way: as it is, in repr, JSON, URLs and base64."""
+    """The spellings of a secret: as it is, in repr, JSON, URLs and base64."""
     encoded = secret.encode("utf-8", "surrogatepass")
     return {
         secret,

@@ -1,11 +1,11 @@
-"""Settings of a service: from environment variables and one file, checked as a whole before anything starts.
+"""Settings of a service: from environment variables and one file, validated as a whole before anything starts.
 
 A service extends `Settings` with its own fields. A field `database_url` is set by the variable ARCHELON_DATABASE_URL, or by
-`database_url` in the file that ARCHELON_CONFIG names (YAML or TOML); the environment wins. Everything that is wrong is said at
-once, each with its value (never a secret's), where it came from, and what would be right. A name that no field has is an error
-with the nearest name, because a misspelt setting is otherwise a default that nobody chose.
+`database_url` in the file that ARCHELON_CONFIG names (YAML or TOML); the environment wins. All errors are reported at once, each
+with the value (unless secret), its source, and what is expected. An unknown name is an error that suggests the nearest one,
+because a misspelt setting would otherwise silently be its default.
 
-Secrets are `SecretStr`: they show themselves nowhere. A field that may carry one inside, such as a database's URL, is one too.
+Secrets are `SecretStr` and never shown. A field that may contain one, such as a database's URL, is one too.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from .documents.problems import DocumentError
 from .documents.reading import only_document, read_text, text_of
 from .documents.tree import DocumentLimits, plain
 
-#: Begins the name of every environment variable of ours.
+#: Prefix of all our environment variables.
 PREFIX = "ARCHELON_"
 _CONFIG = "ARCHELON_CONFIG"
-#: Read by the test suite, not by a service.
+#: Read by the test suite, not by services.
 _OTHERS = re.compile(r"ARCHELON_(?:TEST_.*|CRASH_ROUNDS|REQUIRE_ALL)")
-# Kubernetes puts these into every container for each Service, and one of ours may well be called archelon-something.
+# Kubernetes sets these in every container for each Service, whose name may begin with archelon.
 _KUBERNETES = re.compile(
     r"ARCHELON_(?:.*_)?(?:SERVICE_HOST|SERVICE_PORT(?:_[A-Z0-9_]+)?|PORT_[0-9]+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)"
 )
@@ -41,7 +41,7 @@ _KUBERNETES_PORT = re.compile(r"(?:tcp|udp|sctp)://[0-9a-fA-F.:\[\]]+:[0-9]+")
 
 
 class SettingsError(Exception):
-    """Settings are wrong. The text has a line for each; show it and end.
+    """Settings are invalid. The text has a line for each; print it and exit.
 
     Attributes:
         problems: the lines.
@@ -54,9 +54,9 @@ class SettingsError(Exception):
 
 
 class Settings(pydantic_settings.BaseSettings):
-    """What every service can be told. Extend it, describe each field, and give an example where a type says too little.
+    """The settings of every service. Extend it, describe each field, and add an example if the type is not enough.
 
-    Made by `load`; frozen.
+    Create it with `load`; frozen.
     """
 
     model_config = pydantic_settings.SettingsConfigDict(
@@ -64,12 +64,12 @@ class Settings(pydantic_settings.BaseSettings):
     )
 
     log_level: typing.Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = pydantic.Field(
-        "INFO", description="least level of log lines to show"
+        "INFO", description="minimum level of log lines"
     )
     access_log: bool = pydantic.Field(True, description="whether to log a line for each request")
     metrics_token: pydantic.SecretStr = pydantic.Field(
         pydantic.SecretStr(""),
-        description="token with which Prometheus sees /metrics of web, 32 characters or more; empty for operators alone",
+        description="token for Prometheus to read /metrics of web, 32 characters or more; if empty, only operators can",
     )
 
     @pydantic.field_validator("metrics_token")
@@ -81,13 +81,13 @@ class Settings(pydantic_settings.BaseSettings):
 
     @classmethod
     def load(cls, environ: Mapping[str, str] | None = None) -> Self:
-        """Read, check and return the settings.
+        """Read, validate and return the settings.
 
         Args:
-            environ: the environment; the process' own where None.
+            environ: the environment; None for the process' own.
 
         Raises:
-            SettingsError: something is wrong; it says all that is.
+            SettingsError: settings are invalid; it lists all problems.
         """
         environ = os.environ if environ is None else environ
         path = Path(environ[_CONFIG]) if environ.get(_CONFIG) else None
@@ -130,7 +130,7 @@ class Settings(pydantic_settings.BaseSettings):
         dotenv_settings: pydantic_settings.PydanticBaseSettingsSource,
         file_secret_settings: pydantic_settings.PydanticBaseSettingsSource,
     ) -> tuple[pydantic_settings.PydanticBaseSettingsSource, ...]:
-        """Only what `load` gives: it knows where each value came from, which the error texts need."""
+        """Use only the values from `load`, which knows the source of each for error texts."""
         return (init_settings,)
 
     @classmethod
@@ -156,50 +156,50 @@ class Settings(pydantic_settings.BaseSettings):
 
 
 class CallersSettings(Settings):
-    """Of a service whose callers may be Keystone's: what is believed of it. Where it is, each is told in its own way."""
+    """Settings of a service that may authenticate callers by Keystone."""
 
-    keystone_ca_file: str = pydantic.Field("", description="certificates to believe Keystone by; the system's without")
+    keystone_ca_file: str = pydantic.Field("", description="trusted certificates for Keystone; the system's if empty")
     keystone_roles: dict[str, str] = pydantic.Field(
         {},
-        description="what Keystone's roles are here, beside those that have the same name",
+        description="Keystone's roles to Archelon's, in addition to those that have the same name",
         examples=[{"boss": "provider"}],
     )
     keystone_operator_project: str = pydantic.Field(
-        "", description="id of the project whose administrators are operators, beside those of the whole system"
+        "", description="id of the project whose administrators are operators, as those of the whole system are"
     )
 
 
 class WebSettings(CallersSettings):
-    """Of a service that clients reach over HTTP: what it bears of slow and busy ones, and which proxies it believes."""
+    """Settings of a service that clients reach over HTTP: limits for slow and busy clients, and trusted proxies."""
 
     trusted_proxies: tuple[pydantic.IPvAnyNetwork, ...] = pydantic.Field(
         (),
-        description="addresses and networks of proxies in front, whose X-Forwarded-For is believed",
+        description="addresses and networks of proxies whose X-Forwarded-For is trusted",
         examples=["10.0.0.0/8,192.0.2.1"],
     )
     client_seconds: float = pydantic.Field(
         10.0,
         gt=0,
         le=600,
-        description="seconds that a request's head may take to come, and its body, and its answer to go, beside client_rate",
+        description="seconds for a request's head, for its body, and for its response, in addition to client_rate",
     )
     client_rate: int = pydantic.Field(
-        8192, ge=1, description="bytes of a body or an answer for which a client has a second more"
+        8192, ge=1, description="bytes of a body or a response for which a client gets one more second"
     )
     connections: int = pydantic.Field(1000, ge=8, le=65536, description="connections that a web process keeps open")
     connections_per_address: int = pydantic.Field(
-        128, ge=4, description="of these, without a running request, from one address that is no trusted proxy's"
+        128, ge=4, description="of these, without a running request, from one address that is not a trusted proxy's"
     )
     client_storage: int = pydantic.Field(
-        128 << 20, ge=1 << 20, description="bytes of unfinished bodies and answers that a web process keeps in files"
+        128 << 20, ge=1 << 20, description="bytes of unfinished bodies and responses that a web process keeps in files"
     )
     rate_per_address: float = pydantic.Field(
         500.0,
         ge=1,
-        description="requests a second of one address in a web process; four times as many may come at once",
+        description="requests per second of one address to a web process; bursts of four times as many are accepted",
     )
     rate_per_tenant: float = pydantic.Field(
-        500.0, ge=1, description="of one tenant, likewise; a body counts as a request for each 8 KiB"
+        500.0, ge=1, description="the same for one tenant; a body counts as a request for each 8 KiB"
     )
 
 
@@ -228,7 +228,7 @@ def _read_file(path: Path) -> Mapping[str, Any]:
     except OSError as error:
         raise SettingsError([f"{_CONFIG} = {path}: {error.strerror}; name a file that this user can read"]) from error
     except tomllib.TOMLDecodeError as error:
-        # Not the error's own text: it quotes the line, which may hold a secret.
+        # The error's own text quotes the line, which may contain a secret.
         found = re.search(r"\(at (.*)\)$", str(error))
         raise SettingsError([f"{path} is not TOML{' at ' + found[1] if found else ''}; correct it there"]) from None
     except DocumentError as error:
@@ -241,7 +241,7 @@ def _read_file(path: Path) -> Mapping[str, Any]:
 
 
 def _from_text(text: str, field: FieldInfo) -> Any:
-    """Lists and maps stand in a variable as JSON, and lists also as words with commas between."""
+    """Parse a variable: lists and maps as JSON, and lists also as words separated by commas."""
     kinds = _kinds(field.annotation)
     if kinds.isdisjoint({list, tuple, set, frozenset, dict}) and not any(
         isinstance(kind, type) and issubclass(kind, pydantic.BaseModel) for kind in kinds
@@ -277,7 +277,7 @@ def _is_secret(field: FieldInfo) -> bool:
 
 
 def _holds_secret(annotation: Any, seen: frozenset[Any]) -> bool:
-    """Whether a secret type stands anywhere in an annotation: in a list, a union, or a model's fields."""
+    """Whether an annotation contains a secret type: in a list, a union, or a model's fields."""
     if isinstance(annotation, type) and issubclass(annotation, pydantic.SecretStr | pydantic.SecretBytes):
         return True
     if isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel) and annotation not in seen:
@@ -288,7 +288,7 @@ def _holds_secret(annotation: Any, seen: frozenset[Any]) -> bool:
 
 def _secrets_in(value: Any) -> Iterator[str]:
     if isinstance(value, pydantic.SecretStr):
-        # One that is not set hides nothing.
+        # An empty one hides nothing.
         if value.get_secret_value():
             yield value.get_secret_value()
     elif isinstance(value, pydantic.BaseModel):
@@ -313,7 +313,7 @@ def _leaves(value: Any) -> list[str]:
 
 def _shown(value: Any) -> str:
     text = repr(value)
-    # A password inside a URL, in a setting that nobody declared secret.
+    # A password inside a URL, in a setting that is not declared secret.
     text = re.sub(r"(://)[^/@\s'\"]*@", r"\1(hidden)@", text)
     return text if len(text) <= 200 else text[:200] + "…"
 
@@ -328,16 +328,18 @@ def _wanted(field: FieldInfo) -> str:
 
 
 def _unknown(name: str, source: str, known: set[str], *, variable: bool = False) -> str:
-    # Without the prefix, which all names share and which would make all of them near.
+    # Compare without the prefix, which all names share and which would make all of them similar.
     sought = name.upper().removeprefix(PREFIX).lower() if variable else name
     near = difflib.get_close_matches(sought, sorted(known), n=1, cutoff=0.6)
 
     def spelled(field: str) -> str:
         return PREFIX + field.upper() if variable else field
 
-    remedy = f"did you mean {spelled(near[0])}?" if near else f"known are: {', '.join(map(spelled, sorted(known)))}"
-    # Its value is not shown: it may be a secret under a misspelt name.
-    return f"{name} (from {source}): there is no such setting; {remedy}"
+    remedy = (
+        f"did you mean {spelled(near[0])}?" if near else f"expected one of {', '.join(map(spelled, sorted(known)))}"
+    )
+    # The value is not shown: it may be a secret under a misspelt name.
+    return f"{name} (from {source}): no such setting; {remedy}"
 
 
 def _lower(message: str) -> str:

@@ -1,12 +1,12 @@
-"""Whose turn it is to write to a SQLite file, among processes.
+"""A fair lock among processes for writing to a SQLite file.
 
-SQLite lets one writer in. The others sleep and look again, each longer the more often it has looked, up to 100 ms: a
-process whose threads write one after another lets nobody else in, and a request waits for long beside an idle processor.
-So processes queue before SQLite, at two locks. Who comes takes `next`, then `turn`, and gives `next` back once it has both:
-who has just written has to pass those who wait at `next`, so nobody is passed again and again.
+SQLite admits one writer. The others sleep and retry, at growing intervals up to 100 ms: a process whose threads write one after
+another starves the others, and a request waits for long beside an idle processor. So processes queue before SQLite, at two locks.
+A writer takes `next`, then `turn`, and releases `next` once it has both: a process that has just written must queue behind those
+that wait at `next`, so none is overtaken again and again.
 
-A turn is a courtesy. SQLite's own lock is what keeps data whole; who had no turn in time, or cannot make the files
-(`<database>-turn`, `<database>-next`), goes ahead and waits for SQLite. The system gives back what a dead process held.
+This lock is advisory; SQLite's own keeps data intact. A process that did not get the lock in time, or cannot create the files
+(`<database>-turn`, `<database>-next`), proceeds and waits for SQLite. The system releases a dead process's locks.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Final
 
-#: Seconds between two looks at a lock that another process has.
-_LOOK: Final = 0.0003
+#: Seconds between two attempts to get a lock of another process.
+_POLL_INTERVAL: Final = 0.0003
 
 
 class ProcessLock:
-    """Turns at one file. One thread at a time uses it; a forked process makes its own.
+    """The lock of one database. One thread at a time uses it; a forked process creates its own.
 
     Args:
         path: of the database.
-        patience: seconds after which one goes ahead without a turn.
+        timeout: seconds after which the caller proceeds without the lock.
         clock: seconds, monotonic.
     """
 
-    def __init__(self, path: str, *, patience: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, path: str, *, timeout: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._paths = (f"{path}-next", f"{path}-turn")
-        self._patience = patience
+        self._timeout = timeout
         self._clock = clock
         self._files: tuple[int, int] | None = None
 
     @contextlib.contextmanager
     def taken(self) -> Iterator[bool]:
-        """A turn, for the time of a `with` statement; gives whether there is one."""
+        """Hold the lock for the time of a `with` statement; yields whether it was acquired."""
         held = self._take()
         try:
             yield held is not None
@@ -49,17 +49,17 @@ class ProcessLock:
 
     def _take(self) -> int | None:
         try:
-            before, turn = self._open()
+            queue, lock = self._open()
         except OSError:
-            # A directory that takes no new files, say: SQLite tells better what is wrong with it, if anything is.
+            # A read-only directory, for example: SQLite reports better what is wrong, if anything is.
             return None
-        end = self._clock() + self._patience
-        if not self._lock(before, end):
+        end = self._clock() + self._timeout
+        if not self._lock(queue, end):
             return None
         try:
-            return turn if self._lock(turn, end) else None
+            return lock if self._lock(lock, end) else None
         finally:
-            fcntl.flock(before, fcntl.LOCK_UN)
+            fcntl.flock(queue, fcntl.LOCK_UN)
 
     def _lock(self, file: int, end: float) -> bool:
         while True:
@@ -68,7 +68,7 @@ class ProcessLock:
             except BlockingIOError:
                 if self._clock() >= end:
                     return False
-                time.sleep(_LOOK)
+                time.sleep(_POLL_INTERVAL)
             else:
                 return True
 
@@ -79,7 +79,7 @@ class ProcessLock:
         return self._files
 
     def close(self) -> None:
-        """Give back the files; the next turn opens them again."""
+        """Close the files; the next use opens them again."""
         files, self._files = self._files, None
         for each in files or ():
             os.close(each)

@@ -1,8 +1,8 @@
-"""Whether this thread has a transaction for writing open, and what then refuses to run.
+"""Tracks whether this thread has a write transaction open, in which slow work is forbidden.
 
-On SQLite every other writer waits for the end of such a transaction, on PostgreSQL the writers of the same rows. So what takes
-long happens before it or after it: parsing, rendering, packing, a call to somebody. Functions that do these say so, and a slip
-shows at the first test that comes by, not under load. Apart from `database`, since a client is no user of one.
+On SQLite every other writer waits for the end of such a transaction, on PostgreSQL the writers of the same rows. So parsing,
+rendering, packing and remote calls happen before or after it. Functions that do these call `forbid_in_transaction`, so a mistake
+fails the first test instead of showing under load. Separate from `database`, since a client does not use one.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Final
 
 
 class _Open(threading.local):
-    """How many this thread has open; of several databases, it may be one each."""
+    """The number of open transactions of this thread; with several databases, one each."""
 
     number = 0
 
@@ -24,7 +24,7 @@ _OPEN: Final = _Open()
 
 @contextlib.contextmanager
 def opened() -> Iterator[None]:
-    """While a transaction for writing is open."""
+    """Marks a write transaction as open."""
     _OPEN.number += 1
     try:
         yield
@@ -33,20 +33,20 @@ def opened() -> Iterator[None]:
 
 
 def in_transaction() -> bool:
-    """Whether this thread has a transaction for writing open."""
+    """Whether this thread has a write transaction open."""
     return _OPEN.number > 0
 
 
 def forbid_in_transaction(what: str) -> None:
-    """Refuse what others should not wait for.
+    """Raise inside a write transaction, whose end others may be waiting for.
 
     Args:
-        what: is about to be done, for the error.
+        what: the forbidden work, for the error.
 
     Raises:
-        RuntimeError: this thread has a transaction for writing open.
+        RuntimeError: this thread has a write transaction open.
     """
     if in_transaction():
         raise RuntimeError(
-            f"{what} inside a transaction, for whose end others wait: do it before (call_first) or after"
+            f"{what} inside a write transaction, which blocks other writers: do it before (call_first) or after"
         )

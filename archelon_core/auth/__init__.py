@@ -1,10 +1,10 @@
-"""Who is calling, and may they: verification of tokens, the local realm, signed tokens, WSGI middleware, limits and quotas.
+"""Authentication and authorization: token verification, the local realm, signed tokens, WSGI middleware, limits and quotas.
 
 A request passes, in this order: `SizeLimit`, `RateLimit` by `ClientAddress`, `Authentication`, `RateLimit` by tenant,
-`HeavyLimit`, the application, which asks `policy.Policy` and, for an order, `Quotas`. What verifies tokens stands behind one
-port, `TokenVerifier`.
+`HeavyLimit`, and the application, which asks `policy.Policy` and, for an order, `Quotas`. Every verifier implements
+`TokenVerifier`.
 
-`policy` and `sql_revocations` are imported by their own names: they load oslo.policy and SQLAlchemy, which only services need.
+`policy` and `sql_revocations` are not re-exported here: they load oslo.policy and SQLAlchemy, which only services need.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
-"""The door: WSGI middleware that lets a request through with a verified `Identity`, or answers 400, 401, 403 or 503 itself.
+"""WSGI middleware that passes requests with a verified `Identity` and answers the others with 400, 401, 403 or 503.
 
-In: `X-Auth-Token`, `Authorization: Bearer` (RFC 6750), `X-Tenant-Name`, and `X-Service-Token` of an OpenStack service that passes
-its caller's token on. Out: `environ["archelon.identity"]` and, for the few who
-must pass the token on, `environ["archelon.token"]`; the header fields themselves are taken out of the environ, so that nothing
-behind this middleware can log or echo them by accident. `X-Tenant-Name` is only ever compared: the token alone says which
-tenant this is.
+It reads `X-Auth-Token`, `Authorization: Bearer` (RFC 6750), `X-Tenant-Name`, and `X-Service-Token` of an OpenStack service that
+passes on its caller's token. It sets `environ["archelon.identity"]` and, for the few callers that must pass on the token,
+`environ["archelon.token"]`, and removes the header fields, so that nothing behind this middleware can log or echo them by
+accident. `X-Tenant-Name` is only compared: the token alone determines the tenant.
 """
 
 from __future__ import annotations
@@ -23,12 +22,12 @@ from .refusal import ErrorRenderer, render_plain_error
 from .subject import Identity, PresentedToken
 from .token_cache import TokenCache
 
-#: Where in the environ the `Identity` stands.
+#: Key of the `Identity` in the environ.
 IDENTITY: Final = "archelon.identity"
-#: Where in the environ the `PresentedToken` stands.
+#: Key of the `PresentedToken` in the environ.
 TOKEN: Final = "archelon.token"  # noqa: S105
 
-#: Probes: answered without looking at any token, since they must answer while the identity provider is down.
+#: Probes, answered without a token, since they must answer while the identity provider is down.
 PROBES: Final = frozenset({"/healthz", "/readyz"})
 
 _LOG = logging.getLogger("archelon.identity")
@@ -56,12 +55,12 @@ class Authentication:
     """The middleware.
 
     Args:
-        app: what stands behind the door.
-        verifier: who is asked about tokens that are not in the cache.
+        app: the wrapped application.
+        verifier: verifies tokens that are not in the cache.
         cache: verified tokens; one per process.
-        open_paths: paths (`PATH_INFO`, exact) let through without looking at tokens; no identity is set.
-        realm_name: shown in `WWW-Authenticate`.
-        render_error: answers refusals.
+        open_paths: paths (`PATH_INFO`, exact) that need no token; no identity is set.
+        realm_name: for `WWW-Authenticate`.
+        render_error: renders refusals.
     """
 
     def __init__(
@@ -76,7 +75,7 @@ class Authentication:
     ) -> None:
         if '"' in realm_name or "\\" in realm_name or not realm_name.isprintable():
             raise ValueError(
-                "the realm's name stands in a quoted header value: no quotes, backslashes, control characters"
+                "the realm's name is sent in a quoted header value: no quotes, backslashes, control characters"
             )
         self._app = app
         self._verifier = verifier
@@ -108,7 +107,7 @@ class Authentication:
         return self._app(environ, start_response)
 
     def _identity(self, token: str, service_token: str | None) -> Identity:
-        # The header comes as latin-1 text (PEP 3333), so this never fails, whatever was sent.
+        # The header arrives as latin-1 text (PEP 3333), so this never fails.
         key = token if not service_token else f"{token}\n{service_token}"
         digest = hashlib.sha256(key.encode("latin-1")).digest()
         identity = self._cache.get(digest)
@@ -137,7 +136,7 @@ class Authentication:
 
 def _one_token(x_token: str | None, authorization: str) -> str | None:
     scheme, _, bearer = authorization.partition(" ")
-    # Another scheme is somebody else's business, a proxy's for example: it is no token, and no conflict.
+    # Another scheme is not ours (a proxy's, for example): neither a token nor a conflict.
     if scheme.lower() != "bearer":
         return x_token
     bearer = bearer.strip(" ")
@@ -150,7 +149,7 @@ def _one_token(x_token: str | None, authorization: str) -> str | None:
 
 
 def _refuse_other_tenant(named: str, identity: Identity) -> None:
-    """Raises, unless the name is the tenant's in UTF-8, which a server hands on as latin-1 (PEP 3333)."""
+    """Raise, unless the name is the tenant's in UTF-8, which a server passes as latin-1 (PEP 3333)."""
     try:
         decoded = named.encode("latin-1").decode("utf-8")
     except UnicodeError:

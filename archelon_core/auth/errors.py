@@ -1,8 +1,7 @@
-"""Why a caller was turned away: typed, with the status and the constant text that the client sees.
+"""Errors of authentication, typed, with the status and the constant text that the client receives.
 
-The text for a client is the same for every token that does not verify: whether it was unknown, expired, revoked or forged
-tells an attacker something and an honest caller nothing (ask for a new one). `reason` is for our own log; neither holds
-the token.
+The client receives the same text for every token that does not verify: whether it was unknown, expired, revoked or forged
+helps an attacker, not an honest caller. `reason` is for the log only; neither contains the token.
 """
 
 from __future__ import annotations
@@ -11,11 +10,11 @@ from ..errors import ForbiddenError, HttpError
 
 
 class IdentityError(HttpError):
-    """What a verifier may raise: nothing else leaves `verify`."""
+    """Base of the errors that `verify` raises; it raises no others."""
 
 
 class InvalidTokenError(IdentityError):
-    """401: the token does not verify. Its text never says why; `reason` does, for the log."""
+    """401: the token does not verify. `reason`, for the log, says why; the text for the client does not."""
 
     status = 401
     title = "Unauthorized"
@@ -27,18 +26,18 @@ class InvalidTokenError(IdentityError):
 
 
 class NotAllowedError(IdentityError):
-    """403: the token verifies, and yet may not be used here (a disabled tenant, another project)."""
+    """403: the token is valid but may not be used here (a disabled tenant, another project)."""
 
     status = 403
     title = "Forbidden"
 
 
 class ProviderDownError(IdentityError):
-    """503: the identity provider can't be asked, so nobody knows whether the token is good.
+    """503: the identity provider is unavailable, so the token cannot be verified.
 
     Args:
         reason: for the log: what failed.
-        retry_after: seconds, shown to the client as `Retry-After`.
+        retry_after: seconds, sent to the client as `Retry-After`.
     """
 
     status = 503
@@ -55,4 +54,4 @@ class ProviderDownError(IdentityError):
 
 
 class QuotaExceededError(ForbiddenError):
-    """403: one more instance would be above a limit. The message names the limit and the count."""
+    """403: one more instance would exceed a limit. The message states the limit and the count."""

@@ -1,9 +1,9 @@
-"""How many heavy requests of one tenant, and of all, are worked on at once in one process.
+"""Limits on the heavy requests that one process serves concurrently, per tenant and in total.
 
-All that is done to a request takes time linear in its size, and so its body's size says what it can cost: one that brings a
-document, a template or an archive is heavy, whatever its path. A tenant that sends several gets 429 for what is too many at once,
-and since all of them together take fewer threads than a process has, the others' small requests always find one. To the tenant's
-rate (`RateLimit`) it counts as so many requests as it has pieces of `HEAVY` bytes: reading it holds the interpreter's lock.
+Processing a request takes time linear in its size, so the size of its body bounds its cost: a request with a document, template
+or archive is heavy, whatever its path. A tenant with too many at once gets 429. Since all heavy requests together use fewer
+threads than a process has, small requests of other tenants always find one. For the tenant's rate (`RateLimit`) a heavy request
+counts as many requests as it has pieces of `HEAVY` bytes, because reading it holds the interpreter's lock.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from .rate_limit import TooManyRequestsError
 from .refusal import ErrorRenderer, render_plain_error
 from .size_limit import MAX_BODY
 
-#: Bytes of a body beyond which a request is heavy. What is smaller takes some milliseconds, a document some more.
+#: Bytes of a body above which a request is heavy. A smaller one takes some milliseconds, a document some more.
 HEAVY = 8 * 1024
-#: Seconds after which one who was refused may try again; what is heavy takes about as long at most.
+#: Seconds for `Retry-After`; a heavy request takes about as long at most.
 _RETRY = 1
 
 
 class HeavyRequests:
-    """The count of one process; its threads and all that is mounted in it share one. Tenants that have none take no memory.
+    """The count of one process, shared by its threads and mounted applications. Idle tenants take no memory.
 
     Args:
-        per_key: that one tenant may have at once.
-        total: that all may have; less than the process has threads.
+        per_key: maximum number for one tenant.
+        total: maximum number for all tenants; less than the process has threads.
 
     Raises:
         ValueError: a number is below 1.
@@ -43,7 +43,7 @@ class HeavyRequests:
         self._lock = threading.Lock()
 
     def begin(self, key: str) -> bool:
-        """Count one that begins; False where it may not."""
+        """Count a request that begins; False if it exceeds a limit."""
         with self._lock:
             if self._running[key] >= self._per_key or self._running.total() >= self.total:
                 return False
@@ -51,7 +51,7 @@ class HeavyRequests:
             return True
 
     def end(self, key: str) -> None:
-        """Count one that has ended."""
+        """Count a request that has ended."""
         with self._lock:
             self._running[key] -= 1
             if not self._running[key]:
@@ -65,10 +65,10 @@ class HeavyLimit:
     """WSGI middleware over `HeavyRequests`; behind `Authentication`.
 
     Args:
-        app: what stands behind; its answer is made when it returns.
+        app: the wrapped application; it returns with its response ready.
         running: the count.
-        key: whose request it is; None counts for nobody.
-        render_error: answers 429.
+        key: the tenant of a request; None exempts it.
+        render_error: renders 429.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class HeavyLimit:
 
 
 def cost_of_body(environ: WSGIEnvironment) -> float:
-    """What a request costs beside one with a small body, by the length that it states."""
+    """The cost of a request, relative to one with a small body, by its declared length."""
     return max(1.0, _length(environ) / HEAVY)
 
 
@@ -111,8 +111,8 @@ def _is_heavy(environ: WSGIEnvironment) -> bool:
 
 
 def _length(environ: WSGIEnvironment) -> int:
-    # What comes in chunks may become as large as any body.
+    # A chunked body may become as large as any.
     if "HTTP_TRANSFER_ENCODING" in environ:
         return MAX_BODY
-    # `SizeLimit` has seen to it that a length is a number.
+    # `SizeLimit` has checked that the length is a number.
     return int(environ.get("CONTENT_LENGTH") or "0")

@@ -1,11 +1,11 @@
 """Verification against Keystone, version 3.
 
-A token is shown to Keystone as both who asks and what is asked about: Keystone tells every token what it is itself (but one of a
-trust, which takes a service's token to ask about). So no service needs a user of its own to know its callers. What Keystone
-calls roles becomes ours by a map; the role operator comes of a token for the whole system or for one configured project alone,
-because every project's administrator is admin there.
+Keystone describes every token to the token itself (except a trust's, which needs a service's token), so each token is sent as
+both `X-Auth-Token` and `X-Subject-Token`, and no service needs its own user to verify callers. A map translates Keystone's roles;
+the role operator requires a token for the whole system or for one configured project, because every project's administrator is
+admin there.
 
-Nothing is kept here: the cache is the door's (`token_cache`), and with it the time that a revoked token still works.
+Nothing is cached here: the cache (`token_cache`) is the middleware's, and with it the time that a revoked token still works.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ from .errors import InvalidTokenError, NotAllowedError, ProviderDownError
 from .keystone_api import Keystone, KeystoneDownError, KeystoneRefusedError, roles_of, seconds_of
 from .subject import Clock, Identity, Role, TenantId, TokenKind
 
-#: What Keystone's usual roles are here. A role that is called as one of ours is that one.
+#: Keystone's usual roles to ours. Roles with the names of ours are mapped to those.
 _USUAL: Final = {"member": Role.TENANT, "reader": Role.READ_ONLY}
-#: Roles that make an operator, in the right scope.
+#: Roles that make an operator, in an operator's scope.
 _OPERATING: Final = frozenset(("admin", Role.OPERATOR))
-#: No Keystone token has them, whatever its roles are called: they are of our own signed tokens.
+#: No Keystone role maps to these: they are reserved for our own signed tokens.
 _SIGNED: Final = frozenset((Role.INSTANCE, Role.SERVICE))
-#: The role, in Keystone's words, that makes a token a service's.
+#: Keystone's role that makes a token a service's.
 _SERVICE_ROLE: Final = "service"
-#: A Fernet token is a few hundred characters; longer ones are somebody else's.
+#: A Fernet token is a few hundred characters; longer ones are not Keystone's.
 _LONGEST: Final = 4096
 
 
 class RoleMap:
-    """What the roles of a Keystone token are here.
+    """Maps the roles of a Keystone token to ours.
 
     Args:
-        roles: Keystone's name to ours, beside the usual ones.
+        roles: Keystone's name to ours, in addition to the usual ones.
         operator_project: id of the project whose administrators are operators.
 
     Raises:
-        ValueError: a role would become one that no person can have.
+        ValueError: a role would map to one that no person can have.
     """
 
     def __init__(self, roles: Mapping[str, str] | None = None, *, operator_project: str = "") -> None:
@@ -60,12 +60,12 @@ class RoleMap:
 
 
 class KeystoneTokens:
-    """A `TokenVerifier`, and one of tokens that come with a service's (X-Service-Token). Threads share one.
+    """A `TokenVerifier` that also trusts services (X-Service-Token). Threads share one.
 
     Args:
-        roles: what Keystone's are here.
+        roles: maps Keystone's roles to ours.
         clock: seconds since the epoch.
-        own: gives a token of our own that may ask about any, where there is one; it may raise ProviderDownError.
+        own: returns a token of our own that may validate any other, if there is one; it may raise ProviderDownError.
     """
 
     def __init__(
@@ -83,33 +83,33 @@ class KeystoneTokens:
 
     def verify(self, token: str) -> Identity:
         """See `TokenVerifier.verify`."""
-        about = self._about(token, token)
-        if seconds_of(about["expires_at"]) <= self._clock():
+        document = self._token_document(token, token)
+        if seconds_of(document["expires_at"]) <= self._clock():
             raise InvalidTokenError("Keystone: expired")
-        return self._identity(about)
+        return self._identity(document)
 
     def verify_with_service(self, token: str, service_token: str) -> Identity:
-        """Who a token stands for that a service passes on: it may have ended while the service was at work with it.
+        """The identity of a token that a service passes on; it may have expired while the service worked with it.
 
-        How long ago is Keystone's to say (`allow_expired_window`).
+        Keystone's `allow_expired_window` limits how long ago.
 
         Raises:
-            InvalidTokenError: either token does not verify, or the second is no service's.
+            InvalidTokenError: either token does not verify, or the second is not a service's.
             NotAllowedError, ProviderDownError: as `verify`.
         """
-        service = self._about(service_token, service_token)
+        service = self._token_document(service_token, service_token)
         if _SERVICE_ROLE not in roles_of(service):
             raise InvalidTokenError("Keystone: X-Service-Token has no role of a service")
-        return self._identity(self._about(token, service_token, query={"allow_expired": "1"}))
+        return self._identity(self._token_document(token, service_token, query={"allow_expired": "1"}))
 
-    def _about(self, token: str, asking: str, query: Mapping[str, str] | None = None) -> Any:
-        if len(token) > _LONGEST or len(asking) > _LONGEST:
+    def _token_document(self, token: str, auth_token: str, query: Mapping[str, str] | None = None) -> Any:
+        if len(token) > _LONGEST or len(auth_token) > _LONGEST:
             raise InvalidTokenError("Keystone: longer than its tokens are")
         try:
             document = self._keystone.request(
                 "GET",
                 "/auth/tokens",
-                token=asking,
+                token=auth_token,
                 query={"nocatalog": "1", **(query or {})},
                 headers={"X-Subject-Token": token},
             )
@@ -117,33 +117,33 @@ class KeystoneTokens:
             if error.status in (401, 404):
                 raise InvalidTokenError(f"Keystone: {error.status}") from None
             if error.status != 403:
-                raise ProviderDownError(f"Keystone answers {error.status} to a question about a token") from None
-            if self._own is not None and asking == token:
-                return self._about(token, self._own(), query)
+                raise ProviderDownError(f"Keystone answers {error.status} when asked to validate a token") from None
+            if self._own is not None and auth_token == token:
+                return self._token_document(token, self._own(), query)
             raise NotAllowedError(
-                "This token comes of a trust, and nobody here may ask Keystone about it. Use one of your own.",
+                "This token is a trust's, and this service has no user that can validate it with Keystone. Use your own token.",
                 where="token",
             ) from None
         except KeystoneDownError as error:
             raise ProviderDownError(str(error)) from None
         return document["token"]
 
-    def _identity(self, about: Mapping[str, Any]) -> Identity:
-        user = about["user"]
-        system = bool(about.get("system"))
-        project = about.get("project")
+    def _identity(self, document: Mapping[str, Any]) -> Identity:
+        user = document["user"]
+        system = bool(document.get("system"))
+        project = document.get("project")
         if project is None and not system:
-            scope = "for a domain" if "domain" in about else "unscoped"
+            scope = "for a domain" if "domain" in document else "unscoped"
             raise NotAllowedError(
-                f"This token is {scope}: it is for no project. Ask Keystone for one that is scoped to your project.",
+                f"This token is {scope}, not for a project. Ask Keystone for one that is scoped to your project.",
                 where="token",
             )
-        names = list(roles_of(about))
+        names = list(roles_of(document))
         name = str(project["name"]) if project else ""
         roles = self._roles(names, project=str(project["id"]) if project else "", system=system)
         if not roles:
             raise NotAllowedError(
-                f"None of this token's roles ({', '.join(sorted(names)) or 'it has none'}) means anything here. "
+                f"None of this token's roles ({', '.join(sorted(names)) or 'it has none'}) is known here. "
                 "Ask the operator for one.",
                 where="token",
             )
@@ -153,8 +153,8 @@ class KeystoneTokens:
             tenant_name=name,
             roles=roles,
             kind=TokenKind.USER,
-            expires=seconds_of(about["expires_at"]),
+            expires=seconds_of(document["expires_at"]),
             issuer=self._keystone.url,
-            token_id=str(about["audit_ids"][0]),
+            token_id=str(document["audit_ids"][0]),
             system_scope=system,
         )

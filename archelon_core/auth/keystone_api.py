@@ -1,9 +1,9 @@
-"""Keystone's API, version 3, as far as we use it: requests through keystoneauth1, and what can go wrong as two errors.
+"""Keystone's API, version 3, as far as we use it, through keystoneauth1; failures are one of two errors.
 
-What comes back is Keystone's document, unparsed; the caller knows what is in it. A token is kept by the plugin of the user whose
-it is (`Keystone.plugin`), and no error text holds one.
+Methods return Keystone's documents unparsed. The plugin of a user (`Keystone.plugin`) keeps that user's token; no error text
+contains one.
 
-Import this where a service starts, not from a client: keystoneauth1 takes a while to load.
+Import this only where a service starts, not from a client: keystoneauth1 takes a while to load.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from keystoneauth1.identity import v3
 
 #: Seconds for one request.
 TIMEOUT: Final = 5.0
-#: Seconds after Keystone was last away in which its 403 is not taken for an answer.
+#: Seconds after Keystone was last unavailable in which its 403 is not trusted.
 _SETTLING: Final = 10.0
 
-_Answer = TypeVar("_Answer")
+_Result = TypeVar("_Result")
 
 
 class KeystoneDownError(Exception):
-    """Keystone cannot be asked, or fails by itself; another try may do."""
+    """Keystone is unavailable, or fails by itself; a retry may succeed."""
 
 
 class KeystoneRefusedError(Exception):
-    """Keystone says no.
+    """Keystone refuses.
 
     Attributes:
-        status: of HTTP.
-        message: Keystone's own words.
+        status: HTTP status.
+        message: Keystone's message.
     """
 
     def __init__(self, status: int, message: str) -> None:
@@ -52,7 +52,7 @@ class Access:
 
     Attributes:
         expires: seconds since the epoch.
-        user: id of the user that it stands for.
+        user: id of the token's user.
     """
 
     token: str = dataclasses.field(repr=False)
@@ -62,10 +62,10 @@ class Access:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ServiceUser:
-    """A user of a service's own.
+    """A user of the service itself.
 
     Args:
-        project: its name, or empty for a token of the whole system's scope.
+        project: its name, or empty for a system-scoped token.
     """
 
     name: str
@@ -79,10 +79,10 @@ class Keystone:
     """One Keystone. Thread-safe.
 
     Args:
-        url: with or without `/v3` at its end.
-        ca_file: certificates to believe; the system's without.
+        url: with or without a final `/v3`.
+        ca_file: trusted certificates; by default the system's.
         timeout: seconds for one request.
-        monotonic: seconds.
+        monotonic: clock, in seconds.
     """
 
     def __init__(
@@ -112,29 +112,29 @@ class Keystone:
         query: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Any:
-        """Call a path; the answer's document, or None where it has none.
+        """Send a request; returns the response's document, or None if it has none.
 
         Raises:
-            KeystoneRefusedError: it answers 4xx.
-            KeystoneDownError: it does not answer, or with 5xx; or it has only just come back, and answers 403.
+            KeystoneRefusedError: the response is 4xx.
+            KeystoneDownError: no response, or 5xx; or a 403 just after Keystone was unavailable.
         """
-        ask = functools.partial(self._asked, method, path, token=token, document=document, query=query, headers=headers)
-        return self._once_settled(ask)
+        send = functools.partial(self._send, method, path, token=token, document=document, query=query, headers=headers)
+        return self._once_settled(send)
 
-    def _once_settled(self, ask: Callable[[], _Answer]) -> _Answer:
-        """What Keystone answers, but for a 403 right after it was away."""
+    def _once_settled(self, send: Callable[[], _Result]) -> _Result:
+        """The result, except for a 403 right after Keystone was unavailable."""
         try:
-            return ask()
+            return send()
         except KeystoneDownError:
             self._seen_down = self._monotonic()
             raise
         except KeystoneRefusedError as error:
-            # Keystone loads its rules with the first requests after a start, and until then forbids all that come beside them.
+            # After a start, Keystone loads its rules with the first requests; until then it forbids all concurrent ones.
             if error.status == 403 and self._monotonic() - self._seen_down < _SETTLING:
-                raise KeystoneDownError(f"{self.url}: it has just come back, and answers 403") from None
+                raise KeystoneDownError(f"{self.url}: answers 403 just after it was unavailable") from None
             raise
 
-    def _asked(
+    def _send(
         self,
         method: str,
         path: str,
@@ -145,7 +145,7 @@ class Keystone:
         headers: Mapping[str, str] | None,
     ) -> Any:
         try:
-            answer = self._session.request(
+            response = self._session.request(
                 self.url + path,
                 method,
                 authenticated=False,
@@ -158,10 +158,10 @@ class Keystone:
             )
         except (exceptions.ClientException, OSError) as error:
             raise KeystoneDownError(f"{self.url}: {type(error).__name__}") from None
-        return _document(self.url, answer)
+        return _document(self.url, response)
 
     def plugin(self, user: ServiceUser, *, trust: str = "") -> v3.Password:
-        """Authenticates a service's own user or, by a trust, whom it acts for; keeps its token until shortly before its end."""
+        """Authenticates a service's own user or, by a trust, its trustor; caches the token until shortly before its expiry."""
         scope: dict[str, Any] = {"trust_id": trust}
         if not trust:
             scope = {"project_name": user.project, "project_domain_name": user.project_domain}
@@ -177,7 +177,7 @@ class Keystone:
         )
 
     def access(self, plugin: v3.Password) -> Access:
-        """A plugin's token, issued anew where it is about to end or was invalidated.
+        """A plugin's token, renewed if it is about to expire or was invalidated.
 
         Raises:
             KeystoneRefusedError, KeystoneDownError: as `request`.
@@ -185,7 +185,7 @@ class Keystone:
         return self._once_settled(functools.partial(self._issued, plugin))
 
     def authenticate(self, user: ServiceUser, *, trust: str = "") -> Access:
-        """A new token of a service's own user or, by a trust, of whom it acts for. Raises as `access` does."""
+        """A new token of a service's own user or, by a trust, of its trustor. Raises as `access` does."""
         return self.access(self.plugin(user, trust=trust))
 
     def _issued(self, plugin: v3.Password) -> Access:
@@ -197,29 +197,28 @@ class Keystone:
             raise KeystoneDownError(f"{self.url}: {type(error).__name__}") from None
         except (exceptions.ClientException, OSError) as error:
             raise KeystoneDownError(f"{self.url}: {type(error).__name__}") from None
-        ends = access.expires
-        assert ends is not None, "Keystone says of every token when it ends"
-        return Access(str(access.auth_token), ends.timestamp(), str(access.user_id))
+        assert access.expires is not None, "every Keystone token has an expiry"
+        return Access(str(access.auth_token), access.expires.timestamp(), str(access.user_id))
 
 
 def seconds_of(time: str) -> float:
-    """A time of Keystone's, `2026-01-31T12:00:00.000000Z`, in seconds since the epoch."""
+    """A timestamp of Keystone's, `2026-01-31T12:00:00.000000Z`, in seconds since the epoch."""
     return datetime.datetime.fromisoformat(time.replace("Z", "+00:00")).timestamp()
 
 
 def roles_of(token: Mapping[str, Any]) -> Sequence[str]:
-    """The names of the roles in a token's document."""
+    """The names of the roles in a token document."""
     return [str(each["name"]) for each in token.get("roles", ())]
 
 
-def _document(url: str, answer: Any) -> Any:
-    status = int(answer.status_code)
+def _document(url: str, response: Any) -> Any:
+    status = int(response.status_code)
     if status >= 500 or status == 429:
         raise KeystoneDownError(f"{url} answers {status}")
     try:
-        document = answer.json() if answer.content else None
+        document = response.json() if response.content else None
     except ValueError:
-        raise KeystoneDownError(f"{url} answers {status} with something that is no JSON") from None
+        raise KeystoneDownError(f"{url} answers {status} without valid JSON") from None
     if status >= 300:
         error = document.get("error") if isinstance(document, dict) else None
         message = str(error.get("message", "")) if isinstance(error, dict) else ""

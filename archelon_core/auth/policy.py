@@ -1,10 +1,10 @@
-"""Who may do what: oslo.policy over the rules in `rules`, asked once for each combination and remembered.
+"""Authorization: oslo.policy over the rules in `rules`, with cached decisions.
 
-One decision by oslo.policy costs some 50 µs, about as much as the database read that follows it. So decisions are kept by
-everything that they can depend on; `policy_file` sees to it that a rule can ask about nothing else. The file is read once,
-at start: a policy that changes while a service runs would be a second thing to reason about, and replicas restart one by one.
+One decision by oslo.policy costs some 50 µs, about as much as the database read that follows it. So decisions are cached by
+everything that they can depend on; `policy_file` makes sure that a rule can refer to nothing else. The file is read once, at
+start: a policy that changed at run time would be a second thing to reason about, and replicas restart one by one.
 
-Import this module where a service starts, not from a client: oslo.policy takes about 0.13 s to load.
+Import this module only where a service starts, not from a client: oslo.policy takes about 0.13 s to load.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .policy_file import PolicyFileError
 from .rules import Rule
 from .subject import Identity, Role, TenantId, TokenKind
 
-#: Roles that a refusal may name as the one that is missing, the least powerful first.
+#: Roles that a refusal may name as missing, the least powerful first.
 _NAMEABLE: Final = (Role.READ_ONLY, Role.TENANT, Role.PROVIDER, Role.OPERATOR, Role.INSTANCE, Role.SERVICE)
 
 _Key = tuple[str, frozenset[str], TokenKind, str, str | None, bool, "Target"]
@@ -32,11 +32,11 @@ _Key = tuple[str, frozenset[str], TokenKind, str, str | None, bool, "Target"]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Target:
-    """What an operation is about. None where the operation is about no one's.
+    """The object of an operation; None for no restriction to an owner.
 
     Attributes:
-        tenant_id: whose it is.
-        instance_id: which instance.
+        tenant_id: its owner.
+        instance_id: the instance.
         composed_by: the instance that ordered it.
         bound_to: an instance that uses it without having ordered it.
     """
@@ -56,11 +56,11 @@ class Policy:
 
     Args:
         path: the operator's file, whose rules replace defaults of the same name; None for the defaults alone.
-        decisions: how many are remembered. A tenant with one set of roles needs about one a rule; an instance token, one a
-            rule and scope.
+        decisions: size of the cache. A tenant with one set of roles needs about one per rule; an instance token, one per rule
+            and scope.
 
     Raises:
-        PolicyFileError: the file can't be used; the text names file, line and remedy.
+        PolicyFileError: the file is unusable; the text names file, line and remedy.
     """
 
     def __init__(self, path: Path | None = None, *, decisions: int = 16_384) -> None:
@@ -77,14 +77,14 @@ class Policy:
 
         Raises:
             ForbiddenError: it may not; the message names the roles that would allow it.
-            ValueError: there is no such rule, which is a mistake in the program.
+            ValueError: no such rule; a programming error.
         """
         refusal = self._refusal(rule, identity, target)
         if refusal is not None:
             raise ForbiddenError(refusal, where=rule)
 
     def allows(self, rule: Rule, identity: Identity, target: Target = NOTHING) -> bool:
-        """Whether `identity` may do what `rule` stands for to `target`. Raises ValueError where there is no such rule."""
+        """Whether `identity` may do what `rule` stands for to `target`. Raises ValueError if there is no such rule."""
         return self._refusal(rule, identity, target) is None
 
     def _refusal(self, rule: Rule, identity: Identity, target: Target) -> str | None:
@@ -105,11 +105,10 @@ class Policy:
     def _decide(self, key: _Key, rule: Rule, identity: Identity, *, target: Target) -> str | None:
         if rule not in rules.RULES:
             raise ValueError(f"the policy has no rule {rule!r}")
-        about = _mapping(target)
-        caller = _credentials(identity)
+        attributes, caller = _attributes(target), _credentials(identity)
         refusal = None
-        if not self._allows(rule, about, caller):
-            enough = [role for role in _NAMEABLE if self._allows(rule, about, {**caller, "roles": [role]})]
+        if not self._allows(rule, attributes, caller):
+            enough = [role for role in _NAMEABLE if self._allows(rule, attributes, {**caller, "roles": [role]})]
             refusal = _refusal(rule, enough)
         with self._lock:
             while len(self._decisions) >= self._limit:
@@ -117,18 +116,18 @@ class Policy:
             self._decisions[key] = refusal
         return refusal
 
-    def _allows(self, rule: Rule, about: dict[str, str], caller: dict[str, object]) -> bool:
+    def _allows(self, rule: Rule, attributes: dict[str, str], caller: dict[str, object]) -> bool:
         # enforce may add to the credentials, hence the copy.
-        return bool(self._enforcer.authorize(rule, about, dict(caller)))
+        return bool(self._enforcer.authorize(rule, attributes, dict(caller)))
 
 
 def _enforcer(checks: Mapping[str, str], path: Path | None) -> oslo.Enforcer:
-    # A configuration of its own, from no file: oslo.config would else look for /etc/<program> and the command line.
+    # An empty configuration: by default, oslo.config reads /etc/<program> and the command line.
     configuration = cfg.ConfigOpts()
     configuration([], project="archelon", default_config_files=[], default_config_dirs=[])
-    # use_conf=False: with it, oslo.policy looks at files on every single decision.
+    # use_conf=False: otherwise oslo.policy checks files on every single decision.
     enforcer = oslo.Enforcer(configuration, use_conf=False)
-    # No name: a rule that is missing is an error, not a "default" rule.
+    # Not Enforcer(default_rule=...): a missing rule is an error.
     try:
         policy_file.check_circles(checks)
     except ValueError as error:
@@ -141,28 +140,24 @@ def _enforcer(checks: Mapping[str, str], path: Path | None) -> oslo.Enforcer:
 
 
 def _credentials(identity: Identity) -> dict[str, object]:
-    credentials: dict[str, object] = {"roles": sorted(identity.roles), "token_kind": identity.kind.value}
-    # A name that is absent matches nothing; one that is present and empty would match a target's emptiness.
-    if identity.tenant_id:
-        credentials["project_id"] = identity.tenant_id
-    if identity.instance_id:
-        credentials["instance_id"] = identity.instance_id
-    if identity.system_scope:
-        credentials["system_scope"] = "all"
-    return credentials
+    # An absent name matches nothing; a present and empty one would match an empty attribute of the target.
+    optional = {
+        "project_id": identity.tenant_id,
+        "instance_id": identity.instance_id,
+        "system_scope": "all" if identity.system_scope else None,
+    }
+    required = {"roles": sorted(identity.roles), "token_kind": identity.kind.value}
+    return {**required, **{name: value for name, value in optional.items() if value}}
 
 
-def _mapping(target: Target) -> dict[str, str]:
-    about: dict[str, str] = {}
-    if target.tenant_id:
-        about["project_id"] = target.tenant_id
-    if target.instance_id:
-        about["instance_id"] = target.instance_id
-    if target.composed_by:
-        about["composed_by"] = target.composed_by
-    if target.bound_to:
-        about["bound_to"] = target.bound_to
-    return about
+def _attributes(target: Target) -> dict[str, str]:
+    attributes = {
+        "project_id": target.tenant_id,
+        "instance_id": target.instance_id,
+        "composed_by": target.composed_by,
+        "bound_to": target.bound_to,
+    }
+    return {name: value for name, value in attributes.items() if value}
 
 
 def _refusal(rule: Rule, enough: list[str]) -> str:

@@ -1,7 +1,7 @@
-"""Reading the operator's policy file: what oslo.policy would log and then silently forbid, or allow, is refused here.
+"""The operator's policy file, read strictly: what oslo.policy would log and then silently forbid or allow is an error here.
 
-oslo.policy turns a rule that it can't parse into "forbidden", a misspelt name into a rule that nobody asks for, and takes any
-word before a colon for an attribute. In a file that is read once, at start, each of these is an error with a line number instead.
+oslo.policy turns an invalid rule into "forbidden", a misspelt name into an unused rule, and takes any word before a colon for an
+attribute. In a file that is read once, at start, each of these is an error with a line number instead.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ from . import rules
 
 _LIMITS: Final = DocumentLimits(characters=256 * 1024)
 
-#: What a rule may ask about the caller.
+#: Attributes of the caller that a rule may refer to.
 CALLER: Final = frozenset({"project_id", "instance_id", "token_kind", "system_scope"})
-#: What a rule may ask about the target, as `%(name)s`.
+#: Attributes of the target that a rule may refer to, as `%(name)s`.
 TARGET: Final = frozenset({"project_id", "instance_id", "composed_by", "bound_to"})
 
-#: A "!" of its own in a rule's text.
-_WRITTEN_NOBODY = re.compile(r"(?:^|[\s(])!(?=$|[\s)])")
+#: A literal "!" in a rule's text.
+_WRITTEN_DENIAL = re.compile(r"(?:^|[\s(])!(?=$|[\s)])")
 _TARGET_REFERENCE = re.compile(r"%\((\w+)\)s")
 
 
 class PolicyFileError(Exception):
-    """The policy file can't be used. The text names the file, the line and the remedy."""
+    """The policy file is unusable. The text names the file, the line and the remedy."""
 
 
 def read(path: Path) -> dict[str, str]:
-    """Rules by name from a file, each one checked by itself.
+    """Read the rules of a file, by name, each one checked by itself.
 
     Raises:
-        PolicyFileError: unreadable, not YAML, an unknown rule, or one that oslo.policy would not understand.
+        PolicyFileError: unreadable, not YAML, an unknown rule, or one that oslo.policy would misread.
     """
     try:
         documents = read_file(path, name=str(path), limits=_LIMITS, failsafe=True)
@@ -70,20 +70,20 @@ def check_tree(name: str, text: str) -> Any:
     """Parse one rule.
 
     Raises:
-        ValueError: no such rule, or its check can't be understood; without the place.
+        ValueError: an unknown rule, or an invalid check; without the file and line.
     """
     if name not in rules.DEFAULTS:
         known = ", ".join(sorted(rules.DEFAULTS))
-        raise ValueError(f"there is no rule {name!r}; there are: {known}")
+        raise ValueError(f"no rule {name!r}; expected one of {known}")
     if not text.strip():
-        # oslo.policy takes an empty check for "everyone"; too much to hang on a forgotten value.
-        raise ValueError(f'rule {name!r} is empty; write "@" to allow everyone or "!" to allow nobody')
+        # oslo.policy takes an empty check for "everyone", too permissive for a forgotten value.
+        raise ValueError(f'rule {name!r} is empty; write "@" to allow everyone or "!" to allow no one')
     tree = _parse(text)
     leaves = list(_leaves(tree))
-    # What the parser does not understand becomes a "!" that nobody wrote.
-    if sum(str(leaf) == "!" for leaf in leaves) != len(_WRITTEN_NOBODY.findall(text)):
+    # The parser replaces an invalid check by "!": count those that were not written.
+    if sum(str(leaf) == "!" for leaf in leaves) != len(_WRITTEN_DENIAL.findall(text)):
         raise ValueError(
-            f"rule {name!r} can't be understood: {text!r}. A check is `role:name`, `rule:name` or `attribute:value`, "
+            f"rule {name!r} cannot be parsed: {text!r}. A check is `role:name`, `rule:name` or `attribute:value`, "
             "joined by and, or, not and parentheses"
         )
     for leaf in leaves:
@@ -93,10 +93,10 @@ def check_tree(name: str, text: str) -> Any:
 
 
 def check_circles(checks: Mapping[str, str]) -> None:
-    """Refuse rules that refer to one another in a circle, over which oslo.policy would recurse.
+    """Refuse rules that refer to one another in a circle; oslo.policy would recurse forever.
 
     Raises:
-        ValueError: naming the circle.
+        ValueError: there is a circle; the text names it.
     """
     graph: dict[str, set[str]] = {}
     for name, text in checks.items():
@@ -108,7 +108,7 @@ def check_circles(checks: Mapping[str, str]) -> None:
 
 
 def _parse(text: str) -> Any:
-    # The parser logs a traceback for what becomes one clear error here.
+    # The parser logs a traceback for what is one clear error here.
     logger = logging.getLogger("oslo_policy._parser")
     before = logger.disabled
     logger.disabled = True
@@ -133,13 +133,13 @@ def _check_leaf(name: str, leaf: oslo.Check) -> None:
         if leaf.match not in rules.DEFAULTS:
             raise ValueError(f"rule {name!r} refers to rule {leaf.match!r}, which does not exist")
         return
-    # Among what is refused: `http:`, which would ask another server on every decision.
+    # This also refuses `http:`, which would call another server on every decision.
     if leaf.kind != "role" and leaf.kind not in CALLER:
         known = ", ".join(["role", "rule", *sorted(CALLER)])
-        raise ValueError(f"rule {name!r} asks about {leaf.kind!r}; it can ask about: {known}")
+        raise ValueError(f"rule {name!r} refers to {leaf.kind!r}; expected one of {known}")
     for reference in _TARGET_REFERENCE.findall(leaf.match):
         if reference not in TARGET:
             known = ", ".join(f"%({one})s" for one in sorted(TARGET))
-            raise ValueError(f"rule {name!r} refers to %({reference})s; of the target there are: {known}")
+            raise ValueError(f"rule {name!r} refers to %({reference})s; expected one of {known}")
     if "%" in _TARGET_REFERENCE.sub("", leaf.match) or not leaf.match:
         raise ValueError(f"rule {name!r}: {leaf.match!r} is not a value; a reference is written %(project_id)s")

@@ -1,4 +1,4 @@
-"""What the middleware needs of an identity provider. The local realm, signed tokens and Keystone each fit it."""
+"""The interface of identity providers, which the local realm, signed tokens and Keystone implement."""
 
 from __future__ import annotations
 
@@ -10,40 +10,40 @@ from .subject import Identity
 
 
 class TokenVerifier(Protocol):
-    """Turns a token into who it stands for. Called from many threads at once."""
+    """Maps a token to an identity. Called from many threads at once."""
 
     def verify(self, token: str) -> Identity:
-        """The identity that `token` stands for, now.
+        """The identity that `token` stands for at present.
 
         `token` is printable ASCII of at most 8 KiB, without spaces; nothing else about it is known.
 
         Raises:
-            InvalidTokenError: unknown, malformed, expired, not yet valid, revoked, or meant for somebody else.
-            NotAllowedError: good, but its holder or tenant may not use this service (for example: disabled).
-            ProviderDownError: the question could not be answered. An implementation never answers from hope.
+            InvalidTokenError: unknown, malformed, expired, not yet valid, revoked, or for another audience.
+            NotAllowedError: valid, but its holder or tenant may not use this service (for example: disabled).
+            ProviderDownError: the provider could not answer. An implementation never guesses.
         """
 
 
 @runtime_checkable
 class TrustsServices(Protocol):
-    """A verifier that knows services which pass their callers' tokens on."""
+    """A verifier that knows services that pass on their callers' tokens."""
 
     def verify_with_service(self, token: str, service_token: str) -> Identity:
-        """As `TokenVerifier.verify`, of a token that may have ended while the service was at work with it."""
+        """As `TokenVerifier.verify`, for a token that may have expired while the service worked with it."""
 
 
 def with_service(verifier: TokenVerifier, token: str, service_token: str) -> Identity:
-    """Ask a verifier about a token that came with a service's. One that knows of no services looks at the token alone."""
+    """Verify a token that came with a service's. A verifier that knows no services considers the token alone."""
     if isinstance(verifier, TrustsServices):
         return verifier.verify_with_service(token, service_token)
     return verifier.verify(token)
 
 
 class AnyOf:
-    """Asks several verifiers in turn; the first that knows the token answers.
+    """Asks several verifiers in order; the first that knows the token decides.
 
-    Cheap local verifiers come first, so that a remote one sees only tokens that nobody here knows. One that is down does not
-    hide the others; but when nobody else knows the token, the answer is that the provider is down, not that the token is bad.
+    Cheap local verifiers come first, so a remote one only receives tokens that are unknown here. An unavailable one does not
+    hide the others; but if no other knows the token, the error is that the provider is unavailable, not that the token is bad.
     """
 
     def __init__(self, verifiers: Sequence[TokenVerifier]) -> None:

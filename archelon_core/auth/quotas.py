@@ -1,7 +1,6 @@
-"""How many instances a tenant may have. Pure arithmetic: the count comes from the transaction that places the order.
+"""Limits on the number of a tenant's instances. Pure arithmetic: the transaction that places the order does the counting.
 
-A limit that is counted outside that transaction is no limit: two orders at once would both pass. So this module reads nothing
-and keeps nothing.
+A count from outside that transaction would let two concurrent orders both pass.
 """
 
 from __future__ import annotations
@@ -14,11 +13,11 @@ from .errors import QuotaExceededError
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
-    """What a tenant has now: failed instances count, gone ones do not.
+    """A tenant's present instances: failed ones count, deleted ones do not.
 
     Attributes:
-        instances: of all services.
-        of_service: of the service that is being ordered.
+        instances: instances of all services.
+        of_service: instances of the ordered service.
     """
 
     instances: int
@@ -43,10 +42,10 @@ class Quotas:
                 raise ValueError(f"quota {where} is {limit}: a limit is 0 or more, or absent for no limit")
 
     def check(self, counts: Counts, *, service: str) -> None:
-        """Whether a tenant with this many may have one more instance of `service`.
+        """Check that a tenant with these counts may have one more instance of `service`.
 
         Raises:
-            QuotaExceededError: one of the limits would be passed.
+            QuotaExceededError: it would exceed a limit.
         """
         limit = self.default
         if limit is not None and counts.instances >= limit:

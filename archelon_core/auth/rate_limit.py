@@ -1,9 +1,9 @@
-"""Token buckets: how often an address may knock, and how often a tenant may ask.
+"""Rate limits by token bucket, per address and per tenant.
 
-Two of these stand in a service: one before authentication, by address, so that guessing tokens and costing us verifications is
-slow; one after it, by tenant, so that one tenant does not take the service from the others. Buckets are of one process: a
-service with N processes lets through up to N times the rate. That bounds what one client can cost; a fair share to the
-request would cost a shared store on every request, and is the ingress's business.
+A service has two: one before authentication, by address, which slows guessing of tokens and limits the cost of verifications;
+one after it, by tenant, so that one tenant does not crowd out the others. Buckets belong to one process: a service with N
+processes admits up to N times the rate. That bounds the cost of one client; an exact share would need a shared store on every
+request, and is the ingress's job.
 """
 
 from __future__ import annotations
@@ -42,19 +42,19 @@ class _Bucket:
 class RateLimiter:
     """A token bucket per key, in bounded memory. Threads share one.
 
-    When there is no room for a new key, the key that was used longest ago is forgotten; if it had any debt, that is
-    forgiven. So whoever has more addresses than `keys` gets round the limit, and never fills the memory.
+    When the table is full, a new key evicts the least recently used one, along with any debt. So a client with more than `keys`
+    addresses evades the limit, but never fills the memory.
 
     Args:
         rate: requests per second that a key earns.
-        burst: how many it may save up; at least 1.
-        clock: seconds; only differences count, so a monotonic clock is the right one.
-        keys: how many buckets are kept.
+        burst: maximum that it may save up; at least 1.
+        clock: seconds; only differences count, so use a monotonic clock.
+        keys: maximum number of buckets.
     """
 
     def __init__(self, *, rate: float, burst: int, clock: Clock, keys: int = 10_000) -> None:
         if rate <= 0 or burst < 1 or keys < 1:
-            raise ValueError("a rate limit needs a rate above 0 per second, a burst of at least 1 and room for 1 key")
+            raise ValueError("a rate limit needs a rate above 0 per second, a burst of at least 1 and at least 1 key")
         self._rate = rate
         self._burst = float(burst)
         self._clock = clock
@@ -63,11 +63,11 @@ class RateLimiter:
         self._buckets: collections.OrderedDict[str, _Bucket] = collections.OrderedDict()
 
     def take(self, key: str, cost: float = 1.0) -> float:
-        """Take a request from the key's bucket: 0.0 if it may go on, else the seconds until it may.
+        """Take a request from the key's bucket: 0.0 if it may proceed, else the seconds until it may.
 
         Args:
-            cost: what it costs, in requests; at least 1. Who has one saved up may go into debt for what costs more, since
-                that may be more than a bucket holds.
+            cost: its cost, in requests; at least 1. A key with one saved up may go into debt for a larger cost, which may be
+                more than a bucket holds.
         """
         now = self._clock()
         with self._lock:
@@ -94,12 +94,12 @@ class RateLimit:
     """WSGI middleware over a `RateLimiter`.
 
     Args:
-        app: what stands behind.
+        app: the wrapped application.
         limiter: the buckets.
-        key: whose bucket a request takes from; None takes from nobody's.
-        cost: of a request, see `RateLimiter.take`; 1 for each without one.
+        key: the key of a request's bucket; None exempts it.
+        cost: cost of a request, see `RateLimiter.take`; 1 by default.
         open_paths: paths (exact) that are never limited.
-        render_error: answers 429.
+        render_error: renders 429.
     """
 
     def __init__(
@@ -134,26 +134,26 @@ class RateLimit:
 
 
 def by_tenant(environ: WSGIEnvironment) -> str | None:
-    """The tenant's bucket. Stands behind `Authentication`; a request without identity is limited by address only."""
+    """The tenant's key. Use behind `Authentication`; a request without identity is limited by address only."""
     identity = environ.get(IDENTITY)
     if identity is None:
         return None
-    # An issuer's ids are its own: two issuers may use the same one.
+    # Ids are unique per issuer only.
     return f"{identity.issuer} {identity.tenant_id}"
 
 
 class ClientAddress:
-    """The address's bucket, an IPv6 client by its /64, which is what one customer gets.
+    """The client address's key; an IPv6 client's is its /64, the size that one customer gets.
 
     Args:
-        trusted_proxies: networks whose `X-Forwarded-For` is believed. The client is the last address in it that is not
-            itself a trusted proxy: what stands before that, anyone can have written.
+        trusted_proxies: networks whose `X-Forwarded-For` is trusted. The client is the last address in it that is not
+            itself a trusted proxy: anyone can have written those before it.
 
     Raises:
-        ValueError: one of them is not a network.
+        ValueError: an item is not a network.
     """
 
-    #: A chain of proxies longer than this is somebody's joke; beyond it the peer's own address counts.
+    #: Longest plausible chain of proxies; above it the peer's own address counts.
     _MAX_HOPS = 16
 
     def __init__(self, trusted_proxies: Collection[str] = ()) -> None:
@@ -165,7 +165,7 @@ class ClientAddress:
             return str(peer)
         client = _address(peer)
         if client is None:
-            # A UNIX socket has no address: whoever may open it shares one bucket.
+            # A UNIX socket has no address: all its clients share one bucket.
             return ""
         hops = environ.get("HTTP_X_FORWARDED_FOR", "").rsplit(",", self._MAX_HOPS)[-self._MAX_HOPS :]
         for hop in reversed(hops):

@@ -1,8 +1,8 @@
 """Verification against the local realm: tenants, users and hashed tokens from one YAML file.
 
-The file is looked at (one `stat`) at most once a second and read again when it changed. A file that can't be read, or is wrong,
-closes the realm: serving from the last good copy would keep a token alive that somebody has just tried to revoke. The log
-says file and line; the client learns only that the provider is down.
+The file is checked (one `stat`) at most once a second and read again after a change. A file that is unreadable or invalid
+closes the realm: the last good copy might contain a token that has just been revoked. The log names file and line; the client
+learns only that the provider is unavailable.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from .subject import Clock, Identity, TokenKind
 
 _LOG = logging.getLogger("archelon.identity")
 
-#: Seconds between two looks at the file.
+#: Seconds between two checks of the file.
 STAT_INTERVAL = 1.0
 ISSUER = "realm"
 
-#: Digits of a digest that the table is keyed by. Whoever sends tokens can't choose their digests, and the rest is
-#: compared in constant time, so the lookup tells nothing about tokens that exist.
+#: Number of digest digits that key the table. Clients cannot choose their tokens' digests, and the rest is compared in
+#: constant time, so the lookup discloses nothing about existing tokens.
 _BUCKET = 16
 
 _Stamp = tuple[int, int, int, int]
@@ -44,14 +44,14 @@ class Realm:
 
     Args:
         file: the realm.
-        clock: seconds since the epoch; expiry and the interval between looks at the file go by it.
+        clock: seconds since the epoch, for expiry and the interval between checks of the file.
     """
 
     def __init__(self, file: RealmFile, clock: Clock) -> None:
         self._file = file
         self._clock = clock
         self._lock = threading.Lock()
-        self._looked = float("-inf")
+        self._checked = float("-inf")
         self._loaded = _Loaded(None, {}, "not read yet")
 
     def verify(self, token: str) -> Identity:
@@ -77,16 +77,16 @@ class Realm:
         return identity
 
     def _current(self, now: float) -> _Loaded:
-        # A clock set back must not stop the looking.
-        if 0 <= now - self._looked < STAT_INTERVAL:
+        # A clock set back must not suspend the checks.
+        if 0 <= now - self._checked < STAT_INTERVAL:
             return self._loaded
         with self._lock:
-            if 0 <= now - self._looked < STAT_INTERVAL:
+            if 0 <= now - self._checked < STAT_INTERVAL:
                 return self._loaded
             stamp = self._stamp()
             if stamp is None or stamp != self._loaded.stamp:
                 self._loaded = self._load(stamp)
-            self._looked = now
+            self._checked = now
             return self._loaded
 
     def _stamp(self) -> _Stamp | None:

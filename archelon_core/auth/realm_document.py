@@ -1,4 +1,4 @@
-"""The local realm's file: read strictly, with the line of every mistake; written whole.
+"""The local realm's document: parsed strictly, with the line of every error, and serialized whole.
 
     version: 1
     tenants:
@@ -10,8 +10,8 @@
       - {id: 5f0a…, user: alice, tenant: demo, sha256: 9c56…, expires: 2027-01-31T00:00:00+00:00}
 
 A person may edit it by hand; the command line edits it through `RealmFile`, which drops comments. There are no passwords: a
-token is 256 random bits, and SHA-256 of that needs neither salt nor stretching. What a token may do follows from what its
-user is granted in its tenant *now*, so that taking a role away takes effect without touching tokens.
+token is 256 random bits, whose SHA-256 needs neither salt nor stretching. A token's permissions follow from the *present* roles
+of its user in its tenant, so revoking a role takes effect without touching tokens.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from ..documents.reading import only_document, read_text
 from ..documents.tree import DocumentLimits, Entry, Node
 from .subject import Role, TenantId
 
-#: Of a realm file: some ten thousand tokens. Whoever has more has an identity provider.
+#: Limits of a realm file: some ten thousand tokens. Larger deployments have an identity provider.
 LIMITS: Final = DocumentLimits(characters=4 * 1024 * 1024, nodes=500_000)
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,62}")
@@ -39,7 +39,7 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 class RealmError(Exception):
-    """The realm file, or a change to it, is wrong. The text names file, line and remedy, and holds no token or digest."""
+    """The realm file, or a change to it, is invalid. The text names file, line and remedy, and contains no token or digest."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -79,36 +79,36 @@ class RealmData:
 
 
 def parse(text: str, path: Path) -> RealmData:
-    """Read a realm file's text; `path` is for error texts only.
+    """Parse a realm file's text; `path` is for error texts only.
 
     Raises:
-        RealmError: naming file and line.
+        RealmError: the text names file and line.
     """
     try:
         documents = read_text(text, file=str(path), limits=LIMITS, failsafe=True)
-        root = only_document(documents, str(path), needed="the least it may hold is `version: 1`")
+        root = only_document(documents, str(path), needed="the minimum is `version: 1`")
     except DocumentError as error:
         raise RealmError(str(error)) from None
     return _Reader(path).realm(root)
 
 
 def dump(data: RealmData) -> str:
-    """The file's text; `parse` gives the same data back."""
+    """The file's text; `parse` returns the same data."""
     document = {
         "version": 1,
         "tenants": [{"id": str(tenant.id), "name": tenant.name} for tenant in data.tenants.values()],
         "users": [_user_mapping(user) for user in data.users.values()],
         "tokens": [_token_mapping(token) for token in data.tokens.values()],
     }
-    header = "# Archelon's local realm. Changed by `archelon realm`; a change made by hand is seen within a second.\n"
+    header = "# Archelon's local realm, changed by `archelon realm`. Services notice manual changes within a second.\n"
     return header + yaml.dump(document, Dumper=yaml.CSafeDumper, sort_keys=False, allow_unicode=True)
 
 
 def check_name(name: str, what: str) -> str:
-    """`name`, if it may name a tenant or a user.
+    """Return `name` if it is valid for a tenant or user.
 
     Raises:
-        ValueError: it may not; the text says what is allowed.
+        ValueError: it is not; the text states the allowed form.
     """
     if not _NAME.fullmatch(name):
         raise ValueError(f"{what} has 1 to 63 letters, digits and . _ @ -, and begins with a letter or digit")
@@ -127,7 +127,7 @@ def _token_mapping(token: RealmToken) -> dict[str, object]:
 
 
 class _Reader:
-    """Walks the nodes, which know their lines, instead of the values, which do not."""
+    """Walks the nodes, which have line numbers, instead of the values, which do not."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -148,7 +148,7 @@ class _Reader:
             tenant = RealmTenant(
                 TenantId(self._name(members["id"], "a tenant's id")), self._name(members["name"], "a tenant's name")
             )
-            # Ids and names share one space: X-Tenant-Name may hold either, and must never mean two tenants.
+            # Ids and names share one namespace: X-Tenant-Name may hold either, and must never mean two tenants.
             for word in {tenant.id, tenant.name}:
                 if word in taken:
                     raise self._error(item, f"{word!r} names two tenants; ids and names must all differ")
@@ -162,7 +162,7 @@ class _Reader:
             members = self._mapping(item, "a user", required=("name",), optional=("roles",))
             name = self._name(members["name"], "a user's name")
             if name in users:
-                raise self._error(item, f"user {name!r} stands here twice")
+                raise self._error(item, f"user {name!r} is defined twice")
             users[name] = RealmUser(name, self._grants(members.get("roles"), tenants))
         return users
 
@@ -172,13 +172,13 @@ class _Reader:
         grants: dict[str, frozenset[str]] = {}
         for tenant, _, granted in self._entries(node, "roles"):
             if tenant not in tenants:
-                raise self._error(granted, f"roles in tenant {tenant!r}: there is no tenant of that name")
+                raise self._error(granted, f"roles in tenant {tenant!r}: no tenant of that name")
             roles = set()
             for item in self._sequence(granted, "roles"):
                 role = self._text(item, "a role")
                 if role not in Role.GRANTABLE:
                     known = ", ".join(sorted(Role.GRANTABLE))
-                    raise self._error(item, f"role {role!r} is not one that a user can have: {known}")
+                    raise self._error(item, f"role {role!r} cannot be granted; expected one of {known}")
                 roles.add(role)
             grants[tenant] = frozenset(roles)
         return grants
@@ -198,16 +198,16 @@ class _Reader:
                 self._time(members.get("expires")),
             )
             if token.user not in users:
-                raise self._error(members["user"], f"token {token.id!r}: there is no user {token.user!r}")
+                raise self._error(members["user"], f"token {token.id!r}: no user {token.user!r}")
             if token.tenant not in tenants:
-                raise self._error(members["tenant"], f"token {token.id!r}: there is no tenant {token.tenant!r}")
+                raise self._error(members["tenant"], f"token {token.id!r}: no tenant {token.tenant!r}")
             if not _DIGEST.fullmatch(token.sha256):
                 raise self._error(
                     members["sha256"],
                     f"token {token.id!r}: sha256 must be the 64 hexadecimal digits of the token's SHA-256, not the token",
                 )
             if token.id in tokens or token.sha256 in digests:
-                raise self._error(item, f"token {token.id!r} stands here twice")
+                raise self._error(item, f"token {token.id!r} is defined twice")
             tokens[token.id] = token
             digests.add(token.sha256)
         return tokens
@@ -219,7 +219,7 @@ class _Reader:
         for name, _, value in entries:
             if name not in required and name not in optional:
                 allowed = ", ".join(required + optional)
-                raise self._error(value, f"{what} has no member {name!r}; it may have: {allowed}")
+                raise self._error(value, f"{what} has no member {name!r}; expected one of {allowed}")
         members = {name: value for name, _, value in entries}
         for name in required:
             if name not in members:

@@ -1,4 +1,4 @@
-"""Changes to the local realm's file, each whole or not at all, by any number of processes.
+"""Atomic changes to the local realm's file, by any number of processes.
 
 A change is: lock, read, change in memory, write a new file beside it, sync, rename over it. The lock is a file of its own
 (`<name>.lock`): a lock on the realm file itself would be lost at the rename. Readers need no lock, since a rename shows them the
@@ -26,19 +26,19 @@ from . import realm_document
 from .realm_document import RealmData, RealmError, RealmTenant, RealmToken, RealmUser
 from .subject import Clock, Role, TenantId
 
-#: What a realm's token begins with: so that a person, or a scanner for leaked secrets, knows one by sight.
+#: Prefix of a realm's tokens, by which a person or a scanner for leaked secrets recognizes one.
 TOKEN_PREFIX = "archelon_"  # nosec  # noqa: S105
 _TOKEN_BYTES = 32
 
 
 def token_digest(token: str) -> str:
-    """SHA-256 of a token as 64 hexadecimal digits: what the realm keeps of it."""
+    """SHA-256 of a token as 64 hexadecimal digits, as stored in the realm."""
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class IssuedToken:
-    """A token made just now. `secret` is shown to its owner once and is stored nowhere."""
+    """A new token. `secret` is shown to its owner once and stored nowhere."""
 
     id: str
     secret: str = dataclasses.field(repr=False)
@@ -49,7 +49,7 @@ class RealmFile:
     """The realm at `path`, to be read and changed.
 
     Args:
-        path: the YAML file; made, with mode 0600, by the first change.
+        path: the YAML file; the first change creates it with mode 0600.
         clock: seconds since the epoch.
     """
 
@@ -58,17 +58,17 @@ class RealmFile:
         self._clock = clock
 
     def read(self) -> RealmData:
-        """What the file says now.
+        """The present content of the file.
 
         Raises:
-            RealmError: it is missing, wrong, too large, or others may read it.
+            RealmError: it is missing, invalid, too large, or readable by others.
         """
         try:
             with self.path.open("rb") as file:
                 self._check_mode(os.fstat(file.fileno()))
                 text = text_of(file, file=str(self.path), limits=realm_document.LIMITS)
         except FileNotFoundError:
-            raise RealmError(f"{self.path}: no such file; `archelon realm` makes one") from None
+            raise RealmError(f"{self.path}: no such file; `archelon realm` creates one") from None
         except OSError as error:
             raise RealmError(f"{self.path}: cannot be read: {error.strerror}") from None
         except DocumentError as error:
@@ -85,10 +85,10 @@ class RealmFile:
         self._check_name(name, "a tenant's name")
         self._check_name(tenant.id, "a tenant's id")
         with self._change() as draft:
-            words = {word for other in draft.tenants.values() for word in (other.id, other.name)}
+            names = {name for other in draft.tenants.values() for name in (other.id, other.name)}
             for word in (tenant.id, tenant.name):
-                if word in words:
-                    raise RealmError(f"{self.path}: there is a tenant {word!r} already")
+                if word in names:
+                    raise RealmError(f"{self.path}: tenant {word!r} exists already")
             draft.tenants[name] = tenant
         return tenant
 
@@ -96,7 +96,7 @@ class RealmFile:
         """Remove a tenant, everyone's roles in it, and its tokens.
 
         Raises:
-            RealmError: there is none of that name.
+            RealmError: no such tenant.
         """
         with self._change() as draft:
             draft.known_tenant(name)
@@ -115,13 +115,13 @@ class RealmFile:
         self._check_name(name, "a user's name")
         with self._change() as draft:
             if name in draft.users:
-                raise RealmError(f"{self.path}: there is a user {name!r} already; grant changes roles")
+                raise RealmError(f"{self.path}: user {name!r} exists already; grant changes roles")
             user = RealmUser(name, {draft.known_tenant(tenant): self._known_roles(roles)})
             draft.users[name] = user
         return user
 
     def grant(self, name: str, *, tenant: str, roles: Collection[str]) -> RealmUser:
-        """Make `roles` the user's roles in `tenant`, instead of those held there; none takes all away.
+        """Replace the user's roles in `tenant` by `roles`; an empty collection removes them all.
 
         Raises:
             RealmError: user, tenant or role is unknown.
@@ -138,8 +138,8 @@ class RealmFile:
     def remove_user(self, name: str) -> None:
         """Remove a user and their tokens.
 
-        Raises:
-            RealmError: there is none of that name.
+        RealmError: no such user.
+        RealmError: there is none of that name.
         """
         with self._change() as draft:
             draft.known_user(name)
@@ -147,7 +147,7 @@ class RealmFile:
             draft.drop_tokens(lambda token: token.user == name)
 
     def issue_token(self, user: str, *, tenant: str, lifetime: datetime.timedelta | None) -> IssuedToken:
-        """Make a token for `user` in `tenant`. `lifetime` None makes one that lasts until it is revoked.
+        """Issue a token for `user` in `tenant`. With `lifetime` None it is valid until it is revoked.
 
         Raises:
             RealmError: user or tenant is unknown, the user has no role there, or the lifetime is not positive.
@@ -170,14 +170,14 @@ class RealmFile:
         return IssuedToken(token_id, secret, expires)
 
     def revoke_token(self, token_id: str) -> None:
-        """Revoke a token by its id. A service sees it within a second, and may have cached the token for ten more.
+        """Revoke a token by its id. A service notices within a second, and may have cached the token for ten more.
 
         Raises:
-            RealmError: there is none of that id.
+            RealmError: no such token.
         """
         with self._change() as draft:
             if token_id not in draft.tokens:
-                raise RealmError(f"{self.path}: there is no token {token_id!r}")
+                raise RealmError(f"{self.path}: no token {token_id!r}")
             del draft.tokens[token_id]
 
     @contextlib.contextmanager
@@ -187,10 +187,10 @@ class RealmFile:
             draft = _Draft(self.path, present)
             yield draft
             text = realm_document.dump(RealmData(draft.tenants, draft.users, draft.tokens))
-            # What the next reader would refuse is not written.
-            if len(text) > realm_document.LIMITS.characters:
-                most = realm_document.LIMITS.characters
-                raise RealmError(f"{self.path}: would be larger than {most} characters; remove tokens")
+            # Never write what the next reader would refuse.
+            limit = realm_document.LIMITS.characters
+            if len(text) > limit:
+                raise RealmError(f"{self.path}: would be larger than {limit} characters; remove tokens")
             realm_document.parse(text, self.path)
             try:
                 self._replace(text)
@@ -211,7 +211,7 @@ class RealmFile:
             os.close(descriptor)
 
     def _replace(self, text: str) -> None:
-        # One name, since only the holder of the lock writes: what a killed process left behind goes here.
+        # A fixed name, since only the holder of the lock writes: this also removes what a killed process left behind.
         draft = self.path.with_name(f".{self.path.name}.draft")
         draft.unlink(missing_ok=True)
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -244,12 +244,12 @@ class RealmFile:
         for role in roles:
             if role not in Role.GRANTABLE:
                 known = ", ".join(sorted(Role.GRANTABLE))
-                raise RealmError(f"{self.path}: role {role!r} is not one that a user can have: {known}")
+                raise RealmError(f"{self.path}: role {role!r} cannot be granted; expected one of {known}")
         return frozenset(roles)
 
 
 class _Draft:
-    """The realm while it is being changed."""
+    """The realm during a change."""
 
     def __init__(self, path: Path, data: RealmData) -> None:
         self._path = path
@@ -259,12 +259,12 @@ class _Draft:
 
     def known_tenant(self, name: str) -> str:
         if name not in self.tenants:
-            raise RealmError(f"{self._path}: there is no tenant {name!r}")
+            raise RealmError(f"{self._path}: no tenant {name!r}")
         return name
 
     def known_user(self, name: str) -> RealmUser:
         if name not in self.users:
-            raise RealmError(f"{self._path}: there is no user {name!r}")
+            raise RealmError(f"{self._path}: no user {name!r}")
         return self.users[name]
 
     def drop_tokens(self, doomed: Callable[[RealmToken], bool]) -> int:

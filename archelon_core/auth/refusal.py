@@ -1,5 +1,5 @@
-"""How a refusal becomes a response. The OCCI application supplies a renderer that answers in the rendering asked for; this one
-is for everything else, and answers in plain text or JSON."""
+"""Rendering of refusals as responses. The OCCI application supplies a renderer for the requested rendering; this default answers
+in plain text or JSON."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..errors import HttpError
 
 
 class ErrorRenderer(Protocol):
-    """Starts an error response and gives its body."""
+    """Starts an error response and returns its body."""
 
     def __call__(
         self,
@@ -20,7 +20,7 @@ class ErrorRenderer(Protocol):
         start_response: StartResponse,
         error: HttpError,
     ) -> Iterable[bytes]:
-        """The error's headers are to be sent beside the renderer's own."""
+        """Send the error's headers in addition to the renderer's own."""
 
 
 def render_plain_error(environ: WSGIEnvironment, start_response: StartResponse, error: HttpError) -> Iterable[bytes]:
@@ -37,7 +37,7 @@ def render_plain_error(environ: WSGIEnvironment, start_response: StartResponse, 
     fields = [
         ("Content-Type", media_type),
         ("Content-Length", str(len(body))),
-        # A refusal depends on the token, which no cache sees.
+        # A refusal depends on the token, which is not part of a cache's key.
         ("Cache-Control", "no-store"),
         *error.headers.items(),
     ]
@@ -48,7 +48,7 @@ def render_plain_error(environ: WSGIEnvironment, start_response: StartResponse, 
 def _prefers_json(accept: str) -> bool:
     if "json" not in accept:
         return False
-    # Falcon's parser is loaded by whoever serves HTTP; an importer of Identity alone does without it.
+    # A lazy import: an importer of Identity alone does without Falcon.
     from falcon import InvalidMediaRange
     from falcon.util import mediatypes
 

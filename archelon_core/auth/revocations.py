@@ -1,7 +1,7 @@
-"""Which signed tokens were taken back before their end.
+"""Signed tokens that were revoked before their expiry.
 
-Only what has not expired needs remembering, so the list stays as short as 15 minutes of revocations. The one in memory serves
-one process and tests; `sql_revocations` has it in the database, for services with replicas.
+Revocations of expired tokens are dropped, so the list covers about 15 minutes. The one in memory serves one process and tests;
+`sql_revocations` has it in the database, for services with replicas.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from .subject import Clock
 
 
 class Revocations(Protocol):
-    """The port. Called on every verification that is not cached: an implementation answers from one indexed read.
+    """The interface. Called on every verification that is not cached: an implementation needs one indexed read.
 
     Raises:
-        ProviderDownError: from any method, where the list can't be reached.
+        ProviderDownError: from any method, if the list is unavailable.
     """
 
     def is_revoked(self, token_id: str, instance_id: str | None) -> bool:
-        """Whether the token, or every token that the instance itself holds, was revoked. None asks about the token only."""
+        """Whether the token, or every token that the instance itself holds, is revoked. None asks about the token only."""
 
     def revoke_token(self, token_id: str, *, until: float) -> None:
-        """Refuse the token from now on; `until` (seconds since the epoch) is when it ends anyway."""
+        """Refuse the token from now on; `until` (seconds since the epoch) is its expiry."""
 
     def revoke_instance(self, instance_id: str, *, until: float) -> None:
-        """Refuse every token of the instance; `until` is when the last one that may have been issued ends."""
+        """Refuse every token of the instance; `until` is the latest expiry of the tokens that may have been issued."""
 
 
 class MemoryRevocations:

@@ -1,13 +1,13 @@
-"""Who may do what, unless the operator's file says otherwise: one table of grants, from which the policy's checks are derived.
+"""The default authorization: one table of grants, from which the policy's checks are derived.
 
-A grant lets a role do what a rule stands for, within a scope; what no grant allows is refused. The service manager asks
-oslo.policy, whose checks (`DEFAULTS`) come of the table and may be replaced by the operator's file. Such a check can ask about
-the caller's `role`, `project_id`, `instance_id`, `token_kind` and `system_scope`, and of the target `%(project_id)s`,
-`%(instance_id)s`, `%(composed_by)s` and `%(bound_to)s`; nothing else, so that a decision depends on nothing else and can be
-kept. The cloud controller asks the table itself (`scopes`), since its callers are services and instances and few people.
+A grant permits a role what a rule stands for, within a scope; everything else is refused. The service manager asks oslo.policy,
+whose checks (`DEFAULTS`) are derived from the table; the operator's file may replace them. A check can refer to the caller's
+`role`, `project_id`, `instance_id`, `token_kind` and `system_scope`, and to the target's `%(project_id)s`, `%(instance_id)s`,
+`%(composed_by)s` and `%(bound_to)s`; a decision depends on nothing else and can be cached. The cloud controller reads the table
+itself (`scopes`), since its callers are services, instances and few people.
 
-Owning is always part of a tenant's grant: tenants are isolated in queries first, and here again. So are the instances of one
-tenant from one another, where an instance's own token asks.
+Every tenant grant is limited to what the tenant owns: queries isolate tenants first, and the policy does so again. An instance's
+own token is isolated from the other instances of its tenant in the same way.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from typing import Final, NamedTuple, NewType
 
 from .subject import Role
 
-#: A rule that a service asks about.
+#: Name of a rule, as a service asks for it.
 Rule = NewType("Rule", str)
 
 
 class Scope(enum.Enum):
-    """What a grant is about."""
+    """The objects that a grant covers."""
 
     ANY = "any"
     OWN_TENANT = "own tenant"
     OWN_INSTANCE = "own instance"
-    #: What the token's instance ordered: it lies at a path that derives from that instance.
+    #: What the token's instance ordered, at a path that derives from that instance.
     COMPOSED = "composed"
-    #: What exists already and the token's instance uses, as its tenant or its manifest says.
+    #: What exists already and the token's instance uses, by a parameter of its tenant or its manifest.
     BOUND = "bound"
     #: The bundle that the token's instance runs.
     OWN_BUNDLE = "own bundle"
 
 
 class Grant(NamedTuple):
-    """A role may do what a rule stands for, within a scope."""
+    """Permits a role what a rule stands for, within a scope."""
 
     role: str
     rule: Rule
@@ -48,9 +48,9 @@ class Grant(NamedTuple):
 
 ORDER: Final = Rule("instance:order")
 READ: Final = Rule("instance:read")
-#: See the values of an instance's secret attributes.
+#: Read the values of an instance's secret attributes.
 SECRETS: Final = Rule("instance:secrets")
-#: See the values of those secret attributes that the instance's orchestrator put out, such as an account for who uses it.
+#: Read the secret attributes that the instance's orchestrator reports as outputs, such as an account for its users.
 OUTPUTS: Final = Rule("instance:outputs")
 UPDATE: Final = Rule("instance:update")
 DELETE: Final = Rule("instance:delete")
@@ -58,13 +58,13 @@ DELETE: Final = Rule("instance:delete")
 ACT: Final = Rule("instance:act")
 #: Report a phase's outcome, and renew tokens.
 REPORT: Final = Rule("instance:report")
-#: Define mixins of a tenant's own, and attach them to instances.
+#: Define a tenant's own mixins, and attach them to instances.
 TAG: Final = Rule("instance:tag")
-#: See every tenant's instances.
+#: List every tenant's instances.
 LIST_ALL: Final = Rule("instance:list_all")
-#: Re-home an instance whose trustor is gone.
+#: Move an instance to another trustor after its own is gone.
 ADOPT: Final = Rule("instance:adopt")
-#: Read the history of an instance, after its end too.
+#: Read the history of an instance, also after its end.
 HISTORY: Final = Rule("history:read")
 #: Upload bundles, publish them, and roll them out.
 PUBLISH: Final = Rule("service:publish")
@@ -73,12 +73,12 @@ WITHDRAW: Final = Rule("service:withdraw")
 READ_BUNDLE: Final = Rule("bundle:read")
 #: Read what the tenant has published.
 READ_PUBLISHED: Final = Rule("published:read")
-#: Stop taking orders, and let what runs finish.
+#: Stop accepting orders, and let running work finish.
 DRAIN: Final = Rule("service:drain")
-#: Everything else that keeps a service going: retry, dispose of, look into.
+#: All other operation of a service: retry, dispose of, inspect.
 OPERATE: Final = Rule("service:operate")
 
-#: What `Policy.check` can be asked about.
+#: The rules that `Policy.check` accepts.
 RULES: Final = frozenset(
     {
         ORDER,
@@ -106,15 +106,15 @@ RULES: Final = frozenset(
 
 #: Read design's catalogue.
 READ_CATALOGUE: Final = Rule("catalogue:read")
-#: Have design check a document.
+#: Have design validate a document.
 VALIDATE: Final = Rule("document:validate")
-#: Read an instance's stacks, logs, monitors and the like.
+#: Read an instance's stacks, logs, monitors and other objects.
 READ_OBJECTS: Final = Rule("object:read")
-#: Make, change and remove them, and delegations and disposals.
+#: Create, change and delete those objects, delegations and disposals.
 ACT_FOR: Final = Rule("object:write")
-#: Upload bundles to deploy, run applications of one's own there, and enter services in the catalogue.
+#: Upload bundles to deploy, run own applications there, and add services to the catalogue.
 OFFER: Final = Rule("cloud:publish")
-#: Read the archive of a bundle at deploy; it belongs to each who has uploaded it, a service manager or a tenant.
+#: Read the archive of a bundle at deploy; it belongs to each service manager or tenant that has uploaded it.
 READ_OFFERED_BUNDLE: Final = Rule("cloud:bundle")
 
 
@@ -213,7 +213,7 @@ GRANTS: Final[tuple[Grant, ...]] = (
     ),
 )
 
-#: What a scope asks in oslo.policy's language; nothing where it asks nothing.
+#: A scope in oslo.policy's language; empty for no condition.
 _CHECKS: Final[Mapping[Scope, str]] = {
     Scope.ANY: "",
     Scope.OWN_TENANT: "rule:own_project",
@@ -224,32 +224,32 @@ _CHECKS: Final[Mapping[Scope, str]] = {
 
 
 def scopes(rule: Rule, roles: Collection[str]) -> frozenset[Scope]:
-    """Within which scopes the roles may do what a rule stands for; none where they may not."""
+    """The scopes within which the roles may do what a rule stands for; empty if they may not."""
     return frozenset(grant.scope for grant in GRANTS if grant.rule == rule and grant.role in roles)
 
 
 def _check(rule: Rule) -> str:
-    """What oslo.policy checks for a rule."""
+    """The check of a rule in oslo.policy's language."""
     by_scope: dict[Scope, list[str]] = {}
     for grant in GRANTS:
         if grant.rule == rule:
             by_scope.setdefault(grant.scope, []).append(grant.role)
-    parts = []
+    checks = []
     for scope, roles in by_scope.items():
-        # Whether somebody is an operator depends on more than the role's name.
+        # An operator is more than the role's name: see "operator" below.
         who = " or ".join("rule:operator" if role == Role.OPERATOR else f"role:{role}" for role in roles)
-        asked = _CHECKS[scope]
-        parts.append(f"(({who}) and {asked})" if asked else f"({who})")
-    return " or ".join(parts)
+        condition = _CHECKS[scope]
+        checks.append(f"(({who}) and {condition})" if condition else f"({who})")
+    return " or ".join(checks)
 
 
-#: Name → check. The first are parts of the others.
+#: Name → check. The rules refer to the first ones.
 DEFAULTS: Final[Mapping[str, str]] = {
     "own_project": "project_id:%(project_id)s",
     "own_instance": "instance_id:%(instance_id)s",
     "composed": "instance_id:%(composed_by)s",
     "bound": "instance_id:%(bound_to)s",
-    # A person with Keystone's admin role is an operator only with a system-scoped token, never by a project's.
+    # Keystone's admin role makes an operator only with a system-scoped token, never with a project's.
     "operator": "role:operator or (role:admin and system_scope:all)",
     **{rule: _check(rule) for rule in sorted(RULES)},
 }

@@ -1,13 +1,13 @@
-"""Signed tokens (JWT): what an orchestrator holds to speak for its instance, and what services hold to speak for one.
+"""Signed tokens (JWT) of orchestrators, and of services that act for an instance.
 
-The flow: `TokenIssuer` (the one who signs) → the holder → `SignedTokens` (whoever is called). A token names one audience, one
-tenant and, for an instance, that instance; it lives 15 minutes and its holder renews it until the instance is gone. Roles are
-not in the token: they follow from the kind of subject, so that no issuer can grant what its subjects may not have.
+The flow: `TokenIssuer` → the holder → `SignedTokens` at the callee. A token names one audience, one tenant and, for an instance,
+that instance; it lives 15 minutes and its holder renews it until the instance is gone. Roles are not in the token: they follow
+from the kind of subject, so no issuer can grant roles that its subjects may not have.
 
-Checked here and not by PyJWT: times (its clock can't be passed in), issuer (it belongs to the key) and audience. PyJWT checks
-structure and signature, with the one algorithm that the key is configured for; the token's own `alg` only has to agree.
+This module, not PyJWT, checks times (PyJWT's clock cannot be injected), issuer (it belongs to the key) and audience. PyJWT checks
+structure and signature, with the one algorithm that the key is configured for; the token's own `alg` must agree.
 
-The claims are those of RFC 7519; the advice followed is RFC 8725's.
+The claims are those of RFC 7519, the practices those of RFC 8725.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from .subject import Clock, Identity, Role, TenantId, TokenKind
 LIFETIME: Final = 900
 #: Seconds by which clocks of two machines may differ.
 LEEWAY: Final = 5
-#: Longest signed token that is looked at, in characters.
+#: Longest signed token that is parsed, in characters.
 MAX_LENGTH: Final = 4096
 
 _INSTANCE_PREFIX = "instance:"
@@ -48,10 +48,10 @@ _OPTIONS: Any = {
 
 
 class Instances(Protocol):
-    """What an issuer needs to know before it renews."""
+    """The instances of a service, as an issuer needs them at renewal."""
 
     def exists(self, instance_id: str, tenant_id: TenantId) -> bool:
-        """Whether the tenant's instance is not gone yet (one that is being disposed of exists)."""
+        """Whether the tenant's instance exists; one under disposal still does."""
 
 
 def instance_subject(instance_id: str) -> str:
@@ -72,9 +72,9 @@ class SignedTokens:
     """A `TokenVerifier` for signed tokens.
 
     Args:
-        keys: which signatures are believed, and for which issuer each.
-        audiences: what this service answers to; a token for anyone else is refused. Asked once the signature holds.
-        revocations: what was taken back.
+        keys: the trusted keys, each for one issuer.
+        audiences: the audiences of this service; a token for another one is refused. Checked after the signature.
+        revocations: revoked tokens and instances.
         clock: seconds since the epoch.
     """
 
@@ -93,7 +93,7 @@ class SignedTokens:
         identity = _identity(self._claims(token))
         if identity.audience not in self._audiences:
             raise InvalidTokenError("signed token: meant for another audience")
-        # A service manager goes on speaking for an instance whose own tokens were taken back: it is disposing of it.
+        # A service manager still acts for an instance whose own tokens are revoked: it is disposing of it.
         instance_id = identity.instance_id if identity.kind is TokenKind.INSTANCE else None
         if self._revocations.is_revoked(identity.token_id, instance_id):
             raise InvalidTokenError(f"signed token {identity.token_id}: revoked")
@@ -123,7 +123,7 @@ class SignedTokens:
             raise InvalidTokenError("signed token: expired")
         if max(issued, begins) > now + LEEWAY:
             raise InvalidTokenError("signed token: not yet valid")
-        # One that lives longer was not made by our issuer's code, whatever key it has.
+        # Our issuer signs no longer lifetime, so other code with its key did.
         if ends - issued > LIFETIME:
             raise InvalidTokenError("signed token: lives longer than any issuer may grant")
 
@@ -132,12 +132,12 @@ class TokenIssuer:
     """Signs tokens, and renews those it has signed.
 
     Args:
-        key: what to sign with.
-        keys: what its own former tokens are verified with at renewal: the present key and those being rolled out.
-        instances: which instances exist.
-        revocations: shared with whoever verifies.
+        key: the signing key.
+        keys: verify its own former tokens at renewal: the present key and those being rolled out.
+        instances: the instances that exist.
+        revocations: shared with the verifiers.
         clock: seconds since the epoch.
-        new_id: makes a fresh `jti`; unguessable ids are not needed, distinct ones are.
+        new_id: returns a new `jti`, distinct but not necessarily unguessable.
     """
 
     def __init__(
@@ -161,7 +161,7 @@ class TokenIssuer:
 
     @property
     def name(self) -> str:
-        """Whose tokens these are: their `iss`."""
+        """The issuer's name, the `iss` of its tokens."""
         return self._key.public.issuer
 
     def for_instance(
@@ -174,7 +174,7 @@ class TokenIssuer:
         lifetime: int = LIFETIME,
         renewable: bool = True,
     ) -> str:
-        """A token for an orchestrator. `renewable` False for one that was exchanged for a call to another service.
+        """A token for an orchestrator. `renewable` is False for a token exchanged for a call to another service.
 
         Raises:
             ValueError: an argument is not well formed, or the lifetime (seconds) is not between 1 and `LIFETIME`.
@@ -187,7 +187,7 @@ class TokenIssuer:
     def for_service(
         self, name: str, *, tenant_id: TenantId, audience: str, instance_id: str | None = None, lifetime: int = LIFETIME
     ) -> str:
-        """A token for a service manager that acts for a tenant and, where given, for one instance.
+        """A token for a service manager that acts for a tenant and, if given, for one instance.
 
         Raises:
             ValueError: as `for_instance`.
@@ -199,9 +199,9 @@ class TokenIssuer:
         return self._sign(claims, tenant_id, audience=audience, lifetime=lifetime)
 
     def renew(self, token: str, *, audience: str) -> str:
-        """A successor for a token that still holds: the same claims, a new `jti`, a new end. The old one runs out by itself.
+        """A successor of a valid token: same claims, new `jti` and expiry. The old token expires by itself.
 
-        `audience` is the one the token was issued for.
+        `audience` is the one that the token was issued for.
 
         Raises:
             InvalidTokenError: the token does not verify, or another issuer signed it.
@@ -223,12 +223,12 @@ class TokenIssuer:
         )
 
     def revoke(self, identity: Identity) -> None:
-        """Take back the one token that `identity` came from."""
+        """Revoke the one token that `identity` came from."""
         until = self._clock() + LIFETIME if identity.expires is None else identity.expires
         self._revocations.revoke_token(identity.token_id, until=until + LEEWAY)
 
     def revoke_instance(self, instance_id: str) -> None:
-        """Take back every token of an instance: the last step of its disposal."""
+        """Revoke every token of an instance: the last step of its disposal."""
         self._revocations.revoke_instance(instance_id, until=self._clock() + LIFETIME + LEEWAY)
 
     def _sign(self, claims: dict[str, Any], tenant_id: TenantId, *, audience: str, lifetime: int) -> str:

@@ -1,9 +1,9 @@
 """The keys of signed tokens: configured, several at a time, each bound to one issuer and one algorithm.
 
-A key is rolled in three steps, none of which refuses a good token: configure the new public key everywhere; sign with the new
-key; after the longest lifetime take the old one out. A key id is the key's own thumbprint (RFC 7638) unless one is given, so
-that two issuers never fight over a name. Nothing is ever fetched: what a token's header says about where keys are (`jku`, `x5u`,
-`jwk`) is not read.
+Rotating a key takes three steps, none of which refuses a valid token: configure the new public key everywhere; sign with the new
+Rotating a key takes three steps, none of which refuses a valid token: configure the new public key everywhere; sign with the
+new key; remove the old one after the longest lifetime. A key id defaults to the key's thumbprint (RFC 7638), so ids of two
+issuers never collide. Nothing is fetched: the key locations in a token's header (`jku`, `x5u`, `jwk`) are ignored.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _KINDS = "Ed25519 (EdDSA) or P-256 (ES256)"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class VerificationKey:
-    """A public key whose signatures are believed, for tokens of `issuer` only."""
+    """A trusted public key, for tokens of `issuer` only."""
 
     key_id: str
     issuer: str
@@ -42,7 +42,7 @@ class VerificationKey:
         """Read a public key in PEM.
 
         Raises:
-            ValueError: not a public key of a kind that is accepted, or the key id is not well formed.
+            ValueError: not a public key of an accepted kind, or a malformed key id.
         """
         if b"PRIVATE KEY" in pem:
             raise ValueError(f"the key of issuer {issuer!r} is a private key; configure the public one to verify with")
@@ -59,7 +59,7 @@ class VerificationKey:
         """A verification key over `key`.
 
         Raises:
-            ValueError: another curve than P-256, no issuer, or a key id that is not well formed.
+            ValueError: a curve other than P-256, no issuer, or a malformed key id.
         """
         if not issuer:
             raise ValueError("a signing key needs an issuer")
@@ -71,7 +71,7 @@ class VerificationKey:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SigningKey:
-    """A private key, and the public side that others are given."""
+    """A private key, and the public key that verifiers get."""
 
     private: PrivateKey = dataclasses.field(repr=False)
     public: VerificationKey
@@ -80,8 +80,8 @@ class SigningKey:
     def from_pem(cls, pem: bytes, *, issuer: str, key_id: str | None = None) -> SigningKey:
         """Read an unencrypted private key in PEM (PKCS#8).
 
-        Raises:
-            ValueError: not a private key of a kind that is accepted. The text holds nothing of the key.
+        ValueError: not a private key of an accepted kind. The text contains nothing of the key.
+        ValueError: not a private key of a kind that is accepted. The text holds nothing of the key.
         """
         try:
             key = load_pem_private_key(pem, password=None)
@@ -98,7 +98,7 @@ class SigningKey:
 
 
 class VerificationKeys:
-    """Every key that is believed, by key id.
+    """The trusted keys, by key id.
 
     Raises:
         ValueError: two keys share an id.
@@ -113,7 +113,7 @@ class VerificationKeys:
         self._by_id: Mapping[str, VerificationKey] = by_id
 
     def get(self, key_id: str) -> VerificationKey | None:
-        """The key of exactly that id. An id is looked up, never opened: it names no file and no URL."""
+        """The key of exactly that id. An id is only looked up; it never names a file or URL."""
         return self._by_id.get(key_id)
 
 
@@ -126,9 +126,9 @@ def _algorithm(key: PublicKey) -> Algorithm:
 
 
 def write_jwk_set(keys: Sequence[VerificationKey]) -> str:
-    """The keys as a JWK set in JSON (RFC 7517, RFC 8037), such as an orchestrator's environment carries.
+    """The keys as a JWK set in JSON (RFC 7517, RFC 8037), as in an orchestrator's environment.
 
-    A key is believed for one issuer only, and RFC 7517 has no member for that: it is the extra member `iss` of each key, which
+    A key is trusted for one issuer only, and RFC 7517 has no member for that: each key has the extra member `iss`, which
     section 4 allows.
     """
     written = [
@@ -141,7 +141,7 @@ def read_jwk_set(text: str) -> VerificationKeys:
     """The keys of a JWK set.
 
     Raises:
-        ValueError: it is not one, a key says no issuer, or is of another sort than Ed25519 or P-256.
+        ValueError: not a JWK set, a key without an issuer, or one that is neither Ed25519 nor P-256.
     """
     try:
         return VerificationKeys([_read(each) for each in json.loads(text)["keys"]])
@@ -150,7 +150,7 @@ def read_jwk_set(text: str) -> VerificationKeys:
 
 
 def _jwk(key: PublicKey) -> dict[str, str]:
-    """The members of a JWK that say which key it is."""
+    """The members of a JWK that identify the key."""
     if isinstance(key, ed25519.Ed25519PublicKey):
         return {"kty": "OKP", "crv": "Ed25519", "x": _base64url(key.public_bytes_raw())}
     numbers = key.public_numbers()
@@ -166,7 +166,7 @@ def _read(members: Mapping[str, Any]) -> VerificationKey:
         x, y = (int.from_bytes(_bytes(members[name]), "big") for name in ("x", "y"))
         key = ec.EllipticCurvePublicNumbers(x, y, ec.SECP256R1()).public_key()
     else:
-        raise ValueError(f"a key of sort {members['kty']}, {members['crv']}; Ed25519 and P-256 are taken")
+        raise ValueError(f"key of type {members['kty']}, {members['crv']} is not accepted; use Ed25519 or P-256")
     return VerificationKey.of(key, issuer=members["iss"], key_id=members.get("kid"))
 
 

@@ -1,8 +1,8 @@
-"""How large a request may be: 413 for the body, 431 for the header.
+"""Limits on the size of a request: 413 for the body, 431 for the header.
 
-A body that says its length is judged before a byte of it is read. One that does not (chunked) is counted while the application
-reads it; when it grows too large the read fails, and whatever the application then answers is replaced by the 413. gunicorn
-has limits of its own on header fields; these here hold under any server, and answer in the rendering asked for.
+A body with a declared length is refused before a byte of it is read. One without (chunked) is counted while the application
+reads it; above the limit the read fails, and a 413 replaces the application's response. gunicorn has its own limits on header
+fields; these hold under any server and answer in the requested rendering.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from wsgiref.types import InputStream, StartResponse, WSGIApplication, WSGIEnvir
 from ..errors import HttpError
 from .refusal import ErrorRenderer, render_plain_error
 
-#: Bytes of a body, unless the service says otherwise.
+#: Default limit on a body, in bytes.
 MAX_BODY = 1024 * 1024
-#: Header fields, and bytes of all of them: enough for a text/occi request, and what gunicorn lets through.
+#: Limits on header fields and their total bytes: enough for a text/occi request, and what gunicorn accepts.
 MAX_FIELDS = 100
 MAX_FIELDS_BYTES = 64 * 1024
 
@@ -25,7 +25,7 @@ _ExcInfo = tuple[type[BaseException], BaseException, TracebackType] | tuple[None
 
 
 class BodyTooLargeError(HttpError):
-    """413: also what a read of the body raises once it is too large."""
+    """413. Also raised by a read of the body above the limit."""
 
     status = 413
     title = "Content Too Large"
@@ -45,17 +45,17 @@ class _BadLengthError(HttpError):
 
 
 class SizeLimit:
-    """WSGI middleware.
+    """WSGI middleware that refuses requests that are too large.
 
-    An application that reads a body of unknown length only while its answer is being sent meets the `BodyTooLargeError`
-    there, when it is too late for a 413; Falcon's responders read before.
+    An application that reads a body of unknown length only while it sends its response gets the `BodyTooLargeError` there, too
+    late for a 413; Falcon's responders read before.
 
     Args:
-        app: what stands behind.
-        body: bytes of a body; or a function of the path (`PATH_INFO`), where some paths take more, such as bundles.
+        app: the wrapped application.
+        body: bytes of a body; or a function of the path (`PATH_INFO`), if some paths accept more, such as bundles.
         fields: number of header fields.
         fields_bytes: bytes of their names and values together.
-        render_error: answers refusals.
+        render_error: renders refusals.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class SizeLimit:
                 raise BodyTooLargeError(limit)
         except HttpError as error:
             return self._render_error(environ, start_response, error)
-        # No length: chunked, HTTP/2, or no body at all, which costs nothing to count.
+        # No length: chunked, HTTP/2, or no body at all, which is counted at no cost.
         if length is None:
             return self._counted(environ, start_response, limit)
         return self._app(environ, start_response)
@@ -103,21 +103,21 @@ class SizeLimit:
     def _counted(self, environ: WSGIEnvironment, start_response: StartResponse, limit: int) -> Iterable[bytes]:
         body = _CountedInput(environ["wsgi.input"], limit)
         environ["wsgi.input"] = body
-        start = _HeldStart(start_response, body)
+        start = _GuardedStart(start_response, body)
         try:
-            answer = self._app(environ, start)
+            response = self._app(environ, start)
         except BodyTooLargeError as error:
             return self._render_error(environ, start_response, error)
-        if not start.held:
-            return answer
-        close = getattr(answer, "close", None)
+        if not start.suppressed:
+            return response
+        close = getattr(response, "close", None)
         if close is not None:
             close()
         return self._render_error(environ, start_response, BodyTooLargeError(limit))
 
 
 class _CountedInput:
-    """A request body that fails once more than `limit` bytes came out of it."""
+    """A request body that raises after more than `limit` bytes."""
 
     def __init__(self, stream: InputStream, limit: int) -> None:
         self._stream = stream
@@ -141,9 +141,9 @@ class _CountedInput:
     def _cap(self, size: int | None) -> int:
         if self.exceeded:
             raise BodyTooLargeError(self._limit)
-        # One byte more than allowed tells too large from just large enough; an unbounded read never reaches the server.
-        most = self._left + 1
-        return most if size is None or size < 0 else min(size, most)
+        # One byte above the limit distinguishes too large from just large enough; an unbounded read never reaches the server.
+        limit = self._left + 1
+        return limit if size is None or size < 0 else min(size, limit)
 
     def _count(self, chunk: bytes) -> bytes:
         self._left -= len(chunk)
@@ -153,29 +153,29 @@ class _CountedInput:
         return chunk
 
 
-class _HeldStart:
-    """A `start_response` that does not let an application's answer out when its reading of the body has failed."""
+class _GuardedStart:
+    """A `start_response` that suppresses the application's response if reading the body has failed."""
 
     def __init__(self, start_response: StartResponse, body: _CountedInput) -> None:
         self._start_response = start_response
         self._body = body
-        self.held = False
+        self.suppressed = False
 
     def __call__(
         self, status: str, headers: list[tuple[str, str]], exc_info: _ExcInfo = None, /
     ) -> Callable[[bytes], Any]:
         if self._body.exceeded:
-            self.held = True
+            self.suppressed = True
             return lambda _chunk: None
         return self._start_response(status, headers, exc_info)
 
 
 def _content_length(environ: WSGIEnvironment) -> int | None:
     text = environ.get("CONTENT_LENGTH") or None
-    # Where both are given, the coding counts and the length is ignored (RFC 9112, 6.3).
+    # If both are given, the transfer coding counts and the length is ignored (RFC 9112, 6.3).
     if text is None or "HTTP_TRANSFER_ENCODING" in environ:
         return None
-    # isdigit alone takes digits of other scripts; a length of 20 digits is too large for any limit, and for int's.
+    # isdigit alone accepts digits of other scripts; a length of 20 digits exceeds any limit, and int's own.
     if not (text.isascii() and text.isdigit() and len(text) < 20):
         raise _BadLengthError("Content-Length is not a number of bytes.", where="Content-Length")
     return int(text)

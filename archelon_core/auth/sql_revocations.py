@@ -1,7 +1,7 @@
-"""The list of revocations in the database, so that what one process takes back, every replica refuses.
+"""The list of revocations in the database, which every replica reads.
 
-Imported by its own name, as `policy` is: not every service that verifies tokens has a database. Rows whose time is up
-are removed when another is added; until then they do no harm, since their token has ended by itself.
+Imported by its own name, as `policy` is: not every service that verifies tokens has a database. Adding a row removes the expired
+ones; until then they do no harm, since their tokens have expired too.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..database import Database, metadata
 from .errors import ProviderDownError
 from .subject import Clock
 
-#: `subject` is what was revoked, `token` or `instance`; `until` is in seconds since the epoch.
+#: `subject` is `token` or `instance`; `until` is in seconds since the epoch.
 revocations = sa.Table(
     "occi_revocations",
     metadata,
@@ -39,10 +39,10 @@ _IS_REVOKED: Final = sa.union_all(
 
 
 class SqlRevocations:
-    """`Revocations` in a database. Do not revoke inside a transaction of this database: it is written in one of its own.
+    """`Revocations` in a database. Do not revoke inside a transaction of this database: a revocation is one of its own.
 
     Args:
-        database: its table is made by `occi_service.registry.schema.upgrade`.
+        database: `occi_service.registry.schema.upgrade` creates its table.
         clock: seconds since the epoch.
     """
 
@@ -58,7 +58,7 @@ class SqlRevocations:
 
     def is_revoked(self, token_id: str, instance_id: str | None) -> bool:
         """See `Revocations.is_revoked`."""
-        with _in_reach(), self._database.read() as connection:
+        with _as_provider_down(), self._database.read() as connection:
             found = connection.execute(_IS_REVOKED, {"token_id": token_id, "instance_id": instance_id}).first()
         return found is not None
 
@@ -71,13 +71,13 @@ class SqlRevocations:
         self._add("instance", instance_id, until)
 
     def _add(self, subject: str, name: str, until: float) -> None:
-        with _in_reach(), self._database.write() as connection:
+        with _as_provider_down(), self._database.write() as connection:
             connection.execute(sa.delete(revocations).where(revocations.c.until <= self._clock()))
             connection.execute(self._add_statement, {"subject": subject, "name": name, "until": until})
 
 
 @contextlib.contextmanager
-def _in_reach() -> Iterator[None]:
+def _as_provider_down() -> Iterator[None]:
     try:
         yield
     except sqlalchemy.exc.SQLAlchemyError as error:

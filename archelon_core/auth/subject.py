@@ -1,7 +1,7 @@
-"""Who is calling: what every verifier answers, and what everyone behind the middleware reads.
+"""The verified caller: returned by every verifier, read by everything behind the middleware.
 
 An `Identity` is a verified fact about one token, never a claim of the client. It carries no secret, so it may be logged,
-kept and compared; the token itself stays outside (see `PresentedToken`).
+stored and compared; the token itself stays outside (see `PresentedToken`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Final, NewType
 #: Id of a tenant: a Keystone project, or a tenant of the local realm.
 TenantId = NewType("TenantId", str)
 
-#: Seconds since the epoch, as `time.time` gives them.
+#: Seconds since the epoch, as returned by `time.time`.
 Clock = Callable[[], float]
 
 
@@ -27,18 +27,18 @@ class TokenKind(enum.Enum):
 
 
 class Role:
-    """The names of the roles that the default policy knows. Keystone's roles carry the same names."""
+    """The names of the roles of the default policy; Keystone's roles have the same names."""
 
     TENANT: Final = "tenant"
     READ_ONLY: Final = "read-only"
     PROVIDER: Final = "provider"
     OPERATOR: Final = "operator"
-    #: Every instance token has this one and no other; no person can be given it.
+    #: Every instance token has this role and no other; a person cannot have it.
     INSTANCE: Final = "instance"
-    #: Every service manager's token has this one and no other; no person can be given it.
+    #: Every service manager's token has this role and no other; a person cannot have it.
     SERVICE: Final = "service"
 
-    #: What a person can be given.
+    #: The roles that a person can have.
     GRANTABLE: Final = frozenset({TENANT, READ_ONLY, PROVIDER, OPERATOR})
 
 
@@ -47,17 +47,17 @@ class Identity:
     """A verified caller.
 
     Attributes:
-        subject: who, within `issuer`: a user's name, `service-manager:<name>` or `instance:<uuid>`.
+        subject: name within `issuer`: a user's name, `service-manager:<name>` or `instance:<uuid>`.
         tenant_id: the tenant that the token is bound to. Empty for a token without a project (Keystone's system scope):
             such a caller owns nothing.
-        tenant_name: its name, for people; empty where the issuer does not say.
-        roles: within that tenant.
+        tenant_name: display name of the tenant; empty if the issuer does not provide it.
+        roles: roles within that tenant.
         kind: what the token stands for.
-        expires: end of the token, in seconds since the epoch; None where it has none.
-        issuer: who vouches: `realm`, the `iss` of a signed token, or Keystone's URL.
-        token_id: names the token without disclosing it (a realm's token id, `jti`, an audit id).
-        instance_id: of an instance token, or the instance that a service manager acts for.
-        audience: whom a signed token is meant for; None for tokens that name nobody.
+        expires: expiry of the token, in seconds since the epoch; None if it does not expire.
+        issuer: `realm`, the `iss` of a signed token, or Keystone's URL.
+        token_id: identifies the token without disclosing it (a realm's token id, `jti`, an audit id).
+        instance_id: the instance of an instance token, or the one that a service manager acts for.
+        audience: the audience of a signed token; None for tokens without one.
         renewable: whether the holder may ask the issuer for a successor.
         system_scope: Keystone's system scope; never set by the local realm.
     """
@@ -77,9 +77,9 @@ class Identity:
 
 
 class PresentedToken:
-    """The token that a request came with, for the few who must pass it on (the order that makes a delegation).
+    """The token of a request, for the few callers that must pass it on (an order that creates a delegation).
 
-    It shows itself nowhere by accident: not in a repr, a log line, a traceback or a pickle.
+    A repr, log line, traceback or pickle never contains it.
     """
 
     __slots__ = ("_value",)
@@ -88,7 +88,7 @@ class PresentedToken:
         self._value = value
 
     def reveal(self) -> str:
-        """The token itself. Whoever calls this answers for where it goes."""
+        """The token itself. The caller is responsible for where it goes."""
         return self._value
 
     def __repr__(self) -> str:

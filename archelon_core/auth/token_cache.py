@@ -1,8 +1,8 @@
-"""Verified tokens, for a few seconds: so that a client that polls costs one verification per ten seconds and not per request.
+"""A short-lived cache of verified tokens: a polling client costs one verification per ten seconds instead of one per request.
 
-The price is that a revoked token works on for at most `seconds` in each process; that is the bound the operator chooses. Keys are
-SHA-256 of the token, so a dump of the memory shows no token. Refusals are not kept: a token that is issued a moment after
-it was first tried works at once, and guessing is slowed by the rate limit per address instead.
+A revoked token remains valid for at most `seconds` in each process; the operator chooses that bound. Keys are SHA-256 digests of
+tokens, so a memory dump discloses none. Refusals are not cached: a token that is issued just after its first use works at once;
+the rate limit per address slows guessing.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ class TokenCache:
 
     Args:
         clock: seconds since the epoch.
-        entries: how many are kept; the oldest goes first. (All live equally long, so the oldest is the next to end anyway.)
-        seconds: how long one is kept, at most; 0 keeps none.
+        entries: maximum number of entries; the oldest is evicted first. (All live equally long, so it is the next to expire.)
+        seconds: maximum lifetime of an entry; 0 caches nothing.
     """
 
     def __init__(self, clock: Clock, *, entries: int = 10_000, seconds: float = 10.0) -> None:
@@ -31,18 +31,18 @@ class TokenCache:
         self._kept: dict[bytes, tuple[float, float, Identity]] = {}
 
     def get(self, digest: bytes) -> Identity | None:
-        """The identity, if it is kept and its time is not up. Takes no lock: one dict lookup is atomic."""
+        """The cached identity, unless it has expired. Takes no lock: one dict lookup is atomic."""
         kept = self._kept.get(digest)
         if kept is None:
             return None
         begin, end, identity = kept
-        # A clock set back makes an entry older than it can be told: then it is not believed.
+        # An entry from the future means that the clock was set back; its age is unknown, so it is not used.
         if begin <= self._clock() < end:
             return identity
         return None
 
     def put(self, digest: bytes, identity: Identity) -> None:
-        """Keep an identity that was verified just now, never past the end of its token."""
+        """Cache an identity that was just verified, never past the expiry of its token."""
         now = self._clock()
         end = now + self._seconds
         if identity.expires is not None and identity.expires < end:
@@ -50,7 +50,7 @@ class TokenCache:
         if end <= now:
             return
         with self._lock:
-            # Inserted anew, so that the order of the dict stays the order of age.
+            # Remove before inserting, so that the dict stays ordered by age.
             self._kept.pop(digest, None)
             while len(self._kept) >= self._entries:
                 del self._kept[next(iter(self._kept))]

@@ -1,7 +1,7 @@
-"""A second, small HTTP port for a process that serves nothing else: `/healthz`, `/readyz` and `/metrics` of a worker.
+"""A small admin HTTP port for a worker process, which serves nothing else: `/healthz`, `/readyz` and `/metrics`.
 
-The standard library's server is enough for a probe every few seconds; a web framework in each worker process was decided
-against. It listens on the loopback address unless told otherwise, since it asks for no token.
+The standard library's server is enough for a probe every few seconds, without a web framework in each worker process. It listens
+on the loopback address by default, since it requires no token.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ from .. import health, metrics
 
 _logger = logging.getLogger(__name__)
 
-#: Seconds a client may take for its request and for taking the answer, as a whole.
+#: Seconds that a client has to send its request and read the response.
 _CLIENT_TIMEOUT = 5.0
-#: Clients that may be about to ask; where there are more, the one that has taken longest is hung up on.
+#: Maximum number of clients whose request is not received yet; above it, the oldest is disconnected.
 _MOST_ASKING = 16
-#: Clients served at once; further ones are hung up on.
+#: Maximum number of clients served concurrently; further ones are disconnected.
 _MOST_CLIENTS = 32
 
 
 class AdminPort:
-    """A running side port; a context manager that closes it.
+    """A running admin port; a context manager that closes it.
 
     Attributes:
-        readiness: what `/readyz` says; call its `drain` before ending.
+        readiness: the state behind `/readyz`; call its `drain` before ending.
     """
 
     def __init__(self, server: _Server, readiness: health.Readiness) -> None:
         self._server = server
         self.readiness = readiness
         self._thread = threading.Thread(
-            target=server.serve_forever, kwargs={"poll_interval": 0.1}, name="side-port", daemon=True
+            target=server.serve_forever, kwargs={"poll_interval": 0.1}, name="admin-port", daemon=True
         )
         self._thread.start()
 
@@ -69,7 +69,7 @@ class AdminPort:
 class _Server(http.server.ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
-    # Those that have connected and are not accepted yet; the base class' 5 are few for who knocks often.
+    # The listen backlog; the base class' 5 are too few for frequent clients.
     request_queue_size = 128
 
     def __init__(
@@ -77,7 +77,7 @@ class _Server(http.server.ThreadingHTTPServer):
     ) -> None:
         self.readiness = readiness
         self.registry = registry
-        # The oldest first. A client's thread ends when it was hung up on here, and closes the socket.
+        # Oldest first. A disconnected client's thread ends and closes the socket.
         self._open: dict[socket.socket, float] = {}
         self._asking: dict[socket.socket, None] = {}
         self._lock = threading.Lock()
@@ -86,7 +86,7 @@ class _Server(http.server.ThreadingHTTPServer):
     def process_request(self, request: Any, client_address: Any) -> None:
         with self._lock:
             if len(self._asking) >= _MOST_ASKING:
-                self._hang_up(next(iter(self._asking)))
+                self._disconnect(next(iter(self._asking)))
             served = len(self._open) < _MOST_CLIENTS
             if served:
                 self._open[request] = time.monotonic() + _CLIENT_TIMEOUT
@@ -97,7 +97,7 @@ class _Server(http.server.ThreadingHTTPServer):
             self.shutdown_request(request)
 
     def received(self, client: socket.socket) -> None:
-        """The client's request is here."""
+        """Record that the client's request is received."""
         with self._lock:
             self._asking.pop(client, None)
 
@@ -106,11 +106,11 @@ class _Server(http.server.ThreadingHTTPServer):
         now = time.monotonic()
         with self._lock:
             for late in [client for client, deadline in self._open.items() if deadline <= now]:
-                self._hang_up(late)
+                self._disconnect(late)
 
-    def _hang_up(self, client: socket.socket) -> None:
+    def _disconnect(self, client: socket.socket) -> None:
         self._asking.pop(client, None)
-        # It may have gone by itself.
+        # The client may have closed the connection already.
         with contextlib.suppress(OSError):
             client.shutdown(socket.SHUT_RDWR)
 
@@ -121,9 +121,9 @@ class _Server(http.server.ThreadingHTTPServer):
         super().shutdown_request(request)
 
     def handle_error(self, request: object, client_address: object) -> None:
-        # A client that hangs up is no news.
+        # A client that disconnects is not an error.
         if not isinstance(sys.exc_info()[1], OSError):
-            _logger.exception("the side port failed to answer")
+            _logger.exception("admin port failed to answer")
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -138,12 +138,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if path == "/healthz":
             self._send(200, "application/json", b'{"alive": true}')
         elif path == "/readyz":
-            status, body = self.server.readiness.answer()
+            status, body = self.server.readiness.response()
             self._send(status, "application/json", body)
         elif path == "/metrics":
             self._send(200, metrics.CONTENT_TYPE, metrics.render(self.server.registry))
         else:
-            self._send(404, "text/plain", b"here are /healthz, /readyz and /metrics\n")
+            self._send(404, "text/plain", b"expected one of /healthz, /readyz, /metrics\n")
 
     def do_HEAD(self) -> None:
         self.do_GET()
@@ -159,7 +159,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        # The base class does not know yet what a request is that it cannot read.
+        # The base class has not parsed the method of a malformed request yet.
         if self.raw_requestline.startswith(b"HEAD "):
             self.command = "HEAD"
         super().send_error(code, message, explain)
@@ -168,7 +168,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         return "archelon"
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
-        """Probes leave no lines."""
+        """Probes are not logged."""
 
 
 def serve_admin_port(
@@ -182,12 +182,12 @@ def serve_admin_port(
 
     Args:
         port: TCP port; 0 takes a free one.
-        checks: what must work for the process to be ready.
-        registry: the metrics to show.
+        checks: conditions of readiness.
+        registry: the metrics to expose.
         host: address to listen on.
 
     Raises:
-        OSError: the address is taken, or not of this machine.
+        OSError: the address is in use, or not of this machine.
     """
     readiness = health.Readiness(checks)
     return AdminPort(_Server((host, port), readiness, registry), readiness)

@@ -1,12 +1,12 @@
-"""A client's connection outside of threads: receive a request, hand it to one, send what is left of its answer, close.
+"""A client's connection while no thread has it: receive a request, pass it to a thread, send the rest of the response, close.
 
-A thread of a worker is for a request that is whole. A slow client waits in the poller, where it costs a descriptor and a
-bounded buffer: larger bodies, and the rest of an answer that the client does not take, lie in temporary files. Each stage has
-an end as a whole, not per read, so that a byte now and then prolongs nothing; what is large has longer by the rate at which it
-moves, as in Apache's mod_reqtimeout (`body=10,MinRate=8192`).
+A worker's thread only gets complete requests. A slow client waits in the poller, where it costs a descriptor and a bounded
+buffer: larger bodies, and the part of a response that the client has not read, are in temporary files. Each stage has a deadline
+as a whole, not per read, so single bytes do not prolong it; large transfers get more time by a minimum rate, as in Apache's
+mod_reqtimeout (`body=10,MinRate=8192`).
 
-Gunicorn parses the head, once all of it is here, and undoes the chunks of a body; what stands here finds out only where they
-end. Where the two should disagree, the connection is closed, and nothing behind is taken for a request.
+Gunicorn parses the complete head, and decodes a chunked body; this module only finds the end of each. If the two disagree, the
+connection is closed, and nothing behind that point is taken for a request.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ import gunicorn.workers.gthread
 if TYPE_CHECKING:
     from ..settings import WebSettings
 
-#: What `Connection.steps` yields beside `selectors.EVENT_READ` and `EVENT_WRITE`: a request is here for a thread.
+#: Yielded by `Connection.steps`, besides `selectors.EVENT_READ` and `EVENT_WRITE`: a request is ready for a thread.
 RUN: Final = 0
 
-#: Bytes of a request line and fields together: what `SizeLimit` lets pass, and what it answers with an error of its own.
+#: Limit on a request line and fields, in bytes; above what `SizeLimit` accepts, which answers with its own error.
 _MOST_HEAD: Final = 128 * 1024
-#: Bytes of a body, or of an answer's rest, that stay in memory.
+#: Bytes of a body, or of the rest of a response, that stay in memory.
 _IN_MEMORY: Final = 64 * 1024
 _PIECE: Final = 64 * 1024
-#: Bytes of a chunked body that gunicorn gets at a time: it copies what is left of them for each chunk.
+#: Bytes of a chunked body per read of gunicorn, which copies the remainder for each chunk.
 _COPIED: Final = 4096
-#: Bytes of a line of a chunked body.
+#: Limit on a line of a chunked body, in bytes.
 _MOST_LINE: Final = 16 * 1024
 _BARE_LINE_FEED: Final = re.compile(rb"(?<!\r)\n")
-#: Seconds in which a client may take the end of an answer before the connection is gone (RFC 9112, 9.6).
+#: Seconds that a client has to read the end of a response before the connection is closed (RFC 9112, 9.6).
 _LINGER: Final = 2.0
 
 _Steps = Generator[int, None, None]
@@ -53,17 +53,17 @@ _Steps = Generator[int, None, None]
 
 @dataclasses.dataclass(frozen=True)
 class ConnectionLimits:
-    """What a client may take of a server beside the threads.
+    """Limits on the resources, other than threads, that clients may use.
 
     Attributes:
-        seconds: for a request's line and fields; for its body, and for taking the answer, beside what `rate` allows.
-        rate: bytes; for each of so many that moved, a body or an answer has a second more.
-        body: bytes of a body, or a function of the request's path that gives them. What is larger is not received; the
-            application is asked all the same, and should refuse it.
-        connections: of a process; at most a quarter of the descriptors that it may have.
-        per_address: connections of one address, in a process, without a running request. An IPv6 address stands for its /64.
+        seconds: for a request's line and fields; for its body, and for reading the response, in addition to `rate`.
+        rate: bytes per second; a body or a response gets one more second for each so many bytes transferred.
+        body: bytes of a body, or a function of the request's path that returns them. A larger one is not received; the
+            application is called nonetheless, and should refuse it.
+        connections: per process; at most a quarter of its file descriptors.
+        per_address: connections of one address, per process, without a running request. An IPv6 address counts as its /64.
             Connections from `trusted_proxies` and over UNIX sockets count for `connections` only.
-        stored: bytes of unfinished bodies and answers in temporary files, of all connections of a process.
+        stored: bytes of unfinished bodies and responses in temporary files, of all connections of a process.
     """
 
     seconds: float = 10.0
@@ -75,7 +75,7 @@ class ConnectionLimits:
 
     @classmethod
     def of(cls, settings: WebSettings, *, body: Callable[[str], int]) -> ConnectionLimits:
-        """The limits that `settings` give, for a service that takes bodies of as many bytes as `body` says of a path."""
+        """The limits of `settings`, with `body` as the limit on bodies by path."""
         return cls(
             seconds=settings.client_seconds,
             rate=settings.client_rate,
@@ -86,28 +86,28 @@ class ConnectionLimits:
         )
 
     def body_at(self, target: str) -> int:
-        """Bytes that a body may have at a path as it stands in a request's line, to be decoded as WSGI has it (PEP 3333)."""
+        """The limit on a body, in bytes, for a request target, which is decoded as WSGI requires (PEP 3333)."""
         return self.body if isinstance(self.body, int) else self.body(urllib.parse.unquote(target, "latin-1"))
 
 
 class RequestTimeoutError(Exception):
-    """A request was not whole in time: 408 (RFC 9110, 15.5.9)."""
+    """A request was not complete in time: 408 (RFC 9110, 15.5.9)."""
 
 
 class Connection(gunicorn.workers.gthread.TConn):  # type: ignore[misc]
     """One client's connection.
 
     Attributes:
-        socket: for the poller; `sock` is what gunicorn's threads have in its place.
-        steps: its whole life. It yields what it waits for: `selectors.EVENT_READ`, `EVENT_WRITE`, or `RUN`, after which it goes
-            on when the request was answered. At `deadline` a TimeoutError is to be thrown into it. It ends, or raises EOFError
-            or OSError, when the connection is to be closed.
+        socket: for the poller; gunicorn's threads have `sock` in its place.
+        steps: the connection's life as a generator. It yields what it waits for: `selectors.EVENT_READ`, `EVENT_WRITE`, or
+            `RUN`; resume it when that is ready, and after `RUN` when the request is answered. At `deadline`, throw a
+            TimeoutError into it. It returns, or raises EOFError or OSError, when the connection is to be closed.
         deadline: by `time.monotonic`.
-        since: when the present stage began.
-        between: whether it waits for a request's head, so that closing it breaks off nothing.
-        keep: whether the answer leaves the connection open. To be set before `steps` goes on after `RUN`.
-        source: whose it is, for `ConnectionLimits.per_address`.
-        stored: bytes of a body and of an answer's rest.
+        since: start of the present stage.
+        between: whether it waits for a request's head, so that closing it interrupts nothing.
+        keep: whether the connection stays open after the response. Set it before resuming `steps` after `RUN`.
+        source: the client, for `ConnectionLimits.per_address`.
+        stored: bytes of a body and of the rest of a response.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class Connection(gunicorn.workers.gthread.TConn):  # type: ignore[misc]
     ) -> None:
         super().__init__(config, sock, client, server)
         self.socket, self.sock = sock, Outgoing(sock)
-        # So gunicorn makes no parser that reads from the socket.
+        # Prevents gunicorn from creating a parser that reads from the socket.
         self.initialized = True
         self.limits = limits
         self.source = source
@@ -136,9 +136,9 @@ class Connection(gunicorn.workers.gthread.TConn):  # type: ignore[misc]
         self._begin(limits.seconds)
 
     def close(self, graceful: bool = False) -> None:
-        """Close at once. Gunicorn's graceful way waits for the client, and all others with it."""
+        """Close at once. Gunicorn's graceful way blocks the poller until the client has read."""
         self.socket.close()
-        # What a file has in its buffer goes to a disk that may be full; its descriptor is closed all the same.
+        # Flushing a file may fail on a full disk; its descriptor is closed nonetheless.
         with contextlib.suppress(OSError):
             if self._body is not None:
                 self._body.close()
@@ -174,30 +174,30 @@ class Connection(gunicorn.workers.gthread.TConn):  # type: ignore[misc]
         yield from self._linger()
 
     def _receive(self) -> Generator[int, None, _Received]:
-        """A request, or why there is none: its thread raises that again, and gunicorn answers it."""
+        """A request, or the error that prevented one: its thread raises that again, and gunicorn answers it."""
         try:
             head = yield from self._receive_head()
             self._requests += 1
             source = gunicorn.http.unreader.IterUnreader(self._pieces(head))
             request = gunicorn.http.message.Request(self.cfg, source, self.client, self._requests)
-            whole = yield from self._receive_body(request)
+            complete = yield from self._receive_body(request)
         except TimeoutError:
-            return _Received(RequestTimeoutError(f"the request was not whole within {self.limits.seconds:g} s"))
+            return _Received(RequestTimeoutError(f"the request was not complete within {self.limits.seconds:g} s"))
         except (EOFError, OSError):
             raise
-        except Exception as error:  # noqa: BLE001 - whatever gunicorn says of it
+        except Exception as error:  # noqa: BLE001 - gunicorn raises various errors
             return _Received(error)
-        return _Received(request, whole=whole)
+        return _Received(request, complete=complete)
 
     def _receive_head(self) -> Generator[int, None, bytes]:
-        # The empty line that RFC 9112, 2.2 tolerates before a request must not be taken for its end.
+        # Do not take the empty line that RFC 9112, 2.2 tolerates before a request for its end.
         searched = 2
         while (end := self._received.find(b"\r\n\r\n", searched)) < 0:
             self.sock.is_head = self._received.startswith(b"HEAD ")
             if len(self._received) > _MOST_HEAD:
                 raise gunicorn.http.errors.LimitRequestHeaders(f"more than {_MOST_HEAD} bytes")
             if _BARE_LINE_FEED.search(self._received, searched):
-                # Gunicorn refuses it, however it goes on.
+                # Gunicorn refuses this, whatever follows.
                 end = len(self._received)
                 break
             searched = max(2, len(self._received) - 3)
@@ -210,10 +210,10 @@ class Connection(gunicorn.workers.gthread.TConn):  # type: ignore[misc]
         chunked = isinstance(reader, gunicorn.http.body.ChunkedReader)
         framing: _Framing = _Chunks() if chunked else _Length(reader.length)
         limit = self.limits.body_at(request.path)
-        most = 2 * limit + _MOST_LINE if chunked else limit
-        # It would be sent when the application is asked, which is when the body is here.
+        received_limit = 2 * limit + _MOST_LINE if chunked else limit
+        # Gunicorn would send it when the application reads, which is after the body is received.
         expected, request._expected_100_continue = request._expected_100_continue, False
-        if not chunked and reader.length > most:
+        if not chunked and reader.length > received_limit:
             request.force_close()
             request.body = _NotReceived()
             return False
@@ -222,7 +222,7 @@ class Connection(gunicorn.workers.gthread.TConn):  # type: ignore[misc]
         if expected:
             self.sock.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
         self._begin(self.limits.seconds)
-        self._body = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115 - open until the answer
+        self._body = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115 - open until the response
         while True:
             part = self._take(framing.take(self._received))
             self._body.write(part)
@@ -230,7 +230,7 @@ class Connection(gunicorn.workers.gthread.TConn):  # type: ignore[misc]
             self.deadline += len(part) / self.limits.rate
             if framing.ended():
                 break
-            if self._body_size > most:
+            if self._body_size > received_limit:
                 request.force_close()
                 break
             yield from self._receive_some()
@@ -240,7 +240,7 @@ class Connection(gunicorn.workers.gthread.TConn):  # type: ignore[misc]
         return framing.ended()
 
     def _receive_some(self, *, at_once: bool = False) -> _Steps:
-        """Receive a piece, in its turn; or at once, where it is likely to be here, and is the first."""
+        """Receive a piece, once the poller reports one; with `at_once`, try without waiting first."""
         while True:
             if not at_once:
                 yield selectors.EVENT_READ
@@ -278,9 +278,9 @@ class Connection(gunicorn.workers.gthread.TConn):  # type: ignore[misc]
         self.sock.kept = 0
 
     def _linger(self) -> _Steps:
-        """Without it, what the client still sends would make the kernel throw away the answer that is on its way."""
+        """Drain the connection: closing it while the client still sends would make the kernel discard the response."""
         self._begin(_LINGER)
-        # The client may be gone already.
+        # The client may have disconnected already.
         with contextlib.suppress(OSError):
             self.socket.shutdown(socket.SHUT_WR)
         while True:
@@ -289,13 +289,13 @@ class Connection(gunicorn.workers.gthread.TConn):  # type: ignore[misc]
 
 
 class Outgoing:
-    """The socket as a request's thread sees it: what the client does not take at once is kept for the poller.
+    """The socket of a request's thread: what the client does not read at once is kept for the poller.
 
-    Whatever else gunicorn does with a socket is the poller's business, and has no effect here.
+    Gunicorn's other socket calls have no effect here; the poller does that work.
 
     Attributes:
-        is_head: whether the request is a HEAD, as far as can be told when it could not be read.
-        kept: bytes that were kept.
+        is_head: whether the request is a HEAD, as far as known if it could not be parsed.
+        kept: number of bytes kept.
     """
 
     def __init__(self, sock: socket.socket) -> None:
@@ -305,10 +305,10 @@ class Outgoing:
         self.is_head = False
 
     def sendall(self, data: bytes) -> None:
-        """Send, or keep.
+        """Send or keep the data.
 
         Raises:
-            OSError: the client is gone.
+            OSError: the client has disconnected.
         """
         view = memoryview(data)
         if self._kept is None:
@@ -316,15 +316,15 @@ class Outgoing:
                 view = view[self._socket.send(view) :]
             if not view:
                 return
-            self._kept = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115 - `take` gives it away
+            self._kept = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115 - `take` returns it
         self.kept += len(view)
         if self.kept > _IN_MEMORY:
-            # Before the bytes are written, or they would be in memory once more.
+            # Before the write, which would otherwise hold the bytes in memory a second time.
             self._kept.rollover()
         self._kept.write(view)
 
     def take(self) -> IO[bytes] | None:
-        """What was kept, from its beginning, for who closes it."""
+        """What was kept, from its beginning; the caller closes it."""
         kept, self._kept = self._kept, None
         if kept is not None:
             kept.seek(0)
@@ -341,10 +341,10 @@ class Outgoing:
         return 0.0
 
     def shutdown(self, _how: int) -> None:
-        """The poller does it when all is sent that was kept."""
+        """The poller does it after sending what was kept."""
 
     def recv(self, _size: int) -> bytes:
-        """The poller receives; nothing is left to wait for."""
+        """The poller receives; there is nothing left to read."""
         return b""
 
     def close(self) -> None:
@@ -352,11 +352,11 @@ class Outgoing:
 
 
 class _Received:
-    """What gunicorn's worker takes for a parser: it gives the one request that is here."""
+    """Stands in for gunicorn's parser: returns the one request that was received."""
 
-    def __init__(self, request: Any, *, whole: bool = False) -> None:
+    def __init__(self, request: Any, *, complete: bool = False) -> None:
         self._request = request
-        self._whole = whole
+        self._complete = complete
 
     def __next__(self) -> Any:
         if isinstance(self._request, Exception):
@@ -364,35 +364,35 @@ class _Received:
         return self._request
 
     def finish_body(self, deadline: float) -> bool:
-        """Whether the next request begins where this one's body was found to end. `deadline` is gunicorn's, for reading on."""
+        """Whether the next request begins where this one's body was found to end. `deadline` is gunicorn's, and unused."""
         body = self._request.body
-        if not self._whole or not isinstance(body, gunicorn.http.body.Body):
-            return self._whole
+        if not self._complete or not isinstance(body, gunicorn.http.body.Body):
+            return self._complete
         return not body.failed and self._at_end(body)
 
     def _at_end(self, body: Any) -> bool:
         try:
             if len(body.read(_PIECE)) == _PIECE:
-                # Reading on costs more than a new connection, and who was refused could ask for it.
+                # Reading on costs more than a new connection, and a refused client could exploit it.
                 return False
-        except Exception:  # noqa: BLE001 - what the application did not read was no body
+        except Exception:  # noqa: BLE001 - what the application did not read was not a valid body
             return False
         unreader = self._request.unreader
         return not unreader.buf.getvalue() and not unreader.chunk()
 
 
 class _NotReceived(io.RawIOBase):
-    """The body of a request that says it is too large."""
+    """The body of a request whose declared length is too large."""
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, _buffer: Any) -> NoReturn:
-        raise OSError("the body is larger than any that is received here")
+        raise OSError("the body is larger than the limit and was not received")
 
 
 class _Framing(Protocol):
-    """Where a body ends: `take` says how many of these bytes belong to it."""
+    """Finds the end of a body: `take` returns how many of these bytes belong to it."""
 
     def ended(self) -> bool: ...
 
@@ -413,7 +413,7 @@ class _Length:
 
 
 class _Chunks:
-    """A chunked body (RFC 9112, 7.1). Where it is none it ends, and gunicorn, which reads it, refuses it."""
+    """A chunked body (RFC 9112, 7.1). A malformed one ends at once; gunicorn, which parses it, refuses it."""
 
     def __init__(self) -> None:
         self._ended = False

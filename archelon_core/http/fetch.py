@@ -1,12 +1,11 @@
-"""The one way to fetch from an address that a stranger names, or from a server that is a stranger's.
+"""The guarded way to fetch untrusted URLs, or from untrusted servers.
 
-A URL goes in, bytes come out, and nothing in between can be turned against the machine that fetches: the scheme and the
-address are checked, the name is resolved once and the connection goes to the very address that was checked (so that an
-answer of DNS that changes in between changes nothing), redirects are followed here and checked like the first URL, size is
-limited before and after decompression, and time as a whole.
+A fetch cannot be turned against the machine that runs it: scheme and address are checked, the name is resolved once and the
+connection goes to the very address that was checked (so a later change of DNS has no effect), redirects are followed here and
+checked like the first URL, size is limited before and after decompression, and time as a whole.
 
-Proxies from the environment are not used: a proxy would resolve the name again, out of reach of the check. Cookies,
-credentials from `.netrc` and the caller's own headers are never sent; credentials in the URL are refused.
+Proxies from the environment are not used: a proxy would resolve the name again, after the check. Cookies, credentials from
+`.netrc` and the caller's own headers are never sent; credentials in the URL are refused.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ _CHUNK = 16 * 1024
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _HEADERS = {"User-Agent": "archelon", "Accept-Encoding": "gzip, deflate", "Accept": "*/*"}
-# What is left of a host after this looks like a number to some resolver: 2130706433, 0x7f.1, 0177.0.0.1, 127.1.
+# Some resolvers read such a host as a number: 2130706433, 0x7f.1, 0177.0.0.1, 127.1.
 _NUMERIC_HOST = re.compile(r"(?:0x[0-9a-f]*|[0-9]+)(?:\.(?:0x[0-9a-f]*|[0-9]+))*\.?", re.IGNORECASE)
 _HOST_NAME = re.compile(
     r"(?=.{1,253}$)(?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.?"
@@ -40,7 +39,7 @@ class FetchError(Exception):
 
 
 class FetchForbiddenError(FetchError):
-    """Fetching this URL is not allowed: its scheme or its address."""
+    """This URL may not be fetched, because of its scheme or address."""
 
 
 class FetchTooLargeError(FetchError):
@@ -53,12 +52,12 @@ class FetchTimeoutError(FetchError):
 
 @dataclasses.dataclass(frozen=True)
 class FetchLimits:
-    """What a fetch may cost.
+    """Limits on a fetch.
 
     Attributes:
-        size: bytes of content, as sent and decompressed alike.
-        seconds: for the whole, name resolution and redirects included.
-        redirects: how many are followed.
+        size: bytes of content, both as sent and decompressed.
+        seconds: for the whole fetch, including name resolution and redirects.
+        redirects: maximum number to follow.
     """
 
     size: int = 4 * 1024 * 1024
@@ -68,7 +67,7 @@ class FetchLimits:
 
 @dataclasses.dataclass(frozen=True)
 class Fetched:
-    """What came: the content, its media type in lower case without parameters (empty where unknown), and the last URL."""
+    """The content, its media type in lower case without parameters (empty if unknown), and the last URL."""
 
     content: bytes
     content_type: str
@@ -77,7 +76,7 @@ class Fetched:
 
 @dataclasses.dataclass(frozen=True)
 class _Target:
-    """A checked URL: where to connect, and what to ask for there."""
+    """A checked URL: where to connect, and what to request there."""
 
     url: str
     scheme: str
@@ -88,13 +87,13 @@ class _Target:
 
 
 class Fetcher:
-    """Fetches URLs that someone else wrote. Threads may share one; it keeps no connection open.
+    """Fetches untrusted URLs. Threads may share one; it keeps no connection open.
 
     Args:
-        schemes: those allowed, of `https` and `http`.
+        schemes: allowed schemes, of `https` and `http`.
         allowed_networks: networks allowed although private, loopback or link-local, for example `10.1.0.0/16`.
         limits: size, time and redirects.
-        resolve: gives a host's addresses.
+        resolve: returns a host's addresses.
         clock: seconds, monotonic.
     """
 
@@ -121,18 +120,18 @@ class Fetcher:
             content_types: media types to accept, for example `application/json`; None accepts all.
 
         Raises:
-            FetchForbiddenError: the scheme or an address is not allowed, at first or after a redirect.
+            FetchForbiddenError: the scheme or an address is not allowed, initially or after a redirect.
             FetchTooLargeError: the content exceeds the limit.
-            FetchTimeoutError: the whole took too long.
-            FetchError: anything else: no such host, no connection, a status other than 200, another content type.
+            FetchTimeoutError: the whole fetch took too long.
+            FetchError: any other failure: no such host, no connection, a status other than 200, another content type.
         """
         deadline = self._clock() + self._limits.seconds
         for _ in range(self._limits.redirects + 1):
             target = self._check(url, deadline)
-            answer = self._get(target, deadline, content_types)
-            if isinstance(answer, Fetched):
-                return answer
-            url = answer
+            result = self._get(target, deadline, content_types)
+            if isinstance(result, Fetched):
+                return result
+            url = result
         raise FetchError(
             f"{shown_url(url)} was reached after {self._limits.redirects} redirects and redirects again; "
             "give the URL that they lead to"
@@ -141,46 +140,48 @@ class Fetcher:
     def _check(self, url: str, deadline: float) -> _Target:
         shown = shown_url(url)
         if any(ord(character) <= 0x20 or ord(character) == 0x7F for character in url) or "\\" in url:
-            raise FetchForbiddenError(f"{shown} holds a space, a control character or a backslash; percent-encode it")
+            raise FetchForbiddenError(
+                f"{shown} contains a space, a control character or a backslash; percent-encode it"
+            )
         try:
             parts = urllib.parse.urlsplit(url)
             port = parts.port
         except ValueError as error:
-            raise FetchError(f"{shown} is no URL: {error}") from None
+            raise FetchError(f"{shown} is not a URL: {error}") from None
         scheme = parts.scheme.lower()
         if scheme not in self._schemes or scheme not in _DEFAULT_PORTS:
             allowed = ", ".join(self._schemes)
-            raise FetchForbiddenError(f"{shown} has the scheme {scheme or 'none'!r}; use one of: {allowed}")
+            raise FetchForbiddenError(f"{shown} has the scheme {scheme or 'none'!r}; expected one of {allowed}")
         if "@" in parts.netloc:
-            raise FetchForbiddenError(f"{shown} carries credentials, which would end up in logs; give it without them")
+            raise FetchForbiddenError(f"{shown} contains credentials, which would end up in logs; remove them")
         host = _checked_host(parts.hostname or "", shown)
         port = _DEFAULT_PORTS[scheme] if port is None else port
         path = urllib.parse.quote(parts.path or "/", safe="/%:@!$&'()*+,;=~-._")
         if parts.query:
             path += "?" + urllib.parse.quote(parts.query, safe="/?%:@!$&'()*+,;=~-._")
-        where = self._addresses(host, port, deadline, url)
-        return _Target(url=url, scheme=scheme, host=host, port=port, path=path, addresses=where)
+        found = self._addresses(host, port, deadline, url)
+        return _Target(url=url, scheme=scheme, host=host, port=port, path=path, addresses=found)
 
     def _addresses(self, host: str, port: int, deadline: float, url: str) -> tuple[addresses.Address, ...]:
         shown = shown_url(url)
         try:
-            found = addresses.resolve_within(self._remaining(deadline, url), lambda: self._resolve(host, port))
-            found_addresses = tuple(ipaddress.ip_address(text.partition("%")[0]) for text in found)
+            texts = addresses.resolve_within(self._remaining(deadline, url), lambda: self._resolve(host, port))
+            found = tuple(ipaddress.ip_address(text.partition("%")[0]) for text in texts)
         except TimeoutError:
             raise FetchTimeoutError(self._too_slow(shown)) from None
         except (OSError, UnicodeError) as error:
             reason = getattr(error, "strerror", None) or type(error).__name__
             raise FetchError(f"{shown}: the host {host} has no address ({reason}); check its name") from error
-        # One denied address is enough: which of several is used must not decide what is reached.
-        for address in found_addresses:
+        # Any denied address forbids the fetch: the choice among several must not decide what is reached.
+        for address in found:
             if not addresses.may_connect(address, self._networks):
                 raise FetchForbiddenError(
                     f"{shown} leads to {address}, which is not a public address; "
                     "use a public host, or let the operator allow its network"
                 )
-        if not found_addresses:
+        if not found:
             raise FetchError(f"{shown}: the host {host} has no address; check its name")
-        return tuple(dict.fromkeys(found_addresses))
+        return tuple(dict.fromkeys(found))
 
     def _get(self, target: _Target, deadline: float, content_types: Sequence[str] | None) -> Fetched | str:
         shown = shown_url(target.url)
@@ -208,12 +209,14 @@ class Fetcher:
                 raise FetchError(f"{shown}: the server's certificate is not accepted: {error}") from error
             except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
                 self._remaining(deadline, target.url)
-                raise FetchError(f"{shown}: the answer broke off ({type(error).__name__}); try again later") from error
+                raise FetchError(
+                    f"{shown}: the response broke off ({type(error).__name__}); try again later"
+                ) from error
             finally:
                 alarm.cancel()
                 connection.close()
                 connection.release()
-        # A refused connection is, to urllib3, a kind of timeout.
+        # To urllib3, a refused connection is a kind of timeout.
         if not isinstance(failure, urllib3.exceptions.NewConnectionError):
             raise FetchTimeoutError(self._too_slow(shown)) from failure
         raise FetchError(f"{shown}: no connection to {target.host}:{target.port}; check that it runs") from failure
@@ -223,7 +226,7 @@ class Fetcher:
     ) -> addresses.PlainConnection | addresses.TLSConnection:
         if target.scheme == "http":
             return addresses.PlainConnection(str(address), target.port, timeout=timeout)
-        # Connect to the address that was checked; the certificate must still be the host's.
+        # Connect to the checked address; the certificate must still be the host's.
         return addresses.TLSConnection(
             str(address),
             target.port,
@@ -245,14 +248,14 @@ class Fetcher:
         if response.status in _REDIRECTS:
             location = response.headers.get("Location")
             if not location:
-                raise FetchError(f"{shown} redirects to nowhere; correct the server, or give another URL")
+                raise FetchError(f"{shown} redirects without a location; correct the server, or use another URL")
             return urllib.parse.urljoin(target.url, location)
         if response.status != 200:
-            raise FetchError(f"{shown} answered {response.status}; check the URL")
+            raise FetchError(f"{shown} returned {response.status}; check the URL")
         content_type = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
         if content_types is not None and content_type not in content_types:
             wanted = ", ".join(content_types)
-            raise FetchError(f"{shown} is {content_type or 'of no content type'!r}; expected one of: {wanted}")
+            raise FetchError(f"{shown} is {content_type or 'of no content type'!r}; expected one of {wanted}")
         declared = response.headers.get("Content-Length", "")
         if declared.isascii() and declared.isdigit() and int(declared) > self._limits.size:
             raise FetchTooLargeError(self._too_large(shown))
@@ -261,7 +264,7 @@ class Fetcher:
             remaining = self._remaining(deadline, target.url)
             if connection.sock is not None:
                 connection.sock.settimeout(remaining)
-            # read1 gives what has come: read would wait for a whole chunk, byte by byte, past the deadline.
+            # read1 returns what has arrived: read would wait for a whole chunk, byte by byte, past the deadline.
             chunk = response.read1(_CHUNK, decode_content=True)
             if not chunk:
                 break
@@ -285,7 +288,7 @@ class Fetcher:
 
 
 def shown_url(url: str) -> str:
-    """The URL as it may stand in an error text or a log: no credentials, no query, nothing unprintable, not too long."""
+    """The URL for an error text or a log: no credentials, no query, nothing unprintable, not too long."""
     try:
         parts = urllib.parse.urlsplit(url)
         _ = parts.port
@@ -296,16 +299,16 @@ def shown_url(url: str) -> str:
     except ValueError:
         malformed = True
     if malformed:
-        # Where the host ends is anyone's guess, and so is where a password does.
+        # It is unknown where the host ends, and so where a password does.
         return "the malformed URL " + "".join(filter(str.isalnum, url[:64].partition(":")[0])) + ":…"
     shown = "".join(character if character.isprintable() else "\ufffd" for character in head[:200])
     return shown + ("…" if len(head) > 200 else "")
 
 
 def _checked_host(host: str, shown: str) -> str:
-    """The host, in one of two forms that everyone reads the same way: a dotted or IPv6 address, or a name."""
+    """The host in an unambiguous form: a dotted or IPv6 address, or a name."""
     if not host:
-        raise FetchError(f"{shown} names no host; write scheme://host/path")
+        raise FetchError(f"{shown} has no host; write scheme://host/path")
     try:
         return str(ipaddress.ip_address(host))
     except ValueError:
@@ -313,13 +316,13 @@ def _checked_host(host: str, shown: str) -> str:
     try:
         name = host.encode("idna").decode("ascii").lower() if not host.isascii() else host.lower()
     except UnicodeError:
-        raise FetchError(f"{shown}: {host!r} is no host name") from None
+        raise FetchError(f"{shown}: {host!r} is not a host name") from None
     if _NUMERIC_HOST.fullmatch(name):
         raise FetchForbiddenError(
             f"{shown} writes an address as a number; write it as four decimal parts, or use a name"
         )
     if not _HOST_NAME.fullmatch(name):
-        raise FetchError(f"{shown}: {host!r} is no host name")
+        raise FetchError(f"{shown}: {host!r} is not a host name")
     return name
 
 

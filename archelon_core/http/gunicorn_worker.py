@@ -1,13 +1,13 @@
-"""Gunicorn's threaded worker as it is used here: our options, our log, our Server field.
+"""Gunicorn's threaded worker with our options, log and Server field.
 
-A request has a thread when it is whole, and its answer's rest needs none: see `connection`.
+A request gets a thread only when it is complete, and sending the rest of its response takes none: see `connection`.
 
-Gunicorn writes its own `Server:` line, and an application's beside it. OCCI wants one, `<product>/<version> OCCI/1.2`
-(GFD.223). So the worker class below takes the application's field out of the list and puts its value where gunicorn keeps
-its own. Answers that gunicorn makes by itself, such as 431, get the configured value.
+Gunicorn writes its own `Server:` line in addition to an application's. OCCI requires one, `<product>/<version> OCCI/1.2`
+(GFD.223). So the worker class below removes the application's field from the headers and sets its value as gunicorn's. Responses
+of gunicorn itself, such as 431, get the configured value.
 
-`server` runs several of these below an arbiter; `serve_alone` runs one in the process that calls it, for a service that is so
-small that a process that watches over it would be half of it, and that whoever started it watches over anyway.
+`server` runs several of these below an arbiter; `serve_alone` runs one in the calling process, for a service so small that an
+arbiter would double it, and that its parent supervises anyway.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ import gunicorn.workers.gthread
 from .connection import RUN, Connection, ConnectionLimits, Outgoing, RequestTimeoutError
 
 ENDING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
-#: Seconds between two looks at who is late.
-_LOOK: Final = 0.1
+#: Seconds between two checks of the deadlines.
+_CHECK_INTERVAL: Final = 0.1
 
 
 def server_field(product: str, version: str) -> str:
@@ -63,13 +63,13 @@ def options_of(
         "worker_connections": limits.connections,
         "keepalive": keep_alive,
         "graceful_timeout": graceful_timeout,
-        # text/occi carries representations in header fields: larger ones than usual, within bounds.
+        # text/occi puts representations into header fields: larger ones than usual, within bounds.
         "limit_request_line": 8190,
         "limit_request_fields": 200,
         "limit_request_field_size": 16 * 1024 + 256,
-        # No path comes from a field (SCRIPT_NAME, PATH_INFO), whoever sends it.
+        # No header field (SCRIPT_NAME, PATH_INFO) may set a path.
         "forwarder_headers": "",
-        # It would block, and answers are written to sockets that do not.
+        # sendfile blocks, and responses are written to non-blocking sockets.
         "sendfile": False,
         # Heartbeats in memory: on a slow disk they would stall the worker.
         "worker_tmp_dir": "/dev/shm" if Path("/dev/shm").is_dir() else None,  # nosec  # noqa: S108
@@ -91,8 +91,7 @@ def serve_alone(
 ) -> None:
     """Serve in this process until SIGTERM (finish running requests, then return) or SIGINT (SystemExit at once).
 
-    It listens before the application is made, so who connects meanwhile waits. Call it from the main thread, and configure logs
-    first.
+    It listens before the application is created, so early clients wait. Call it from the main thread, and configure logs first.
     """
     config = gunicorn.config.Config()
     options = options_of(
@@ -107,24 +106,24 @@ def serve_alone(
         config.set(name, value)
     logger = Logger(config)
     sockets = gunicorn.sock.create_sockets(config, logger)
-    worker = config.worker_class(0, os.getppid(), sockets, _Made(app_factory), config.timeout, config, logger)
+    worker = config.worker_class(0, os.getppid(), sockets, _Application(app_factory), config.timeout, config, logger)
     worker.pid = os.getpid()
-    # No arbiter has forked it, which would end it by going.
+    # There is no arbiter whose death would end the worker.
     worker.is_parent_alive = lambda: True
-    # Until the worker's own handlers stand, it has none for a moment.
+    # Block signals until the worker has set its own handlers.
     signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     worker.init_process()
 
 
-class _Made:
-    """What gunicorn calls an application: it gives the callable."""
+class _Application:
+    """An application as gunicorn expects it: `wsgi` returns the WSGI callable."""
 
     def __init__(self, app_factory: Callable[[], WSGIApplication]) -> None:
         self.wsgi = app_factory
 
 
 class Logger(gunicorn.glogging.Logger):  # type: ignore[misc]
-    """Gunicorn's lines, handed to the handlers of this process instead of its own."""
+    """Sends gunicorn's log lines to the handlers of this process."""
 
     def setup(self, cfg: Any) -> None:
         self.cfg = cfg
@@ -137,7 +136,7 @@ class Logger(gunicorn.glogging.Logger):  # type: ignore[misc]
 
 
 def worker_class(server: str, limits: ConnectionLimits) -> type[Any]:
-    """Gunicorn's threaded worker, with the application's Server field, and no thread for a request that is not whole."""
+    """Gunicorn's threaded worker, with the application's Server field, and threads for complete requests only."""
 
     class ServiceWorker(_Worker):
         server_field = server
@@ -147,7 +146,7 @@ def worker_class(server: str, limits: ConnectionLimits) -> type[Any]:
 
 
 class _Worker(gunicorn.workers.gthread.ThreadWorker):  # type: ignore[misc]
-    """What gunicorn's worker has in threads of its pool, in its poller, and in deques, is a `Connection` here."""
+    """Replaces gunicorn's handling of connections (in pool threads, poller and deques) by `Connection`."""
 
     server_field: str
     client_limits: ConnectionLimits
@@ -156,19 +155,19 @@ class _Worker(gunicorn.workers.gthread.ThreadWorker):  # type: ignore[misc]
         super().__init__(*args, **options)
         descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         if descriptors != resource.RLIM_INFINITY:
-            # A connection may have two files besides, and the application needs some of its own.
+            # A connection may have two files in addition, and the application needs descriptors too.
             self.worker_connections = min(self.client_limits.connections, max(descriptors // 4, 1))
         self._waiting: dict[Connection, int] = {}
         self._of_source: collections.Counter[str | None] = collections.Counter()
         self._stored: dict[Connection, int] = {}
-        self._next_look = 0.0
+        self._next_check = 0.0
 
     def init_signals(self) -> None:
         super().init_signals()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
 
     def is_parent_alive(self) -> bool:
-        # Its arbiter has died: to be ended as by SIGTERM, or connections that are kept would be served on.
+        # When the arbiter has died, end as on SIGTERM; otherwise kept connections would be served on.
         alive: bool = super().is_parent_alive()
         if not alive:
             self.alive = False
@@ -177,7 +176,7 @@ class _Worker(gunicorn.workers.gthread.ThreadWorker):  # type: ignore[misc]
     def set_accept_enabled(self, enabled: bool) -> None:
         super().set_accept_enabled(enabled)
         if not enabled and not self.alive:
-            # While what runs is finished, the port is free for who comes next.
+            # Free the port for a successor while running requests finish.
             for listener in self.sockets:
                 listener.close()
 
@@ -191,35 +190,35 @@ class _Worker(gunicorn.workers.gthread.ThreadWorker):  # type: ignore[misc]
             client, address = listener.accept()
         except OSError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE):
-                self._hang_up(lambda _connection: True)
+                self._disconnect_oldest(lambda _connection: True)
             elif error.errno in (errno.EBADF, errno.EINVAL, errno.ENOTSOCK):
                 raise
-            # Of any other, a network's for example, accept(2) says that it is the connection's, and not the listener's.
+            # Any other error, a network's for example, concerns the connection, not the listener (accept(2)).
             return
         source = source_of(address, self.cfg.forwarded_allow_networks())
         name = listener.getsockname()
         self.nr_conns += 1
-        self._go_on(Connection(self.cfg, client, address, name, limits=self.client_limits, source=source))
+        self._resume(Connection(self.cfg, client, address, name, limits=self.client_limits, source=source))
         if source is not None and self._of_source[source] > self.client_limits.per_address:
-            self._hang_up(lambda connection: connection.source == source)
+            self._disconnect_oldest(lambda connection: connection.source == source)
         if self.nr_conns >= self.worker_connections and self._of_source:
-            [(most, _)] = self._of_source.most_common(1)
-            self._hang_up(lambda connection: connection.source == most)
+            [(busiest, _)] = self._of_source.most_common(1)
+            self._disconnect_oldest(lambda connection: connection.source == busiest)
 
-    def _hang_up(self, is_meant: Callable[[Connection], bool]) -> None:
-        """Close the one of these that has waited longest: whoever is not slow does not wait."""
-        found = min(filter(is_meant, self._waiting), key=lambda connection: connection.since, default=None)
+    def _disconnect_oldest(self, matches: Callable[[Connection], bool]) -> None:
+        """Close the matching connection that has waited longest: the slowest client."""
+        found = min(filter(matches, self._waiting), key=lambda connection: connection.since, default=None)
         if found is not None:
             self._end(found)
 
-    def _go_on(self, connection: Connection, error: Exception | None = None) -> None:
+    def _resume(self, connection: Connection, error: Exception | None = None) -> None:
         try:
             wanted = next(connection.steps) if error is None else connection.steps.throw(error)
         except (StopIteration, EOFError, ConnectionError, TimeoutError):
             self._end(connection)
         except Exception:
-            # A full disk, for example. All others go on.
-            self.log.exception("a connection failed outside of a request")
+            # A full disk, for example. Other connections continue.
+            self.log.exception("connection failed outside of a request")
             self._end(connection)
         else:
             self._wait(connection, wanted)
@@ -230,13 +229,13 @@ class _Worker(gunicorn.workers.gthread.ThreadWorker):  # type: ignore[misc]
     def _count_stored(self, connection: Connection) -> None:
         if connection.stored:
             self._stored[connection] = connection.stored
-            while sum(self._stored.values()) > self.client_limits.stored and (most := self._stores_most()):
-                self._end(most)
+            while sum(self._stored.values()) > self.client_limits.stored and (largest := self._stores_most()):
+                self._end(largest)
         else:
             self._stored.pop(connection, None)
 
     def _stores_most(self) -> Connection | None:
-        """Of those without a running request, the largest of the address that stores most in all."""
+        """The largest connection, without a running request, of the address that stores most in total."""
         of_source: collections.Counter[str | None] = collections.Counter()
         for connection in self._stored:
             of_source[connection.source] += connection.stored
@@ -264,9 +263,9 @@ class _Worker(gunicorn.workers.gthread.ThreadWorker):  # type: ignore[misc]
             del self._of_source[source]
 
     def _on_ready(self, connection: Connection, _socket: Any) -> None:
-        # It may have been hung up on since the poller saw it.
+        # It may have been closed since the poller reported it.
         if connection in self._waiting:
-            self._go_on(connection)
+            self._resume(connection)
 
     def _end(self, connection: Connection) -> None:
         self._wait(connection, RUN)
@@ -277,18 +276,18 @@ class _Worker(gunicorn.workers.gthread.ThreadWorker):  # type: ignore[misc]
 
     def finish_request(self, connection: Connection, future: futures.Future[bool]) -> None:
         connection.keep = not future.cancelled() and future.exception() is None and future.result()
-        self._go_on(connection)
+        self._resume(connection)
         if not self.alive:
             self._cap_keepalive(time.monotonic() + gunicorn.workers.gthread.STOP_KEEPALIVE_LINGER, (connection,))
 
     def murder_pending(self) -> None:
         now = time.monotonic()
-        if now >= self._next_look:
-            self._next_look = now + _LOOK
+        if now >= self._next_check:
+            self._next_check = now + _CHECK_INTERVAL
             for late in [connection for connection in self._waiting if connection.deadline <= now]:
-                # It may have been hung up on for another's sake.
+                # Resuming another one may have closed it.
                 if late in self._waiting:
-                    self._go_on(late, TimeoutError())
+                    self._resume(late, TimeoutError())
 
     def murder_keepalived(self, force: bool = False) -> None:
         for connection in list(self._waiting) if force else ():
@@ -300,18 +299,18 @@ class _Worker(gunicorn.workers.gthread.ThreadWorker):  # type: ignore[misc]
                 connection.deadline = min(connection.deadline, deadline)
 
     def wait_for_and_dispatch_events(self, timeout: float) -> None:
-        super().wait_for_and_dispatch_events(timeout if self.alive else min(timeout, _LOOK))
+        super().wait_for_and_dispatch_events(timeout if self.alive else min(timeout, _CHECK_INTERVAL))
 
     def handle_error(self, req: Any, client: Outgoing, addr: Any, exc: BaseException) -> None:
-        answer = _ErrorSocket(client, self.server_field)
+        response = _ErrorSocket(client, self.server_field)
         if isinstance(exc, RequestTimeoutError):
-            gunicorn.util.write_error(answer, 408, "Request Timeout", str(exc))
+            gunicorn.util.write_error(response, 408, "Request Timeout", str(exc))
         else:
-            super().handle_error(req, answer, addr, exc)
+            super().handle_error(req, response, addr, exc)
 
 
 def source_of(address: Any, trusted: Iterable[Any]) -> str | None:
-    """Whose a connection is, by a socket's address; None where many may stand behind it."""
+    """The client of a connection, by a socket's address; None if several clients may share it."""
     if not isinstance(address, tuple):
         return None
     ip = ipaddress.ip_address(address[0].partition("%")[0])
@@ -319,23 +318,23 @@ def source_of(address: Any, trusted: Iterable[Any]) -> str | None:
         ip = ip.ipv4_mapped
     if any(ip in network for network in trusted):
         return None
-    # What one customer gets.
+    # An IPv6 /64 is the size that one customer gets.
     return str(ip if ip.version == 4 else ipaddress.ip_network((ip, 64), strict=False))
 
 
 def _without_body_for_head(app: WSGIApplication) -> WSGIApplication:
-    """What is answered to HEAD has the fields of the answer to GET, and nothing else (RFC 9110, 9.3.2)."""
+    """The response to HEAD has the fields of the response to GET, and no body (RFC 9110, 9.3.2)."""
 
     def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        answer = app(environ, start_response)
+        response = app(environ, start_response)
         if environ["REQUEST_METHOD"] != "HEAD":
-            return answer
+            return response
         try:
             # An application may call start_response as late as with the first piece.
-            next(iter(answer), None)
+            next(iter(response), None)
         finally:
-            if hasattr(answer, "close"):
-                answer.close()
+            if hasattr(response, "close"):
+                response.close()
         return ()
 
     return application
@@ -360,7 +359,7 @@ def _with_own_server_field(app: WSGIApplication, server: str) -> WSGIApplication
 
 
 class _ErrorSocket:
-    """Puts the Server field into an answer that gunicorn writes by itself, below its status line, and no body after a HEAD."""
+    """Adds the Server field to a response of gunicorn itself, below its status line, and drops the body after a HEAD."""
 
     def __init__(self, client: Outgoing, server: str) -> None:
         self._client = client

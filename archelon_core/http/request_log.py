@@ -1,9 +1,9 @@
-"""WSGI middleware around a service: a request id in, the same id out, one access line, one measurement.
+"""WSGI middleware that sets a request id, writes one access line and records one measurement per request.
 
-One wrapper does all of it, because each layer around the application costs on the hot path. The request id is always set;
-the line and the measurement can be left out. The line is written when the body is, so that its seconds are the tenant's
-(minus the network). Gunicorn's own access log stays off: it formats some forty atoms, headers with tokens among them.
-What a framework writes to `wsgi.errors` becomes log lines too.
+One middleware does all of it, because each layer around the application costs on the hot path. The request id is always set; the
+line and the measurement are optional. The line is written when the body is sent, so its seconds are what the client sees, minus
+the network. Gunicorn's own access log stays off: it formats some forty atoms, including headers with tokens. Text that frameworks
+write to `wsgi.errors` becomes log lines too.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from .. import logs, redaction
 
-#: WSGI environment: the application writes the tenant here once it knows.
+#: Key in the environ under which the application stores the tenant.
 TENANT = "archelon.tenant"
-#: WSGI environment: the application writes the kind of route here (a word of a fixed list, never a path).
+#: Key in the environ under which the application stores the kind of route (from a fixed list, never a path).
 ROUTE = "archelon.route"
 
-#: Query parameters whose values are shown; of any other, only the name is.
+#: Query parameters whose values are logged; of others, only the name is.
 _SHOWN_PARAMETERS = frozenset({"action", "number", "page", "since"})
 _LONGEST_PATH = 512
 _SECRET_VARIABLES = ("HTTP_X_AUTH_TOKEN", "HTTP_X_SUBJECT_TOKEN", "HTTP_AUTHORIZATION", "HTTP_COOKIE")
@@ -32,20 +32,20 @@ _errors = logging.getLogger("archelon.wsgi")
 
 
 class Observe(Protocol):
-    """Takes one request's measurement; `metrics.RequestMetrics.observe` is one."""
+    """Records one request's measurement, as `metrics.RequestMetrics.observe` does."""
 
     def __call__(self, method: str, status: int, *, route: str, seconds: float) -> None: ...
 
 
 class RequestLog:
-    """A WSGI application around another.
+    """The middleware.
 
     Args:
-        app: the application.
+        app: the wrapped application.
         access_lines: whether to write a line for each request.
-        observe: takes each request's measurement, or None.
+        observe: records each request's measurement, or None.
         clock: seconds, monotonic.
-        new_id: makes a request id.
+        new_id: returns a new request id.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class RequestLog:
         started = self._clock()
         given = environ.get("HTTP_X_REQUEST_ID")
         identifier = given if given and logs.well_formed_request_id(given) else self._new_id()
-        # The application's own calls send this on.
+        # The application sends it on with its own calls.
         environ["HTTP_X_REQUEST_ID"] = identifier
         environ["wsgi.errors"] = _error_stream
         status_line = ""
@@ -79,7 +79,7 @@ class RequestLog:
             headers.append(("X-Request-Id", identifier))
             return start_response(status, headers, *rest)
 
-        # Taken now: authentication takes them out of the environ.
+        # Read them now: authentication removes them from the environ.
         secrets = _secrets(environ)
         with logs.follow_request(identifier, secret_values=lambda: secrets):
             try:
@@ -111,7 +111,7 @@ class RequestLog:
 
 
 class _ErrorStream:
-    """Takes what frameworks write to `wsgi.errors` (Falcon: tracebacks, unhidden) and makes log lines of it."""
+    """Logs what frameworks write to `wsgi.errors` (Falcon: tracebacks, not redacted)."""
 
     def write(self, text: str) -> int:
         if text.strip():
@@ -122,14 +122,14 @@ class _ErrorStream:
         self.write("".join(lines))
 
     def flush(self) -> None:
-        """Nothing is held back."""
+        """Nothing is buffered."""
 
 
 _error_stream = _ErrorStream()
 
 
 class _Body:
-    """A streamed body whose lines still carry the request id, and whose end is the request's end."""
+    """A streamed body: its log lines have the request id too, and its end is the request's end."""
 
     def __init__(
         self,
@@ -146,7 +146,7 @@ class _Body:
     def __iter__(self) -> Iterator[bytes]:
         chunks = iter(self._body)
         while True:
-            # Set for each chunk, not around the loop: a generator's context is its caller's.
+            # Set for each chunk, not around the loop: a generator runs in its caller's context.
             with logs.follow_request(self._identifier, secret_values=self._secret_values):
                 chunk = next(chunks, None)
             if chunk is None:
@@ -165,12 +165,12 @@ class _Body:
 
 def _secrets(environ: WSGIEnvironment) -> tuple[str, ...]:
     values = [environ[name] for name in _SECRET_VARIABLES if name in environ]
-    words = [value.partition(" ")[2] or value for value in values]
-    return tuple([word for word in words if len(word) >= redaction.SHORTEST])
+    tokens = [value.partition(" ")[2] or value for value in values]
+    return tuple([token for token in tokens if len(token) >= redaction.SHORTEST])
 
 
 def _shown_path(environ: WSGIEnvironment) -> str:
-    # Python's WSGI servers hand over bytes as latin-1 (PEP 3333).
+    # Python's WSGI servers pass bytes as latin-1 (PEP 3333).
     raw = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
     path: str = raw if raw.isascii() else raw.encode("latin-1", "replace").decode("utf-8", "backslashreplace")
     query = environ.get("QUERY_STRING", "")

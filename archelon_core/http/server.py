@@ -1,12 +1,12 @@
-"""Runs a service: a WSGI application under gunicorn, or a worker of the queue; both end on SIGTERM when their work is done.
+"""Runs a service: a WSGI application under gunicorn, or a worker of the queue. Both finish their work and exit on SIGTERM.
 
-Gunicorn is configured here and nowhere else: no configuration file, no GUNICORN_CMD_ARGS, no control socket, its access log off
-and its own lines sent through ours. Metrics, settings and the database are not known here; what a service needs of them
-comes in through `app_factory`, which runs once in each worker process, after the fork.
+Gunicorn is configured here only: no configuration file, no GUNICORN_CMD_ARGS, no control socket, its access log off and its own
+lines sent through our handlers. This module does not know metrics, settings or the database; a service brings them in through
+`app_factory`, which runs once in each worker process, after the fork.
 
-A worker that was forked a moment ago still has the arbiter's signal handlers, which put a SIGTERM into a queue that nobody
-reads there; the arbiter, which sends it once, would wait out the graceful timeout. So the signals that end a worker are
-held back from before the fork until its own handlers stand.
+A freshly forked worker still has the arbiter's signal handlers, which would put a SIGTERM into a queue that is never read there;
+the arbiter, which sends it once, would wait for the whole graceful timeout. So the signals that end a worker are blocked from
+before the fork until its own handlers are set.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 
-#: Begin of the names of directories for metrics, and the file in them that is locked while they are used.
+#: Prefix of directories for metrics, and the file in them that is locked while they are in use.
 _SHARED = "archelon-metrics-"
 _LOCK = "lock"
 
@@ -57,25 +57,25 @@ def serve(
     trusted_proxies: Sequence[str] = (),
     when_ready: Callable[[Sequence[tuple[str, int]]], None] | None = None,
 ) -> None:
-    """Serve until SIGTERM (finish running requests, then end) or SIGINT (end at once); then raise SystemExit.
+    """Serve until SIGTERM (finish running requests, then exit) or SIGINT (exit at once); then raise SystemExit.
 
     Call it from the main thread, and configure logs first.
 
     Args:
-        app_factory: makes the application, once in each worker process.
+        app_factory: creates the application, once in each worker process.
         bind: `host:port`, `unix:path`, or several of these; port 0 takes a free one.
         server: value of the Server field; see `server_field`.
-        workers: processes.
-        threads: of each process; as many requests run at once.
-        keep_alive: seconds an idle connection stays open.
+        workers: number of processes.
+        threads: of each process; the number of concurrent requests.
+        keep_alive: seconds that an idle connection stays open.
         graceful_timeout: seconds that running requests may take at the end.
-        limits: what clients may take that are slow; see `ConnectionLimits`.
+        limits: limits on slow clients; see `ConnectionLimits`.
         share_metrics: whether the processes add up their metrics (`metrics.share_through`).
-        trusted_proxies: addresses or networks whose X-Forwarded-* fields are believed.
+        trusted_proxies: addresses or networks whose X-Forwarded-* fields are trusted.
         when_ready: called once in the arbiter process with the addresses listened on.
 
     Raises:
-        SystemExit: always, at the end; its code is 0 where all went well.
+        SystemExit: always, at the end; its code is 0 on success.
     """
     shared = _shared_directory() if share_metrics else None
 
@@ -90,7 +90,7 @@ def serve(
         if shared is not None:
             from .. import metrics
 
-            # The arbiter makes no metric of its own; it needs the directory's name only.
+            # The arbiter creates no metric of its own; it only needs the directory's name.
             metrics.share_through(shared)
             metrics.forget_worker(worker.pid)
 
@@ -107,7 +107,7 @@ def serve(
         limits=limits or ConnectionLimits(),
     ) | {
         "workers": workers,
-        # A worker whose main loop hangs is replaced; a slow request in a thread is not what this is about.
+        # Replaces a worker whose main loop hangs; slow requests in threads do not count.
         "timeout": 60,
         "forwarded_allow_ips": ",".join(trusted_proxies),
         "control_socket_disable": True,
@@ -119,35 +119,35 @@ def serve(
     try:
         _Application(load, options).run()
     finally:
-        # A worker comes by here too when it ends, and the others still write there.
+        # A worker also gets here when it exits, while the others still write to the directory.
         if shared is not None and os.getpid() == arbiter:
             shutil.rmtree(shared, ignore_errors=True)
 
 
 def _shared_directory() -> Path:
-    """A directory for the numbers of these processes; those whose processes were killed before they could remove it go.
+    """Create a directory for the metrics of these processes, and remove those of processes that were killed.
 
-    A lock on a file in it is held through a descriptor that the worker processes inherit: it is free once all have ended.
+    A lock on a file in it is held through a descriptor that the worker processes inherit: it is free once all have exited.
     """
     for lock in Path(tempfile.gettempdir()).glob(f"{_SHARED}*/{_LOCK}"):
-        _remove_abandoned(lock)
+        _remove_unused(lock)
     directory = Path(tempfile.mkdtemp(prefix=_SHARED))
-    # Under another name until it is locked: who looks for abandoned ones in this moment does not find it.
-    made = directory / f"{_LOCK}.new"
-    descriptor = os.open(made, os.O_CREAT | os.O_RDWR, 0o600)
+    # Renamed once it is locked, so that a concurrent clean-up does not find it before.
+    created = directory / f"{_LOCK}.new"
+    descriptor = os.open(created, os.O_CREAT | os.O_RDWR, 0o600)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
-    made.rename(directory / _LOCK)
+    created.rename(directory / _LOCK)
     return directory
 
 
-def _remove_abandoned(lock: Path) -> None:
-    # Only one's own: anybody may put a directory of this name where temporary files are.
+def _remove_unused(lock: Path) -> None:
+    # Only our own user's: anyone may create a directory of this name among the temporary files.
     try:
         if lock.parent.lstat().st_uid != os.geteuid():
             return
         descriptor = os.open(lock, os.O_RDWR | os.O_NOFOLLOW)
     except OSError:
-        return  # it was removed meanwhile
+        return  # already removed
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -181,18 +181,18 @@ class _Arbiter(gunicorn.arbiter.Arbiter):  # type: ignore[misc]
         try:
             return super().spawn_worker()
         finally:
-            # In the arbiter; a worker is here when its life is over.
+            # In the arbiter; a worker gets here when it exits.
             signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
 
 
 class Worker(Protocol):
-    """What `run_worker` runs, for example the claimers of the work queue."""
+    """The interface of what `run_worker` runs, for example the claimers of the work queue."""
 
     def start(self) -> None:
-        """Begin to work, in threads of its own, and return."""
+        """Start to work, in its own threads, and return."""
 
     def drain(self, timeout: float) -> bool:
-        """Take no more work, wait at most `timeout` seconds for what runs, and say whether all of it finished."""
+        """Claim no more work, wait at most `timeout` seconds for what runs, and return whether all of it finished."""
 
 
 def run_worker(
@@ -205,21 +205,21 @@ def run_worker(
     drain_timeout: float = 30.0,
     when_ready: Callable[[int | None], None] | None = None,
 ) -> int:
-    """Run a worker until SIGTERM or SIGINT, let it finish what it has, and return the exit status for the process.
+    """Run a worker until SIGTERM or SIGINT, let it finish its work, and return the exit status for the process.
 
-    A second signal ends the waiting: leases end by themselves, and another worker takes over. Call it from the main thread.
+    A second signal ends the wait: leases expire, and another worker takes over. Call it from the main thread.
 
     Args:
-        worker: what to run.
+        worker: the worker.
         port: of `/healthz`, `/readyz` and `/metrics`; 0 takes a free one, None serves none.
         host: address of that port.
-        checks: what `/readyz` looks at.
-        registry: what `/metrics` shows; prometheus-client's own where None.
+        checks: conditions of `/readyz`.
+        registry: metrics of `/metrics`; None for prometheus-client's own.
         drain_timeout: seconds that running work may take at the end.
         when_ready: called with the port once the worker runs.
 
     Returns:
-        0 where all work finished, 1 where some was left behind.
+        0 if all work finished, 1 otherwise.
     """
     stop = threading.Event()
     hurry = threading.Event()
@@ -228,28 +228,28 @@ def run_worker(
         (hurry if stop.is_set() else stop).set()
 
     with contextlib.ExitStack() as stack:
-        side = None
+        admin = None
         if port is not None:
             import prometheus_client
 
             from . import admin_port
 
-            shown = registry if registry is not None else prometheus_client.REGISTRY
-            side = stack.enter_context(admin_port.serve_admin_port(port, checks, shown, host=host))
+            exposed = registry if registry is not None else prometheus_client.REGISTRY
+            admin = stack.enter_context(admin_port.serve_admin_port(port, checks, exposed, host=host))
         stack.enter_context(_signals(on_signal, signal.SIGTERM, signal.SIGINT))
         worker.start()
-        _logger.info("worker started", extra={"admin_port": side.port if side else None})
+        _logger.info("worker started", extra={"admin_port": admin.port if admin else None})
         if when_ready is not None:
-            when_ready(side.port if side else None)
+            when_ready(admin.port if admin else None)
         stop.wait()
-        _logger.info("worker drains", extra={"timeout": drain_timeout})
-        if side is not None:
-            side.readiness.drain()
+        _logger.info("worker draining", extra={"timeout": drain_timeout})
+        if admin is not None:
+            admin.readiness.drain()
         finished = _drain(worker, drain_timeout, hurry)
     if finished:
-        _logger.info("worker ended")
+        _logger.info("worker stopped")
         return 0
-    _logger.warning("worker ended before its work did; another takes it over when its leases end")
+    _logger.warning("worker stopped with unfinished work; another worker takes over when its leases expire")
     return 1
 
 
@@ -263,7 +263,7 @@ def _drain(worker: Worker, timeout: float, hurry: threading.Event) -> bool:
             hurry.set()
 
     threading.Thread(target=drain, name="drain", daemon=True).start()
-    # The worker is asked to keep to the timeout, not trusted to.
+    # Do not rely on the worker to keep the timeout.
     hurry.wait(timeout + 1.0)
     return bool(finished and finished[0])
 

@@ -1,9 +1,9 @@
-"""The work queue: everything that Archelon does later, again, or somewhere else.
+"""The work queue: for everything that Archelon does later, repeatedly, or in another process.
 
-An order writes its own row and enqueues work in one transaction. A worker, in this process or on another machine, claims the
-row under a lease, asks the topic's handler to compare what is wanted with what was observed, does one idempotent step, and
-writes progress only while it holds the newest token. When it dies, another takes over within one lease. The queue says *look at
-this*, never *do that*: enqueueing twice is one look, and enqueueing during a step is one more look after it.
+An order writes its own row and enqueues work in one transaction. A worker, in this process or on another machine, claims the row
+under a lease, calls the topic's handler to compare wanted and observed state, does one idempotent step, and writes progress only
+while it holds the newest token. When it dies, another takes over within one lease. The queue is level-triggered: it says
+*reconcile this*, never *do that*. Enqueueing twice causes one reconciliation; enqueueing during a step causes one more after it.
 
 ```python
 class Boil(work.Handler):
@@ -28,9 +28,9 @@ with work.Worker(queue, [work.Topic("kettle", Boil())]):
     ...
 ```
 
-What recurs (ticks, scrapes, sweeps) is a row whose step returns `Wait` every time (`recurring`), started with
-`WorkQueue.seed`. A test calls `Worker.run_once` until it is False, and needs no thread. docs/adr/002-work-queue.md says why this
-is not a product of others.
+Recurring work (ticks, scrapes, sweeps) is a row whose step returns `Wait` every time (`recurring`), started with
+`WorkQueue.seed`. A test calls `Worker.run_once` until it returns False, and needs no thread. docs/adr/002-work-queue.md says why
+this is not an existing product.
 """
 
 from .leases import Claim

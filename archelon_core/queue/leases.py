@@ -1,11 +1,11 @@
-"""What a worker does with rows: claim under a lease, renew, and settle while the token is still the newest.
+"""A worker's operations on rows: claim under a lease, renew, and settle while the token is still the newest.
 
 Every write of a handler goes through `keep`, `rearm` or `end`: they run the handler's write and then compare the token, in one
-transaction, so a worker that was paused or cut off while another took over writes nothing. Correctness stands on the token
-alone; clocks and lease ends only decide how soon somebody else tries.
+transaction, so a worker that was paused or cut off while another took over writes nothing. Correctness depends on the token
+alone; clocks and lease ends only determine how soon another worker tries.
 
-The token is compared last, not first: whoever orders work writes its own row before the work row, and two transactions that lock
-the same rows in opposite orders would wait for one another.
+The token is compared last: an order writes its own row before the work row, and two transactions that lock the same rows in
+opposite orders would deadlock.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from .queue import CHANNEL, WorkQueue
 from .table import work
 from .topic import Item, Priority, Token
 
-#: The handler's part of a settling transaction.
+#: The handler's write in a settling transaction.
 Write = Callable[[sa.Connection], None]
 
-#: How much of a lease the row is held for. The rest is left to those who take over, to notice and to claim.
+#: Fraction of the lease for which the row is held; the rest is for other workers to notice and take over.
 _HELD: Final = 0.9
 
 
 class LeaseLostError(Exception):
-    """Another worker has claimed the row since; nothing was written."""
+    """Another worker has claimed the row; nothing was written."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -39,22 +39,22 @@ class Claim:
     item: Item
     lease_end: float
     lag: float
-    """Seconds between the time when it could start and the claim."""
+    """Seconds between the time when it was due and the claim."""
     takeover: bool
-    """The one before did not give its lease back."""
+    """Whether the previous worker did not release its lease."""
 
 
 def _candidates() -> list[sa.Select[Any]]:
-    """One row each, in the order in which a claim prefers them; each reads one range of one index, however full the table is.
+    """Queries for one row each, in order of preference; each reads one range of one index, however full the table is.
 
-    Leases that ended come first: their work has begun, and would else wait behind the whole backlog for its takeover.
+    Expired leases come first: their work has begun, and would otherwise wait behind the whole backlog.
     """
     now: sa.BindParameter[float] = sa.bindparam("now")
     found = sa.select(work.c.topic, work.c.key, work.c.token, work.c.due, work.c.lease_end)
     found = found.where(work.c.topic.in_(sa.bindparam("topics", expanding=True))).limit(1)
     ended = found.where(work.c.lease_end <= now).order_by(work.c.lease_end)
     free = found.where(work.c.lease_end.is_(None), work.c.due <= now).order_by(work.c.due)
-    # A literal priority, for a plan that knows it.
+    # A literal priority, so that the plan can use it.
     return [ended, *[free.where(work.c.priority == sa.literal_column(str(int(one)))) for one in Priority]]
 
 
@@ -63,7 +63,7 @@ _CLAIMED: Final[dict[str, Any]] = {
     "lease_owner": sa.bindparam("owner"),
     "lease_end": sa.bindparam("lease_end"),
     "token": work.c.token + 1,
-    # A step that kills its worker raises no exception: being taken over counts as a failure too, or it would go round for ever.
+    # A step that kills its worker raises no exception: a takeover counts as a failure too, or it would repeat forever.
     "attempt": sa.case((work.c.lease_end.is_not(None), work.c.attempt + 1), else_=work.c.attempt),
 }
 _RETURNED: Final = (
@@ -79,7 +79,7 @@ _RETURNED: Final = (
 
 
 def _claim_postgresql() -> Any:
-    """One statement, one round trip: each candidate is looked for only when those before it gave nothing."""
+    """One statement, one round trip: each candidate is queried only if those before it found nothing."""
     tried: list[Any] = []
     for place, candidate in enumerate(_candidates()):
         for former in tried:
@@ -111,7 +111,7 @@ _TAKE_SQLITE: Final = (
         work.c.topic == sa.bindparam("found_topic"),
         work.c.key == sa.bindparam("found_key"),
         work.c.token == sa.bindparam("found_token"),
-        # Same token and no lease: it was settled meanwhile, and may be at rest.
+        # Same token and no lease: it was settled meanwhile, and may have ended.
         sa.or_(
             work.c.lease_end <= sa.bindparam("now"), work.c.lease_end.is_(None) & (work.c.due <= sa.bindparam("now"))
         ),
@@ -136,7 +136,7 @@ _KEEP: Final = (
     .values(
         lease_end=sa.bindparam("end"),
         attempt=0,
-        # The next load sees whatever was ordered up to here.
+        # The next load sees everything enqueued up to here.
         due=sa.case((work.c.due <= sa.bindparam("now"), None), else_=work.c.due),
     )
     .returning(work.c.generation)
@@ -158,7 +158,7 @@ _END: Final = (
     .values(
         **_FREE,
         attempt=0,
-        # An order that came during the step counts as if it came right after.
+        # Work enqueued during the step counts as enqueued right after it.
         outcome=sa.case((work.c.due.is_(None), sa.bindparam("how"))),
         ended=sa.case((work.c.due.is_(None), sa.bindparam("now"))),
         reason=sa.case((work.c.due.is_(None), sa.bindparam("why"))),
@@ -167,10 +167,9 @@ _END: Final = (
 
 
 def _next_ready() -> Any:
-    """The soonest time of each index range (the priorities have a range each), up to now and after it.
+    """The soonest time of each index range (one per priority), up to now and after it.
 
-    The two are asked for apart: a row that is ready, and perhaps being claimed in this moment, would else hide when the
-    next one is.
+    The two are queried separately: a row that is ready, and perhaps being claimed just now, would otherwise hide the next time.
     """
     mine = work.c.topic.in_(sa.bindparam("topics", expanding=True))
     now: sa.BindParameter[float] = sa.bindparam("now")
@@ -197,9 +196,9 @@ class Leases:
     """One worker's leases. Its threads share it.
 
     Args:
-        queue: where the rows are.
-        topics: the names of what this worker does.
-        owner: names the worker in the rows, unique among all.
+        queue: the queue.
+        topics: names of the worker's topics.
+        owner: names the worker in the rows; unique.
         lease: seconds within which another worker takes over.
     """
 
@@ -211,7 +210,7 @@ class Leases:
         self._held = lease * _HELD
 
     def claim(self) -> Claim | None:
-        """Take the most urgent row that is ready; None when none is."""
+        """Claim the most urgent row that is ready; None if there is none."""
         find = self._claim_sqlite if self._database.dialect == "sqlite" else self._claim_postgresql
         now = self._clock()
         row = find({"now": now, "topics": self._topics, "owner": self._owner, "lease_end": now + self._held})
@@ -233,13 +232,13 @@ class Leases:
         )
         return Claim(item, lease_end=now + self._held, lag=lag, takeover=takeover)
 
-    # Both claim in autocommit mode: a statement is a transaction, and BEGIN and COMMIT would be two more round trips.
+    # Both claim in autocommit mode: a statement is a transaction, and BEGIN and COMMIT would cost two more round trips.
     def _claim_postgresql(self, values: dict[str, Any]) -> Any:
         with self._database.read() as connection:
             return connection.execute(_CLAIM_POSTGRESQL, values).one_or_none()
 
     def _claim_sqlite(self, values: dict[str, Any]) -> Any:
-        # SQLite's RETURNING gives new values only, so the former ones are read before; the token shows that they held.
+        # SQLite's RETURNING has new values only, so the former ones are read before; the token shows that they still held.
         with self._database.write_lock(), self._database.read() as connection:
             while True:
                 found = connection.execute(_FIND_SQLITE, values).one_or_none()
@@ -255,16 +254,16 @@ class Leases:
         return self._database.read()
 
     def next_ready(self) -> tuple[bool, float | None]:
-        """Whether a row of this worker's topics can be claimed now, and when the next one can that cannot yet, if any."""
+        """Whether a row of this worker's topics can be claimed now, and the time of the next one after now, if any."""
         with self._database.read() as connection:
             ready, later = connection.execute(_NEXT, {"topics": self._topics, "now": self._clock()}).one()
         return ready is not None, later
 
     def renew(self, item: Item) -> float:
-        """Hold on; returns the new end of the lease.
+        """Extend the lease; returns its new end.
 
         Raises:
-            LeaseLostError: it has another owner.
+            LeaseLostError: another worker has it.
         """
         end = self._clock() + self._held
         with self._database.write_lock(), self._database.read() as connection:
@@ -273,10 +272,10 @@ class Leases:
         return end
 
     def end_dead(self, is_dead: Callable[[str], bool]) -> int:
-        """End the leases of workers that are certainly dead, so that they are taken over now; how many there were.
+        """End the leases of workers that are certainly dead, so that they are taken over now; returns their number.
 
         Args:
-            is_dead: tells it of an owner.
+            is_dead: whether an owner is dead.
         """
         now = self._clock()
         with self._database.read() as connection:
@@ -286,7 +285,7 @@ class Leases:
         for row in held:
             if row.lease_owner in dead:
                 place = {"my_topic": row.topic, "my_key": row.key, "my_token": row.token}
-                # A transaction each: several rows in one could wait for who locks them in another order.
+                # A transaction each: several rows in one could deadlock with a transaction that locks them in another order.
                 with self._database.write_lock(), self._database.read() as connection:
                     ended += connection.execute(_RENEW, {**place, "end": now}).rowcount
         return ended
@@ -295,7 +294,7 @@ class Leases:
         """Write, and hold the row for the next step; returns its generation and the new end of the lease.
 
         Raises:
-            LeaseLostError: it has another owner; nothing was written.
+            LeaseLostError: another worker has the row; nothing was written.
         """
         with self._database.write() as connection:
             write(connection)
@@ -314,32 +313,32 @@ class Leases:
         write: Write | None = None,
         failures: int = 0,
         reason: str | None = None,
-        tell: bool = False,
+        notify: bool = False,
     ) -> None:
-        """Write, and give the row back, due again at `due` or when it was enqueued for meanwhile.
+        """Write, and release the row, due again at `due` or at the time it was enqueued for meanwhile.
 
         Args:
-            item: what was claimed.
+            item: the claimed item.
             due: seconds since the epoch.
-            write: the handler's part.
-            failures: in a row, this one included.
+            write: the handler's write.
+            failures: consecutive failures, including this one.
             reason: of the failure.
-            tell: wake the other workers, since this one will not go on with it.
+            notify: wake other workers, since this one does not continue with it.
 
         Raises:
-            LeaseLostError: it has another owner; nothing was written.
+            LeaseLostError: another worker has the row; nothing was written.
         """
         values = {**_mine(item), "next": due, "failures": failures, "why": reason}
         with self._database.write() as connection:
             self._settle(connection, _REARM, values, write)
-            if tell and self._database.dialect == "postgresql":
+            if notify and self._database.dialect == "postgresql":
                 connection.execute(sa.select(sa.func.pg_notify(CHANNEL, item.topic)))
 
     def end(self, item: Item, outcome: str, *, write: Write | None = None, reason: str | None = None) -> None:
-        """Write, and let the row rest with its outcome, unless it was enqueued meanwhile.
+        """Write, and end the row with its outcome, unless it was enqueued meanwhile.
 
         Raises:
-            LeaseLostError: it has another owner; nothing was written.
+            LeaseLostError: another worker has the row; nothing was written.
         """
         values = {**_mine(item), "how": outcome, "why": reason, "now": self._clock()}
         with self._database.write() as connection:

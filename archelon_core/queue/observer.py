@@ -1,4 +1,4 @@
-"""Whom a worker tells what it does: metrics and logs plug in here. Called in the worker's threads, so answers come quickly."""
+"""Observers of a worker, for metrics and logs. They are called in the worker's threads, so they must return quickly."""
 
 from __future__ import annotations
 
@@ -11,35 +11,35 @@ from .topic import Item, describe
 
 
 class Outcome(enum.Enum):
-    """What became of one step."""
+    """The outcome of one step."""
 
     ADVANCED = "advanced"
     WAITING = "waiting"
     DONE = "done"
     RETRY = "retry"
-    """It raised, and is tried again."""
+    """It raised, and will be retried."""
     FAILED = "failed"
     """Given up: `Fail`, or the attempts are used up."""
     GONE = "gone"
-    """There is nothing to load any more."""
+    """`load` returned None."""
     LOST = "lost"
-    """The lease ran out and another worker has the row, or will; what the step observed was not saved."""
+    """The lease expired and another worker has the row, or will; the step's observation was not saved."""
 
 
 class Observer(Protocol):
-    """Receives a worker's events. An observer may set a log context in `claimed`, which runs in the thread of the step."""
+    """Receives a worker's events. It may set a log context in `claimed`, which runs in the thread of the step."""
 
     def claimed(self, claim: Claim) -> None:
-        """Work begins on a row; `claim` has its lag, and says whether it was taken over from a lost worker."""
+        """Work on a row begins; `claim` has its lag, and whether it was taken over from another worker."""
 
     def settled(self, item: Item, outcome: Outcome, *, seconds: float, error: BaseException | None) -> None:
-        """A step ended and its outcome is written; `seconds` counts loading, the step and saving."""
+        """A step ended and its outcome is written; `seconds` includes loading, the step and saving."""
 
     def overdue(self, item: Item) -> None:
-        """A step runs beyond its timeout; its lease is not renewed any more."""
+        """A step exceeds its timeout; its lease is not renewed any more."""
 
     def interrupted(self, error: BaseException) -> None:
-        """The database did not answer; the worker goes on trying."""
+        """The database is unavailable; the worker retries."""
 
 
 class LogObserver:
@@ -67,10 +67,10 @@ class LogObserver:
         self._log.log(level, "work step ended", extra=fields)
 
     def overdue(self, item: Item) -> None:
-        self._log.error("work step is overdue", extra=_fields(item))
+        self._log.error("work step overdue", extra=_fields(item))
 
     def interrupted(self, error: BaseException) -> None:
-        self._log.error("work queue cannot reach its database", extra={"error": describe(error)})
+        self._log.error("work queue database unavailable; retrying", extra={"error": describe(error)})
 
 
 def _fields(item: Item) -> dict[str, object]:

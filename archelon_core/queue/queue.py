@@ -1,8 +1,8 @@
-"""What the rest of the code does with work: order it, inside its own transaction, and ask how much there is.
+"""The queue's interface for the rest of the code: enqueue work inside the caller's transaction, and query the backlog.
 
-An order and its work row are one transaction, so there is no order without work and no work without an order. There is one row
-for a (topic, key), however often it is enqueued: enqueueing says "look at this", and the handler finds out what is to be done by
-comparing. Decided against: a message for each event (their order would matter, and a lost one could not be made up for).
+An order and its work row are one transaction, so neither exists without the other. There is one row for a (topic, key), however
+often it is enqueued: enqueueing says "reconcile this", and the handler finds out what to do by comparing. Decided against: a
+message for each event (their order would matter, and a lost one could not be recovered).
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ CHANNEL: Final = "archelon_work"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Backlog:
-    """How much work of one topic there is."""
+    """The amount of work of one topic."""
 
     topic: str
     due: int
-    """Could start now, and has not."""
+    """Ready to start."""
     waiting: int
-    """Wanted at a later time."""
+    """Due at a later time."""
     running: int
     """Under a lease."""
     done: int
@@ -54,7 +54,7 @@ class State:
     generation: int
     attempt: int
     outcome: str | None
-    """"done", "dead", or None while there is something to do."""
+    """"done", "dead", or None while there is work to do."""
     reason: str | None
 
 
@@ -91,7 +91,7 @@ def _upsert(insert: Any, *, rearm: bool) -> Any:
 
 
 def _notifying(upsert: Any) -> Any:
-    # In one statement: a NOTIFY of its own would be one more round trip in every order.
+    # In one statement: a separate NOTIFY would be one more round trip in every order.
     written = upsert.returning(work.c.topic).cte("written")
     return sa.select(sa.func.pg_notify(CHANNEL, written.c.topic))
 
@@ -110,8 +110,8 @@ class WorkQueue:
     """The queue in one database. Threads may share one.
 
     Args:
-        database: holds the `work` table, made by `occi_service.registry.schema.upgrade`.
-        clock: seconds since the epoch. Clocks of several machines may differ: that costs time, never correctness.
+        database: has the `work` table, created by `occi_service.registry.schema.upgrade`.
+        clock: seconds since the epoch. Clock differences between machines cost time, never correctness.
     """
 
     def __init__(self, database: Database, *, clock: Clock = time.time) -> None:
@@ -129,19 +129,19 @@ class WorkQueue:
         after: float = 0.0,
         priority: Priority = Priority.NORMAL,
     ) -> None:
-        """Say that there is something to look at. Takes effect when the caller's transaction commits.
+        """Enqueue work. Takes effect when the caller's transaction commits.
 
-        A row that exists is armed again: due at the sooner of its time and this, even while a step runs (the next step then
-        follows it), and from the first attempt if it had ended. Write your own rows before: see `Handler`.
+        An existing row is rearmed: due at the sooner of its time and this, even while a step runs (the next step then follows
+        it), and with attempts reset if it had ended. Write your own rows before: see `Handler`.
 
         Args:
             connection: inside `Database.write()`.
             topic: a topic's name.
-            key: what to look at, up to 255 characters; unique within the topic, over all tenants.
-            tenant: whose it is; None for the house's own. A row keeps the former one when None is given.
-            request_id: what the logs call the request that this follows from; kept like `tenant`.
+            key: the object to reconcile, up to 255 characters; unique within the topic, over all tenants.
+            tenant: its owner; None for the system's own work. A row keeps the former one if None is given.
+            request_id: id of the request that caused it, for logs; kept like `tenant`.
             after: seconds from now, 0 or more.
-            priority: a row that is armed already keeps the more urgent of its own and this.
+            priority: an armed row keeps the more urgent of its own and this.
 
         Raises:
             ValueError: a value is empty, too long, or negative.
@@ -158,9 +158,9 @@ class WorkQueue:
         after: float = 0.0,
         priority: Priority = Priority.NORMAL,
     ) -> None:
-        """Start recurring work once: like `enqueue`, but a row that exists stays as it is.
+        """Start recurring work once: like `enqueue`, but an existing row is not changed.
 
-        Every process may seed at its start; the tick's own `Wait` then sets the rhythm, which a restart does not disturb.
+        Every process may seed at its start; the tick's own `Wait` then sets the interval, which a restart does not disturb.
         """
         self._write(_SEED, connection, topic, key, tenant, None, after, priority)
 
@@ -184,7 +184,7 @@ class WorkQueue:
             if value is not None and not 0 < len(value) <= limit:
                 raise ValueError(f"work {name} has {len(value)} characters; it takes 1 to {limit}")
         if not after >= 0:
-            raise ValueError(f"work {topic} is to start {after} seconds from now; give 0 or more")
+            raise ValueError(f"work {topic} cannot start {after} seconds from now; expected 0 or more")
         now = self.clock()
         connection.execute(
             statements[self.database.dialect],
@@ -200,14 +200,14 @@ class WorkQueue:
         )
 
     def state(self, topic: str, key: str) -> State | None:
-        """The row of one piece of work; None without one."""
+        """The row of one item; None if there is none."""
         columns = [work.c[field.name] for field in dataclasses.fields(State)]
         with self.database.read() as connection:
             row = connection.execute(sa.select(*columns).where(work.c.topic == topic, work.c.key == key)).one_or_none()
         return None if row is None else State(*row)
 
     def backlog(self) -> Sequence[Backlog]:
-        """How much there is of each topic that has rows, in the order of their names. Reads the whole table."""
+        """The backlog of each topic that has rows, ordered by name. Reads the whole table."""
         now = self.clock()
         armed = work.c.lease_end.is_(None) & work.c.due.is_not(None)
         due = armed & (work.c.due <= now)
@@ -232,12 +232,12 @@ class WorkQueue:
         """Remove rows that ended long ago.
 
         Args:
-            done: seconds to keep rows that are done.
+            done: seconds to keep done rows.
             dead: seconds to keep rows that were given up.
-            limit: the most to remove at once, so that the transaction stays short.
+            limit: maximum number to remove at once, which keeps the transaction short.
 
         Returns:
-            How many were removed; `limit` means that there may be more.
+            The number of removed rows; `limit` means that there may be more.
         """
         now = self.clock()
         old = (

@@ -1,4 +1,4 @@
-"""Work that recurs: ticks, scrapes, sweeps. One row each, so that one worker of all does it, and another when that one dies."""
+"""Recurring work: ticks, scrapes, sweeps. Each is one row, so one of all workers does it, and another one after a crash."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ class _Tick(Handler[str, Any]):
 
 
 def recurring(name: str, action: Callable[[], float], *, timeout: float = 8.0) -> Topic[Any, Any]:
-    """A topic that calls `action` again and again; start it with `WorkQueue.seed(connection, name, key)`.
+    """A topic that calls `action` repeatedly; start it with `WorkQueue.seed(connection, name, key)`.
 
     Args:
         name: of the topic.
-        action: does it once, and returns the seconds until the next time. An exception means: again, after a pause.
+        action: runs once, and returns the seconds until the next time. An exception causes a retry after a pause.
         timeout: seconds after which a call is overdue.
     """
-    # It has nobody to tell that it was given up, so it never is: it fails loudly, once a minute at most.
+    # Never given up, since there is no owner to notify: it fails loudly, at most once a minute.
     return Topic(name, _Tick(action), timeout=timeout, retry=Retry.for_ever())
 
 
@@ -48,8 +48,8 @@ def retention(
     """The topic `RETENTION`, which removes rows that ended long ago.
 
     Args:
-        queue: what to sweep.
-        done: seconds to keep rows that are done.
+        queue: the queue to sweep.
+        done: seconds to keep done rows.
         dead: seconds to keep rows that were given up.
         every: seconds between two sweeps.
     """

@@ -1,6 +1,6 @@
-"""One claimed row through its steps: load, step, save under the token, and again, until it waits, ends or is lost.
+"""Runs the steps of one claimed row: load, step, save under the token, until it waits, ends or is lost.
 
-No threads here: a worker's runner calls `run`, and so does a test that wants to see every step in order.
+It has no threads: a worker's runner calls `run`, and so does a test that checks every step in order.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from .topic import Item, Topic
 
 T = TypeVar("T")
 
-#: Seconds before the second, third and fourth try to write what a step brought, when the database does not answer.
+#: Seconds before the second, third and fourth attempt to write a step's result to an unavailable database.
 _SETTLE_PAUSES: Final = (0.05, 0.2, 0.8)
 
 
 class LeaseGuard(Protocol):
-    """Surrounds a step, so that someone may renew its lease and see that it is overdue."""
+    """A context around a step, in which its lease is renewed and its timeout checked."""
 
     def __call__(self, item: Item, lease_end: float) -> contextlib.AbstractContextManager[None]: ...
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _StepResult:
-    """What one step came to: what is next, when the row is still held; when it is due, when it was given back."""
+    """The result of one step: the item if the row is still held; when it is due, if it was released."""
 
     outcome: Outcome
     error: BaseException | None = None
@@ -42,16 +42,16 @@ class _StepResult:
 
 
 class StepRunner:
-    """Carries items of some topics.
+    """Runs items of some topics.
 
     Args:
         leases: the worker's.
         topics: by name.
         clock: seconds since the epoch.
         chance: numbers in [0, 1), for the jitter of pauses.
-        observer: is told of every step.
-        attendance: surrounds every step.
-        draining: whether to give rows back after the present step.
+        observer: receives the event of every step.
+        guard: surrounds every step.
+        draining: whether to release rows after the present step.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class StepRunner:
         self._draining = draining
 
     def run(self, claim: Claim) -> float | None:
-        """Take steps until the row is given back; returns when it is due again, None when it is not or was lost."""
+        """Run steps until the row is released; returns when it is due again, None if it is not or was lost."""
         self._observer.claimed(claim)
         topic = self._topics[claim.item.topic]
         held: tuple[Item, float] | None = (claim.item, claim.lease_end)
@@ -99,12 +99,12 @@ class StepRunner:
                 return self._take(topic, item, lease_end, last=last)
             except LeaseLostError:
                 raise
-            except Exception as error:  # noqa: BLE001 - whatever an author's code raises is one failed attempt
+            except Exception as error:  # noqa: BLE001 - any exception of a handler is one failed attempt
                 return self._retry(topic, item, error)
         except LeaseLostError:
             return _StepResult(Outcome.LOST)
         except sa.exc.SQLAlchemyError as error:
-            # Not even the failure could be written: the lease runs out, and someone takes over.
+            # Not even the failure could be written: the lease expires, and another worker takes over.
             return _StepResult(Outcome.LOST, error)
 
     def _take(self, topic: Topic[Any, Any], item: Item, lease_end: float, *, last: bool) -> _StepResult:
@@ -116,7 +116,7 @@ class StepRunner:
                 self._persist(lambda: self._leases.end(item, "done"))
                 return _StepResult(Outcome.GONE)
             if self._clock() >= lease_end:
-                # This worker was paused; the world belongs to whoever took over.
+                # This worker was paused and the lease expired: another worker may have taken over.
                 raise LeaseLostError
             progress: Progress[Any] = handler.step(loaded)
         return self._settle(topic, item, progress, last=last)
@@ -125,7 +125,7 @@ class StepRunner:
         if isinstance(progress, Fail):
             return self._give_up(topic, item, progress.reason)
         if not isinstance(progress, (Advance, Wait, Done)):
-            # Not for mypy, which knows it, but for the author who forgot a return.
+            # mypy knows this cannot happen; the author of a handler who forgot a return may not.
             raise TypeError(f"topic {topic.name}: step returned {progress!r}; return Advance, Wait, Done or Fail")
         observed = progress.observed
 
@@ -143,7 +143,7 @@ class StepRunner:
             self._persist(lambda: self._leases.rearm(item, due, write=write))
             return _StepResult(Outcome.WAITING, due=due)
         if last or self._draining():
-            self._persist(lambda: self._leases.rearm(item, now, write=write, tell=True))
+            self._persist(lambda: self._leases.rearm(item, now, write=write, notify=True))
             return _StepResult(Outcome.ADVANCED, due=now)
         generation, lease_end = self._persist(lambda: self._leases.keep(item, write))
         further = dataclasses.replace(item, generation=generation, attempt=0, reason=None)
@@ -167,7 +167,7 @@ class StepRunner:
             self._persist(lambda: self._leases.end(item, "dead", write=write, reason=reason))
         except LeaseLostError:
             raise
-        except Exception as error:  # noqa: BLE001 - the owner could not be told, so the work must not be silently dead
+        except Exception as error:  # noqa: BLE001 - the owner could not be notified, so the work must not end silently
             due = self._clock() + topic.retry.ceiling
             failures = max(item.attempt, 1)
             self._persist(lambda: self._leases.rearm(item, due, failures=failures, reason=reason))
@@ -175,7 +175,7 @@ class StepRunner:
         return _StepResult(Outcome.FAILED)
 
     def _persist(self, action: Callable[[], T]) -> T:
-        """Write, a few times over where the database is away or has chosen this transaction to break a deadlock."""
+        """Write, with a few retries if the database is unavailable or aborted this transaction to break a deadlock."""
         for pause in _SETTLE_PAUSES:
             try:
                 return action()

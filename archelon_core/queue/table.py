@@ -1,11 +1,11 @@
 """The `work` table: one row for a (topic, key), from its first enqueueing until retention removes it.
 
-Two columns carry the whole state. `due` says when a step is wanted; NULL says that none is. `lease_end` says until when
-someone works on it; NULL says that nobody does. A claim takes `due` away, so an enqueueing that comes during a step shows as a
-new `due` and cannot be lost. `token` rises with every claim; its first value is the time of insertion in microseconds, so that
-a row which retention removed and an order made again does not repeat the tokens of its former life.
+Two columns are the whole state. `due` is the time when a step is wanted, or NULL. `lease_end` is the time until which a worker
+has the row, or NULL. A claim clears `due`, so an enqueueing during a step sets a new `due` and cannot be lost. `token` increases
+with every claim; its first value is the time of insertion in microseconds, so a row that retention removed and an order
+recreated does not repeat earlier tokens.
 
-Times are seconds since the epoch, as doubles: one meaning on both databases, and arithmetic that an injected clock can do.
+Times are seconds since the epoch, as doubles: the same on both databases, and easy to compute with an injected clock.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ work = sa.Table(
     sa.Column("ended", sa.Double),
     sa.CheckConstraint("(lease_owner IS NULL) = (lease_end IS NULL)", name="lease"),
     sa.CheckConstraint("(outcome IS NULL) = (ended IS NULL)", name="outcome"),
-    # Each row is updated some times a step: dead versions are cleared early, or claims would wade through them.
+    # Each row is updated a few times per step: vacuum dead versions early, or claims would read through them.
     postgresql_with={"autovacuum_vacuum_scale_factor": "0.02", "fillfactor": "70"},
 )
 
 _free = work.c.lease_end.is_(None) & work.c.due.is_not(None)
 
-# What a claim reads: free rows by priority and age, and leases that ended. Rows at rest are in neither.
+# For claims: free rows by priority and age, and leases by their end. Ended rows are in neither.
 sa.Index("ix_work_due", work.c.priority, work.c.due, sqlite_where=_free, postgresql_where=_free)
 sa.Index(
     "ix_work_lease_end",

@@ -1,8 +1,8 @@
-"""A topic: one sort of work, the handler that does it, and how patiently.
+"""A topic: one kind of work, its handler, and its timeout and retry policy.
 
-A handler is three small database functions around one plain function. `load` reads what a step has to know: what is wanted and
-what was last observed. `step` compares the two and does one idempotent thing in the world, `save` writes what is now observed.
-`step` gets no connection, so that it is tested without a database and cannot hold a transaction open over an outward call.
+A handler is three small database functions around one plain function. `load` reads what a step needs: what is wanted and what was
+last observed. `step` compares the two and does one idempotent thing, `save` writes what is now observed. `step` gets no
+connection, so it can be tested without a database and cannot hold a transaction open during an outgoing call.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .progress import Progress
 W = TypeVar("W")
 O = TypeVar("O")  # noqa: E741
 
-#: Rises with every claim of a row; a write counts only under the newest.
+#: Increases with every claim of a row; a write counts only under the newest.
 Token = NewType("Token", int)
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -29,10 +29,10 @@ _REASON_LIMIT = 1000
 
 
 class Priority(enum.IntEnum):
-    """Which of several due rows goes first."""
+    """Order of several due rows."""
 
     URGENT = 0
-    """Somebody waits for it."""
+    """A caller waits for it."""
     NORMAL = 1
     BACKGROUND = 2
     """Sweeps, retention."""
@@ -40,7 +40,7 @@ class Priority(enum.IntEnum):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Item:
-    """A claimed row of work, as its handler sees it. Times are seconds since the epoch, by the queue's clock."""
+    """A claimed row of work, for its handler. Times are seconds since the epoch, by the queue's clock."""
 
     topic: str
     key: str
@@ -48,51 +48,51 @@ class Item:
     request_id: str | None
     token: Token
     generation: int
-    """How often it was enqueued, up to now."""
+    """How often it was enqueued so far."""
     attempt: int
-    """Failures in a row so far, workers that died over it included."""
+    """Consecutive failures so far, including workers that died during it."""
     reason: str | None
-    """Of the last failed attempt, where there was one."""
+    """Of the last failed attempt, if any."""
     deadline: float
-    """When this step is overdue; its outward calls time out before."""
+    """When this step is overdue; its outgoing calls time out before."""
 
 
 class Handler(Protocol[W, O]):
-    """Does the work of one topic. `W` is what a step has to know, `O` what it observed. One object serves a worker's threads.
+    """Does the work of one topic. `W` is what a step needs, `O` what it observed. One object serves a worker's threads.
 
-    A handler that derives from this needs no `save` where nothing is kept of what a step observed, and no `gave_up` where
-    its topic is never given up (`Retry.for_ever`).
+    A subclass needs no `save` if nothing of an observation is stored, and no `gave_up` if its topic is never given up
+    (`Retry.for_ever`).
 
-    A transaction of `save` or `gave_up` writes the handler's own rows first; the queue's row comes last. Callers of
-    `WorkQueue.enqueue` keep the same order, and so no two of them can wait for one another.
+    A transaction of `save` or `gave_up` writes the handler's own rows first, the queue's row last. Callers of
+    `WorkQueue.enqueue` keep the same order, so no two of them can deadlock.
     """
 
     def load(self, connection: sa.Connection, item: Item) -> W | None:
-        """What a step has to know; None where the thing is gone, which ends the work."""
+        """What a step needs; None if the object is gone, which ends the work."""
 
     def step(self, wanted: W, /) -> Progress[O]:
-        """Do one idempotent thing. An exception means: try again later."""
+        """Do one idempotent thing. An exception causes a retry."""
 
     def save(self, connection: sa.Connection, item: Item, observed: O) -> None:
         """Write what the step observed. Takes effect only if the lease was never lost.
 
-        Setting the same again must be harmless: it is called twice where a database goes away while it commits.
+        It must be idempotent: it is called twice if the database fails during the commit.
         """
         return
 
     def gave_up(self, connection: sa.Connection, item: Item, reason: str) -> None:
-        """Note that the work is not tried any more, and why; enqueueing it again starts it afresh."""
-        raise AssertionError(f"{item.topic} of {item.key} is never given up, and yet: {reason}")
+        """Record that the work is given up, and why; enqueueing it again restarts it."""
+        raise AssertionError(f"{item.topic} of {item.key} is never given up, but failed: {reason}")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Retry:
-    """The pause after a failed attempt: doubling, with jitter, so that what failed together does not return together.
+    """The pause after a failed attempt: doubling, with jitter, so that concurrent failures are not retried together.
 
     Args:
-        attempts: how many failures in a row end the work.
-        first: seconds after the first failure, at most.
-        ceiling: seconds that no pause exceeds.
+        attempts: consecutive failures that end the work.
+        first: maximum seconds after the first failure.
+        ceiling: maximum seconds of any pause.
     """
 
     attempts: int = 8
@@ -101,27 +101,27 @@ class Retry:
 
     def __post_init__(self) -> None:
         if self.attempts < 1 or not 0 <= self.first <= self.ceiling:
-            raise ValueError(f"{self} is not a way to retry: at least 1 attempt, and 0 <= first <= ceiling")
+            raise ValueError(f"{self}: expected at least 1 attempt, and 0 <= first <= ceiling")
 
     @classmethod
     def for_ever(cls, first: float = 1.0, ceiling: float = 60.0) -> Retry:
-        """For what is never given up, since it has to be done in the end, or there is nobody to tell."""
+        """For work that is never given up, since it has to be done eventually, or has no owner to notify."""
         return cls(attempts=2**31 - 1, first=first, ceiling=ceiling)
 
     def pause(self, failures: int, fraction: float) -> float:
-        """Seconds to wait after so many failures in a row.
+        """Seconds to wait after so many consecutive failures.
 
         Args:
             failures: 1 or more.
-            fraction: chance, in [0, 1): the pause lies between half and all of the doubled time.
+            fraction: random, in [0, 1): the pause lies between half and all of the doubled time.
         """
         return Backoff(self.first, self.ceiling, jitter=0.5).delay(failures, fraction)
 
 
 def describe(error: BaseException) -> str:
-    """A failed attempt in one line: what is kept as the reason, and reaches the tenant and the logs.
+    """A failed attempt in one line: the stored reason, which the tenant and the logs get.
 
-    A database error shows its class alone, since its text holds the statement's values.
+    For a database error only the class, since its text contains the statement's values.
     """
     name = type(error).__name__
     if isinstance(error, sa.exc.SQLAlchemyError):
@@ -132,16 +132,16 @@ def describe(error: BaseException) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Topic(Generic[W, O]):
-    """A sort of work by its name.
+    """A kind of work.
 
     Args:
         name: up to 64 of a-z, 0-9, dot, hyphen and underscore, for example "deploy.stack".
-        handler: does it.
-        timeout: seconds after which a step is overdue. Its outward calls time out sooner. Longer than the worker's
-            lease is allowed: the worker then renews the lease until the timeout.
-        retry: what follows an exception.
-        burst: how many steps one item may take before others get their turn.
-        describe: makes the reason from an exception.
+        handler: does the work.
+        timeout: seconds after which a step is overdue. Its outgoing calls time out sooner. It may exceed the worker's lease,
+            which the worker then renews until the timeout.
+        retry: policy after an exception.
+        burst: maximum steps of one item before others run.
+        describe: converts an exception to the reason.
 
     Raises:
         ValueError: the name is malformed, or timeout or burst is not positive.

@@ -1,8 +1,8 @@
-"""How a worker that has nothing to do learns at once that something came.
+"""Wakes an idle worker at once when work is enqueued.
 
-PostgreSQL tells it (LISTEN/NOTIFY) on a connection of its own. SQLite has no such thing; `PRAGMA data_version`, which reads one
-number from shared memory, shows that somebody committed, and asking it 50 times a second costs less than half a percent of a
-core. A wake-up is a hint: it may come for nothing, and one that is missed costs time only, since a worker also looks by itself.
+PostgreSQL notifies it (LISTEN/NOTIFY) on a separate connection. On SQLite the worker polls `PRAGMA data_version`, a number in
+shared memory that changes with every commit; 50 polls a second cost less than half a percent of a core. A wake-up is a hint: it
+may be spurious, and a missed one costs time only, since a worker also polls by itself.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ import sqlalchemy as sa
 from ..database import Database
 from .queue import CHANNEL
 
-#: Seconds between two looks at SQLite's data_version.
+#: Seconds between two polls of SQLite's data_version.
 _SQLITE_INTERVAL: Final = 0.02
-#: Seconds that a listener without a connection lets pass before it tries again.
+#: Seconds before a listener without a connection reconnects.
 _RECONNECT: Final = 1.0
 
 
@@ -31,29 +31,29 @@ class Wakeup(Protocol):
     """One thread waits, any thread wakes it."""
 
     def wait(self, seconds: float) -> bool:
-        """Return when something may have come, when woken, or after `seconds`.
+        """Return when work may have been enqueued, when woken, or after `seconds`.
 
         Returns:
-            Whether somebody has said that something came: it is there to be claimed, unless another has by now.
+            Whether a notification arrived: work is ready, unless another worker has claimed it by now.
 
         Raises:
-            sqlalchemy.exc.SQLAlchemyError, psycopg.Error: the connection is lost; the next call makes a new one.
+            sqlalchemy.exc.SQLAlchemyError, psycopg.Error: the connection is lost; the next call opens a new one.
         """
 
     def wake(self) -> None:
-        """Let the present wait, or else the next one, return. Nothing after `close`."""
+        """Let the present wait, or else the next one, return. No effect after `close`."""
 
     def close(self) -> None:
-        """Give back the connection."""
+        """Close the connection."""
 
 
 def wakeup_for(database: Database) -> Wakeup:
-    """The way of waking that this database has."""
+    """The `Wakeup` for this database."""
     return SqliteWakeup(database) if database.dialect == "sqlite" else PostgresWakeup(database)
 
 
 class SqliteWakeup:
-    """Looks at a number that any commit of any process changes."""
+    """Polls a number that any commit of any process changes."""
 
     def __init__(self, database: Database, *, interval: float = _SQLITE_INTERVAL) -> None:
         self._database = database
@@ -67,14 +67,14 @@ class SqliteWakeup:
         end = time.monotonic() + seconds
         while not self._woken.wait(max(0.0, min(self._interval, end - time.monotonic()))):
             if self._changed() or time.monotonic() >= end:
-                # A commit of anything at all.
+                # Any commit, not necessarily of work.
                 return False
         self._woken.clear()
         return False
 
     def _changed(self) -> bool:
         if self._cursor is None:
-            # The driver's own connection: SQLAlchemy would spend ten times as long around this pragma.
+            # The driver's own connection: SQLAlchemy would take ten times as long for this pragma.
             self._connection = self._database.engine.raw_connection()
             self._cursor = self._connection.cursor()
         version: int = self._cursor.execute("PRAGMA data_version").fetchone()[0]
@@ -100,7 +100,7 @@ class PostgresWakeup:
         self._read_end, self._write_end = os.pipe()
         os.set_blocking(self._read_end, False)
         os.set_blocking(self._write_end, False)
-        # A wake after the end must not write to a number that by then may be another file's.
+        # After `close`, the descriptor's number may belong to another file: never write to it then.
         self._pipe = threading.Lock()
         self._closed = False
 
@@ -108,7 +108,7 @@ class PostgresWakeup:
         try:
             if self._connection is None:
                 self._connection = self._connect()
-                # What came while nobody listened is not told again: the caller looks.
+                # Notifications before the LISTEN are lost: the caller has to poll.
                 return False
             return self._select(self._connection, seconds)
         except psycopg.Error:
@@ -117,7 +117,7 @@ class PostgresWakeup:
             raise
 
     def _select(self, connection: psycopg.Connection[Any] | None, seconds: float) -> bool:
-        told = False
+        notified = False
         with selectors.DefaultSelector() as selector:
             selector.register(self._read_end, selectors.EVENT_READ)
             if connection is not None:
@@ -128,11 +128,11 @@ class PostgresWakeup:
                 os.read(self._read_end, 4096)
             elif connection is not None:
                 for _notification in connection.notifies(timeout=0):
-                    told = True
-        return told
+                    notified = True
+        return notified
 
     def wake(self) -> None:
-        # A full pipe holds wakes that nobody has read yet: one more says nothing new.
+        # A full pipe already holds unread wake-ups: one more adds nothing.
         with self._pipe, contextlib.suppress(BlockingIOError):
             if not self._closed:
                 os.write(self._write_end, b"w")
@@ -152,9 +152,9 @@ class PostgresWakeup:
 
 
 def _listener(database: Database) -> psycopg.Connection[Any]:
-    """A connection outside the pool: it lives as long as the worker."""
+    """A connection outside the pool, which lives as long as the worker."""
     arguments, values = database.engine.dialect.create_connect_args(database.url)
-    # Keepalives show a silent partition, which a connection that only listens would never notice.
+    # Keepalives detect a silent partition, which a connection that only listens would never notice.
     keepalive = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
     options = {"connect_timeout": 5, **keepalive, **values, "autocommit": True}
     connection: psycopg.Connection[Any] = psycopg.connect(*arguments, **options)

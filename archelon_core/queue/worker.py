@@ -1,14 +1,14 @@
-"""A worker: threads that claim due rows and carry each through its steps.
+"""A worker: threads that claim due rows and run the steps of each.
 
-Claimed work flows in, settled rows flow out. A runner thread claims one row at a time, takes its steps under one lease (a
-transaction a step) and claims the next; having found one it rings for a neighbour, since there may be more. One watcher thread
-waits for wake-ups and for the next due time; one heart thread renews the leases of steps that may run longer than a lease, and
-ends those of workers that died on this machine, so that who comes in their place need not wait for the rest of a lease.
+A runner thread claims one row at a time, runs its steps under one lease (a transaction per step) and claims the next; after a
+claim it wakes another runner, since there may be more rows. One watcher thread waits for wake-ups and for the next due time; one
+heartbeat thread renews the leases of steps that may run longer than a lease, and ends those of dead workers on this machine, so
+that their successors need not wait for the leases to expire.
 
-A step that overruns its timeout keeps its thread, since Python cannot stop it, but loses its lease: what it observed is not
-saved, and `Worker.overdue` counts it, so that a liveness probe can have the process replaced.
+A step that exceeds its timeout keeps its thread, since Python cannot stop it, but loses its lease: its observation is not saved,
+and `Worker.overdue` counts it, so that a liveness probe can have the process replaced.
 
-Decided against: a dispatcher that claims for all threads (what it holds ahead of them would wait a lease for takeover), and
+Decided against: a dispatcher that claims for all threads (rows that it holds in advance would wait a lease for takeover), and
 processes instead of threads (a step mostly waits for the network).
 """
 
@@ -35,15 +35,15 @@ from .steps import StepRunner
 from .topic import Item, Topic
 from .wakeup import Wakeup, wakeup_for
 
-#: Seconds before the worker asks a database again that did not answer.
+#: Seconds before the worker retries an unavailable database.
 _DATABASE_PAUSE: Final = 1.0
-#: Seconds between two looks for what is next, where each of many pieces of news would ask for one.
-_LOOKS_APART: Final = 0.05
+#: Minimum seconds between two queries for the next due time, when many notifications arrive.
+_POLL_INTERVAL: Final = 0.05
 
 
 @dataclasses.dataclass(slots=True)
 class _Running:
-    """A step under way, as the heart sees it."""
+    """A running step, for the heartbeat."""
 
     item: Item
     lease_end: float
@@ -51,31 +51,31 @@ class _Running:
 
 
 class _IdleCondition:
-    """Wakes one parked thread; a ring that nobody waits for is kept for the next who parks."""
+    """Wakes one idle thread; a notification without a waiting thread is kept for the next one."""
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
-        self._rung = False
+        self._notified = False
         self._closed = False
-        self.parked = 0
-        """How many threads wait."""
+        self.waiting = 0
+        """Number of waiting threads."""
 
-    def ring(self) -> None:
+    def notify(self) -> None:
         with self._condition:
-            self._rung = True
+            self._notified = True
             self._condition.notify()
 
-    def park(self, first: Callable[[], None]) -> None:
-        """Wait for a ring; `first` is called when `parked` counts this thread."""
+    def wait(self, first: Callable[[], None]) -> None:
+        """Wait for a notification; `first` is called once `waiting` includes this thread."""
         with self._condition:
-            self.parked += 1
+            self.waiting += 1
             try:
                 first()
-                while not (self._rung or self._closed):
+                while not (self._notified or self._closed):
                     self._condition.wait()
             finally:
-                self.parked -= 1
-            self._rung = False
+                self.waiting -= 1
+            self._notified = False
 
     def close(self) -> None:
         with self._condition:
@@ -87,12 +87,12 @@ class Worker:
     """Does the work of some topics. Starts by `start()` or as a context manager; ends by `drain()`.
 
     Args:
-        queue: where the work is. Its database needs a pool of at least `threads` + 2 connections, or they are made anew often.
-        topics: what this worker does; others' rows stay untouched.
-        threads: how many items at once.
+        queue: the queue. Its database needs a pool of at least `threads` + 2 connections, or they are reopened often.
+        topics: the worker's topics; rows of others are not touched.
+        threads: number of concurrent items.
         lease: seconds within which another worker takes over when this one dies.
-        observer: is told what happens; logs by default.
-        chance: gives numbers in [0, 1), for the jitter of pauses.
+        observer: receives events; logs by default.
+        chance: returns numbers in [0, 1), for the jitter of pauses.
         owner: names this worker in rows and logs; unique. By default the process, see `owners`.
 
     Raises:
@@ -126,9 +126,9 @@ class Worker:
         self._draining = threading.Event()
         self._ended = threading.Event()
         self._wakeup: Wakeup | None = None
-        self._next_look = -math.inf
-        self._looked = -math.inf
-        self._blind = False
+        self._next_poll = -math.inf
+        self._polled = -math.inf
+        self._missed_poll = False
         self._running: dict[int, _Running] = {}
         self._running_lock = threading.Lock()
         self._runner = StepRunner(
@@ -141,25 +141,25 @@ class Worker:
             draining=self._draining.is_set,
         )
         self._runners = [threading.Thread(target=self._run, name=f"work-{n}", daemon=True) for n in range(threads)]
-        self._attendants = [
+        self._helpers = [
             threading.Thread(target=self._watch, name="work-watcher", daemon=True),
-            threading.Thread(target=self._beat, name="work-heart", daemon=True),
+            threading.Thread(target=self._beat, name="work-heartbeat", daemon=True),
         ]
 
     def start(self) -> None:
-        """Begin to claim. A worker starts once."""
+        """Start claiming. A worker starts once."""
         self._wakeup = wakeup_for(self._queue.database)
-        for thread in (*self._attendants, *self._runners):
+        for thread in (*self._helpers, *self._runners):
             thread.start()
 
     def drain(self, timeout: float | None = None) -> bool:
-        """Stop claiming, let the steps under way finish and give their leases back.
+        """Stop claiming, let running steps finish and release their leases.
 
         Args:
             timeout: seconds to wait; None waits for the last step.
 
         Returns:
-            Whether everything ended. Steps that did not are taken over when their lease ends, as after a crash.
+            Whether everything ended. Other workers take over the remaining steps when their leases expire, as after a crash.
         """
         self._draining.set()
         self._idle.close()
@@ -168,10 +168,10 @@ class Worker:
         self._wakeup.wake()
         end = math.inf if timeout is None else time.monotonic() + timeout
         _join(self._runners, end)
-        # The heart beats until the last step is through.
+        # Keep the heartbeat until the last step ends.
         self._ended.set()
-        _join(self._attendants, end)
-        return not any(thread.is_alive() for thread in (*self._runners, *self._attendants))
+        _join(self._helpers, end)
+        return not any(thread.is_alive() for thread in (*self._runners, *self._helpers))
 
     def __enter__(self) -> Worker:
         self.start()
@@ -184,15 +184,15 @@ class Worker:
 
     @property
     def overdue(self) -> int:
-        """How many threads are held by a step beyond its timeout."""
+        """Number of threads whose step exceeds its timeout."""
         now = self._clock()
         with self._running_lock:
             return sum(running.item.deadline < now for running in self._running.values())
 
     def run_once(self) -> bool:
-        """Claim one row and carry it in the caller's thread, without `start()`; False when none is ready.
+        """Claim one row and run its steps in the caller's thread, without `start()`; False if none is ready.
 
-        For tests, and for programs that have a loop of their own. Leases are not renewed here.
+        For tests, and for programs with their own loop. Leases are not renewed here.
         """
         claim = self._leases.claim()
         if claim is None:
@@ -209,11 +209,11 @@ class Worker:
                 self._draining.wait(_DATABASE_PAUSE * (0.5 + self._chance()))
                 continue
             if claim is None:
-                self._idle.park(self._see_again)
+                self._idle.wait(self._request_missed_poll)
                 continue
-            self._idle.ring()
+            self._idle.notify()
             due = self._runner.run(claim)
-            if due is not None and due < self._next_look and self._wakeup is not None:
+            if due is not None and due < self._next_poll and self._wakeup is not None:
                 self._wakeup.wake()
 
     def _watch(self) -> None:
@@ -224,48 +224,48 @@ class Worker:
                 try:
                     woken = wakeup.wait(seconds)
                     if not self._draining.is_set():
-                        seconds = self._after_news(seconds) if woken else self._until_next()
+                        seconds = self._after_notification(seconds) if woken else self._poll()
                 except (sa.exc.SQLAlchemyError, psycopg.Error) as error:
                     self._observer.interrupted(error)
                     self._draining.wait(_DATABASE_PAUSE)
                     seconds = 0.0
 
-    def _after_news(self, seconds: float) -> float:
-        """Ring for what has come, and look for later times a moment after: once for many that come together."""
-        apart = self._looked + _LOOKS_APART - time.monotonic()
-        if not self._idle.parked or apart <= 0:
-            return self._until_next()
-        self._idle.ring()
-        return min(seconds, apart)
+    def _after_notification(self, seconds: float) -> float:
+        """Wake a runner now, and poll for later times a moment after: once for many notifications together."""
+        pause = self._polled + _POLL_INTERVAL - time.monotonic()
+        if not self._idle.waiting or pause <= 0:
+            return self._poll()
+        self._idle.notify()
+        return min(seconds, pause)
 
-    def _see_again(self) -> None:
-        """Have the watcher look, if it did not while all threads were busy."""
-        if self._blind and self._wakeup is not None:
-            self._blind = False
+    def _request_missed_poll(self) -> None:
+        """Have the watcher poll, if it skipped a poll while all threads were busy."""
+        if self._missed_poll and self._wakeup is not None:
+            self._missed_poll = False
             self._wakeup.wake()
 
-    def _until_next(self) -> float:
-        """Ring when something is ready; return the seconds until it is worth looking again."""
-        # Looking twice a lease shows every lease before it ends, so that a dead worker's rows are taken over in time.
+    def _poll(self) -> float:
+        """Wake a runner if something is ready; return the seconds until the next poll."""
+        # Polling twice a lease notices every lease before it ends, so that a dead worker's rows are taken over in time.
         seconds = self._lease / 2
-        # Said before it is asked: a thread that parks in between sees it.
-        self._blind = True
-        if not self._idle.parked:
-            # Busy threads look by themselves for more. Looking here as well, at every commit, took a quarter of a
-            # loaded worker's processor time.
+        # Set before the check: a thread that becomes idle in between sees it.
+        self._missed_poll = True
+        if not self._idle.waiting:
+            # Busy threads claim by themselves. Polling here as well, at every commit, took a quarter of a loaded worker's
+            # processor time.
             return seconds
-        self._blind = False
-        self._looked = time.monotonic()
-        # A runner that gives a row back while this looks must wake it.
-        self._next_look = math.inf
+        self._missed_poll = False
+        self._polled = time.monotonic()
+        # A runner that releases a row during this poll must wake the watcher.
+        self._next_poll = math.inf
         ready, later = self._leases.next_ready()
         now = self._clock()
         if later is not None:
             seconds = max(0.0, min(seconds, later - now))
         if ready:
-            # When all threads are busy the ring is kept, and each looks for more by itself when it is through.
-            self._idle.ring()
-        self._next_look = now + seconds
+            # If all threads are busy, the notification is kept, and each claims by itself after its present row.
+            self._idle.notify()
+        self._next_poll = now + seconds
         return seconds
 
     @contextlib.contextmanager
@@ -297,7 +297,7 @@ class Worker:
     def _end_dead(self) -> None:
         try:
             if self._leases.end_dead(is_dead):
-                self._idle.ring()
+                self._idle.notify()
         except sa.exc.SQLAlchemyError as error:
             self._observer.interrupted(error)
 
@@ -305,7 +305,7 @@ class Worker:
         try:
             running.lease_end = self._leases.renew(running.item)
         except LeaseLostError:
-            # The step has settled in this moment, or learns when it does; renewing is over either way.
+            # The step has just settled, or will notice when it does; there is nothing to renew either way.
             running.lease_end = math.inf
         except sa.exc.SQLAlchemyError as error:
             self._observer.interrupted(error)

@@ -62,10 +62,10 @@ def test_show_lists_tenants_and_users(file: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [
-        (["user", "add", "bob", "--tenant", "nowhere"], Status.FAILED, "there is no tenant 'nowhere'"),
-        (["user", "add", "alice", "--tenant", "acme"], Status.FAILED, "there is a user 'alice' already"),
+        (["user", "add", "bob", "--tenant", "nowhere"], Status.FAILED, "no tenant 'nowhere'"),
+        (["user", "add", "alice", "--tenant", "acme"], Status.FAILED, "user 'alice' exists already"),
         (["token", "issue", "alice", "--tenant", "acme", "--lifetime", "soon"], Status.USAGE, "is not a lifetime"),
-        (["token", "revoke", "none"], Status.FAILED, "there is no token 'none'"),
+        (["token", "revoke", "none"], Status.FAILED, "no token 'none'"),
     ],
 )
 def test_refused_changes(file: Path, arguments: list[str], status: Status, words: str) -> None:

@@ -62,7 +62,7 @@ def test_one_process_serves_call_after_call_with_no_environment_and_less_priorit
 @pytest.mark.parametrize("function", ["greedy", "exits"])
 def test_one_that_breaks_off_is_told_and_followed_by_another(child: Child, function: str) -> None:
     before = child.call(f"{HERE}:process")[0]
-    with pytest.raises(ChildError, match="broke off, or takes more than 512 MiB"):
+    with pytest.raises(ChildError, match="exited, or takes more than 512 MiB"):
         child.call(f"{HERE}:{function}")
     assert child.call(f"{HERE}:process")[0] != before
 

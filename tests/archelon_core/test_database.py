@@ -151,7 +151,7 @@ def test_a_connection_is_asked_after_idle_time_only_and_replaced_when_it_is_dead
 def test_a_paused_transaction_does_not_lock_its_rows_for_ever(postgres_url: str) -> None:
     """As of a worker that was stopped, or whose machine went away, with a claimed row of the queue in its hands."""
     # Longer than what this process itself may need between two statements.
-    paused, other = Database(postgres_url, patience=1.0), Database(postgres_url)
+    paused, other = Database(postgres_url, idle_timeout=1.0), Database(postgres_url)
     counters.metadata.create_all(other.engine)
     with other.write() as connection:
         connection.execute(counters.insert().values(name="hits", value=0))

@@ -16,14 +16,14 @@ def test_outcomes_name_what_failed_and_no_more() -> None:
         raise OSError("postgresql://user:hunter2@host")
 
     checks = [health.Check("a", lambda: None, timeout=60), health.Check("b", fails, timeout=60)]
-    status, body = health.Readiness(checks).answer()
+    status, body = health.Readiness(checks).response()
     assert status == 503
     assert body == b'{"ready": false, "checks": {"a": "ok", "b": "failed (OSError)"}}'
 
 
 def test_what_a_check_says_is_shown_and_makes_nothing_unready() -> None:
     checks = [health.Check("a", lambda: "by half", timeout=60), health.Check("b", lambda: 3, timeout=60)]
-    assert health.Readiness(checks).answer() == (200, b'{"ready": true, "checks": {"a": "by half", "b": "ok"}}')
+    assert health.Readiness(checks).response() == (200, b'{"ready": true, "checks": {"a": "by half", "b": "ok"}}')
 
 
 def test_a_hanging_check_is_not_started_again() -> None:

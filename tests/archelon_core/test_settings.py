@@ -84,8 +84,8 @@ def test_everything_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     path.write_text("databse_url: x\nlog_level: LOUD\n")
     assert problems({"ARCHELON_CONFIG": str(path), "ARCHELON_PORT": "eighty", "ARCHELON_PROT": SECRET}) == [
-        f"databse_url (from file {path}): there is no such setting; did you mean database_url?",
-        "ARCHELON_PROT (from environment variable ARCHELON_PROT): there is no such setting; did you mean ARCHELON_PORT?",
+        f"databse_url (from file {path}): no such setting; did you mean database_url?",
+        "ARCHELON_PROT (from environment variable ARCHELON_PROT): no such setting; did you mean ARCHELON_PORT?",
         f"log_level = 'LOUD' (from file {path}): input should be 'DEBUG', 'INFO', 'WARNING', 'ERROR' or 'CRITICAL'; "
         "it is least level of log lines to show",
         "port = 'eighty' (from environment variable ARCHELON_PORT): input should be a valid integer, unable to parse "

@@ -30,7 +30,7 @@ def _write_without_pause(url: str, ready: Event, stop: Event) -> None:
 
 
 def _hold(path: str, ready: Event) -> None:
-    with ProcessLock(path, patience=1).taken() as has:
+    with ProcessLock(path, timeout=1).taken() as has:
         assert has
         ready.set()
         time.sleep(60)
@@ -70,7 +70,7 @@ def test_what_a_killed_process_held_is_free(tmp_path: Path) -> None:
     assert other.pid is not None
     os.kill(other.pid, signal.SIGKILL)
     other.join(60)
-    turns = ProcessLock(path, patience=1)
+    turns = ProcessLock(path, timeout=1)
     with turns.taken() as has:
         assert has
     turns.close()
@@ -78,7 +78,7 @@ def test_what_a_killed_process_held_is_free(tmp_path: Path) -> None:
 
 def test_who_has_no_turn_in_time_goes_ahead(tmp_path: Path) -> None:
     path = str(tmp_path / "state.db")
-    first, second = ProcessLock(path, patience=1), ProcessLock(path, patience=0.05)
+    first, second = ProcessLock(path, timeout=1), ProcessLock(path, patience=0.05)
     with first.taken() as has, second.taken() as too:
         assert has
         assert not too
@@ -89,7 +89,7 @@ def test_who_has_no_turn_in_time_goes_ahead(tmp_path: Path) -> None:
 
 
 def test_where_no_files_can_be_made_one_goes_ahead(tmp_path: Path) -> None:
-    turns = ProcessLock(str(tmp_path / "missing" / "state.db"), patience=1)
+    turns = ProcessLock(str(tmp_path / "missing" / "state.db"), timeout=1)
     with turns.taken() as has:
         assert not has
 
@@ -97,7 +97,7 @@ def test_where_no_files_can_be_made_one_goes_ahead(tmp_path: Path) -> None:
 @pytest.mark.parametrize("error", [LookupError, None])
 def test_a_turn_is_given_back_however_it_ends(tmp_path: Path, error: type[Exception] | None) -> None:
     path = str(tmp_path / "state.db")
-    first, second = ProcessLock(path, patience=1), ProcessLock(path, patience=0)
+    first, second = ProcessLock(path, timeout=1), ProcessLock(path, patience=0)
     try:
         with first.taken():
             if error is not None:

@@ -71,7 +71,7 @@ def test_403_right_after_it_was_away_is_no_answer(
     with pytest.raises(KeystoneDownError):
         away(keystone)
     server.status, now[0] = 403, 104.0
-    with pytest.raises(KeystoneDownError, match="has just come back"):
+    with pytest.raises(KeystoneDownError, match="just after it was unavailable"):
         call(keystone)
     server.status = 200
     assert call(keystone)

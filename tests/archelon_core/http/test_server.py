@@ -437,8 +437,8 @@ def test_a_worker_drains_on_sigterm(tmp_path: Path) -> None:
         assert running.process.wait(60) == 0
         assert [line["message"] for line in running.lines if line["logger"] == "archelon_core.http.server"] == [
             "worker started",
-            "worker drains",
-            "worker ended",
+            "worker draining",
+            "worker stopped",
         ]
 
 
