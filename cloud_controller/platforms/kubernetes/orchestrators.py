@@ -153,7 +153,7 @@ class Orchestrator:
         if order.image:
             return None
         if order.archive is None:
-            raise DeployError("there is neither a bundle nor an image to run; give one")
+            raise DeployError("the order has neither a bundle nor an image; name one")
         if not self.image:
             raise DeployError(
                 "this region has no image that runs bundles: set `image` in its settings, or name one in the manifest"
