@@ -22,15 +22,13 @@ from typing import Any, Final
 import yaml
 from heatclient.v1.client import Client
 
-import bundles
-from archelon.all_in_one import AllInOne
 from archelon.demo.stage import Stage
-from archelon.service import offer
 from archelon.state_directory import StateDirectory
 from tests.openstack import OpenStack, TestBed, given_cloud, of_bed
 
 from .goals import Goals
 from .hello_orders import Order, Tenant
+from .installations import all_in_one
 
 ORDERS: Final = 10
 #: Seconds between two polls of a stack of the floor.
@@ -171,32 +169,21 @@ def _openstack() -> Iterator[OpenStack]:
 @contextlib.contextmanager
 def _stage(openstack: OpenStack) -> Iterator[Stage]:
     auth = openstack.tenant.auth
-    with tempfile.TemporaryDirectory(prefix="archelon-bench-") as name:
-        directory = Path(name)
-        state = StateDirectory(directory / "state")
-        with state.locked():
-            state.make(host="127.0.0.1", first_port=_FIRST_PORT)
-            (directory / "password").write_text(auth["password"])
-            account = {"username": auth["username"], "project_name": auth["project_name"]}
-            account["password_file"] = str(directory / "password")
-            settings = {"auth_url": openstack.auth_url, "region_name": openstack.region, "account": account}
-            (state.path / "regions.yaml").write_text(
-                yaml.safe_dump({_REGION: {"platform": "heat", "settings": settings}})
-            )
-            bundle = directory / "bundle"
-            bundle.mkdir()
-            (bundle / "manifest.yaml").write_text(_MANIFEST)
-            (bundle / "heat.yaml").write_text(_TEMPLATE)
-            system = AllInOne(state, print)
-            stage = Stage(state, system, show=print)
-            try:
-                system.up()
-                with stage.connection("provider").open() as manager:
-                    offer(manager, bundles.Bundle.load(bundle).pack())
-                yield stage
-            finally:
-                stage.close()
-                system.down()
+    with tempfile.TemporaryDirectory(prefix="archelon-bench-") as directory:
+        bundle, password = Path(directory) / "bundle", Path(directory) / "password"
+        bundle.mkdir()
+        (bundle / "manifest.yaml").write_text(_MANIFEST)
+        (bundle / "heat.yaml").write_text(_TEMPLATE)
+        password.write_text(auth["password"])
+        account = {"username": auth["username"], "project_name": auth["project_name"], "password_file": str(password)}
+        settings = {"auth_url": openstack.auth_url, "region_name": openstack.region, "account": account}
+        regions = yaml.safe_dump({_REGION: {"platform": "heat", "settings": settings}})
+
+        def add_region(state: StateDirectory) -> None:
+            (state.path / "regions.yaml").write_text(regions)
+
+        with all_in_one(bundle, first_port=_FIRST_PORT, prepare=add_region) as (_, stage):
+            yield stage
 
 
 if __name__ == "__main__":

@@ -27,15 +27,12 @@ from typing import Any, Final
 import psutil
 import urllib3
 
-import bundles
-from archelon.all_in_one import AllInOne
 from archelon.demo.remains import left
 from archelon.demo.stage import Node, Stage
-from archelon.service import offer
-from archelon.state_directory import StateDirectory
 from occi_service import client
 
 from .goals import Goals, p95
+from .installations import all_in_one
 from .serving import free_port
 
 ORDERS: Final = 10
@@ -184,7 +181,7 @@ def main() -> Goals:
     """Run the benchmark and check its goals."""
     goals = Goals()
     print(f"  orders of hello on {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before")
-    with _stage() as stage:
+    with all_in_one(_BUNDLE, first_port=_FIRST_PORT) as (_, stage):
         tenant = Tenant(stage)
         try:
             programs = _alone(stage, tenant, goals)
@@ -269,24 +266,6 @@ def _memory(pid: int) -> tuple[int, int, int]:
     found = [root, *root.children(recursive=True)]
     infos = [each.memory_full_info() for each in found]
     return sum(each.rss for each in infos), sum(each.pss for each in infos), len(found)
-
-
-@contextlib.contextmanager
-def _stage() -> Iterator[Stage]:
-    with tempfile.TemporaryDirectory(prefix="archelon-bench-") as directory:
-        state = StateDirectory(Path(directory))
-        with state.locked():
-            state.make(host="127.0.0.1", first_port=_FIRST_PORT)
-            system = AllInOne(state, print)
-            stage = Stage(state, system, show=print)
-            try:
-                system.up()
-                with stage.connection("provider").open() as manager:
-                    offer(manager, bundles.Bundle.load(_BUNDLE).pack())
-                yield stage
-            finally:
-                stage.close()
-                system.down()
 
 
 def _answers(http: urllib3.PoolManager, url: str) -> bool:

@@ -14,64 +14,28 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-import prometheus_client
-from occi.backend import KindBackend
-from occi.core_model import Kind, Resource
-
-from archelon_core import auth, logs, redaction
+from archelon_core import auth
 from archelon_core.auth.keystone import KeystoneTokens, RoleMap
 from archelon_core.auth.keystone_api import Keystone
 from archelon_core.database import Database
-from archelon_core.encryption import Cipher, generate_key
 from occi_service import client
-from occi_service.attributes import Attribute
 from occi_service.registry import schema
-from occi_service.registry.sql import SqlRegistry
-from occi_service.server import service
 from tests.openstack import Cloud, TestBed, can_be_brought_up
 
 from . import load
 from .goals import Goals
+from .persisted_reads import DATABASE, ENGINE, REALM, whole_service
 from .serving import served
 
-_ENGINE: Final = Kind(
-    "http://example.org/bench#",
-    "engine",
-    [Resource.kind],
-    attributes={"org.example.colour": Attribute("mutable")},
-    location="/engine/",
-)
-_DATABASE: Final = "ARCHELON_BENCH_DATABASE"
-_REALM: Final = "ARCHELON_BENCH_REALM"
 _KEYSTONE: Final = "ARCHELON_BENCH_KEYSTONE"
 #: Many short rounds: other load on the machine affects both of a round, or disappears in the median.
 _ROUNDS: Final = int(os.environ.get("ARCHELON_BENCH_ROUNDS", "101"))
 _SECONDS: Final = 0.08
-_RATES: Final = service.Rates(per_address=1e6, address_burst=1_000_000, per_tenant=1e6, tenant_burst=1_000_000)
-
-
-def of_the_realm() -> Callable[..., Iterable[bytes]]:
-    """Return the service with callers of the local realm (for gunicorn)."""
-    return _service(auth.Realm(auth.RealmFile(Path(os.environ[_REALM]), time.time), time.time))
 
 
 def of_keystone() -> Callable[..., Iterable[bytes]]:
     """Return the service with callers of Keystone (for gunicorn)."""
-    return _service(KeystoneTokens(Keystone(os.environ[_KEYSTONE]), roles=RoleMap(), clock=time.time))
-
-
-def _service(verifier: auth.TokenVerifier) -> Callable[..., Iterable[bytes]]:
-    logs.configure(redaction.Redactor(), stream=Path(os.devnull).open("w"))  # noqa: SIM115
-    registry = SqlRegistry(Database(os.environ[_DATABASE]), Cipher([generate_key()]))
-    registry.set_backend(_ENGINE, KindBackend(), None)
-    whole: Callable[..., Iterable[bytes]] = service.assemble(
-        service.KnownCaller(registry),
-        verifier,
-        registry=prometheus_client.CollectorRegistry(),
-        rates=_RATES,
-        access_lines=False,
-    )
-    return whole
+    return whole_service(KeystoneTokens(Keystone(os.environ[_KEYSTONE]), roles=RoleMap(), clock=time.time))
 
 
 @contextmanager
@@ -105,8 +69,8 @@ def main() -> Goals:
         schema.upgrade(database)
         database.close()
         environment = {
-            _DATABASE: url,
-            _REALM: str(realm.path),
+            DATABASE: url,
+            REALM: str(realm.path),
             _KEYSTONE: tenant.auth_url,
             "PYTHONPATH": str(Path(__file__).parents[1]),
         }
@@ -115,11 +79,13 @@ def main() -> Goals:
             "keystone": tenant.token(),
         }
         ports = {
-            name: stack.enter_context(served(f"benchmarks.keystone_identity:of_{of}()", environment=environment))
-            for name, of in (("realm", "the_realm"), ("keystone", "keystone"))
+            "realm": stack.enter_context(served("benchmarks.persisted_reads:application()", environment=environment)),
+            "keystone": stack.enter_context(
+                served("benchmarks.keystone_identity:of_keystone()", environment=environment)
+            ),
         }
         with client.Client(f"http://127.0.0.1:{ports['realm']}", token=tokens["realm"]) as occi:
-            path = occi.create(_ENGINE.scheme + _ENGINE.term, {"org.example.colour": "red"})
+            path = occi.create(ENGINE.scheme + ENGINE.term, {"org.example.colour": "red"})
         # One request serves both: a service never receives a token that it does not know.
         rates = _rates(ports, tokens, path)
     ratios = sorted(there / here for there, here in rates)

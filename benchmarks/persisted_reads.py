@@ -51,7 +51,7 @@ from .serving import served
 
 _SCHEME: Final = "http://example.org/bench#"
 _TENANT: Final = "c0ffee00"
-_ENGINE: Final = Kind(
+ENGINE: Final = Kind(
     _SCHEME,
     "engine",
     [Resource.kind],
@@ -82,13 +82,17 @@ class _Reader:
 
 
 def application() -> Callable[..., Iterable[bytes]]:
-    """Return the whole service on the benchmark's database (for gunicorn)."""
+    """Return the whole service on the benchmark's database, with callers of the local realm (for gunicorn)."""
+    return whole_service(auth.Realm(auth.RealmFile(Path(os.environ[REALM]), time.time), time.time))
+
+
+def whole_service(verifier: auth.TokenVerifier) -> Callable[..., Iterable[bytes]]:
+    """Return the whole service on the benchmark's database."""
     # Log lines are formatted as in production, and discarded.
     logs.configure(redaction.Redactor(), stream=Path(os.devnull).open("w"))  # noqa: SIM115
-    realm = auth.Realm(auth.RealmFile(Path(os.environ[REALM]), time.time), time.time)
     whole: Callable[..., Iterable[bytes]] = service.assemble(
         service.KnownCaller(_registry(Database(os.environ[DATABASE]))),
-        realm,
+        verifier,
         registry=prometheus_client.CollectorRegistry(),
         rates=_RATES,
         access_lines=bool(os.environ.get(_ACCESS_LINES)),
@@ -98,7 +102,7 @@ def application() -> Callable[..., Iterable[bytes]]:
 
 def _registry(database: Database) -> SqlRegistry:
     registry = SqlRegistry(database, Cipher([generate_key()]))
-    registry.set_backend(_ENGINE, KindBackend(), None)
+    registry.set_backend(ENGINE, KindBackend(), None)
     return registry
 
 
@@ -258,8 +262,8 @@ def _by_size(small: tuple[str, str], large: tuple[str, str], goals: Goals) -> No
     extras = {"identity": _Reader(_TENANT)}
     red = (("org.example.colour", "red"),)
     selections = {
-        "first page, filtered": Selection("/engine/", _ENGINE, attributes=red, limit=_PAGE),
-        "first page, all": Selection("/engine/", _ENGINE, limit=_PAGE),
+        "first page, filtered": Selection("/engine/", ENGINE, attributes=red, limit=_PAGE),
+        "first page, all": Selection("/engine/", ENGINE, limit=_PAGE),
         "first page, by path": Selection("/engine/", attributes=red, limit=_PAGE),
     }
     bases = [Database(url) for url, _ in (small, large)]

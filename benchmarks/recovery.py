@@ -14,7 +14,6 @@ import dataclasses
 import os
 import signal
 import statistics
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,15 +24,13 @@ import psutil
 import sqlalchemy as sa
 import urllib3
 
-import bundles
 from archelon.all_in_one import PROCESSES, AllInOne
 from archelon.demo.stage import Stage
-from archelon.service import offer
-from archelon.state_directory import StateDirectory
 from occi_service import client
 
 from .databases import databases
 from .goals import Goals
+from .installations import all_in_one
 
 Seen = TypeVar("Seen")
 
@@ -179,9 +176,16 @@ def main(kills: int = KILLS) -> Goals:
     with databases() as made:
         for sort in made.sorts:
             urls = {service: made.fresh(sort) for service in ("service-manager", "cloud-controller")}
-            with _installation(urls) as (installation, stage):
-                for clients in (0, CLIENTS):
-                    _measure(installation, stage, sort, clients, kills, goals)
+            with all_in_one(_BUNDLE, first_port=_FIRST_PORT, databases=urls, show=lambda _line: None) as (
+                system,
+                stage,
+            ):
+                installation = Installation(system, stage)
+                try:
+                    for clients in (0, CLIENTS):
+                        _measure(installation, stage, sort, clients, kills, goals)
+                finally:
+                    installation.close()
     return goals
 
 
@@ -201,24 +205,6 @@ def _measure(installation: Installation, stage: Stage, sort: str, clients: int, 
         print(f"  {what:<55} {statistics.median(each):6.2f} s median {max(each):6.2f} s worst")
         if not clients:
             goals.at_most(f"{what}, seconds from a kill to ready", statistics.median(each), GOAL)
-
-
-@contextlib.contextmanager
-def _installation(urls: dict[str, str]) -> Iterator[tuple[Installation, Stage]]:
-    with tempfile.TemporaryDirectory(prefix="archelon-bench-") as directory:
-        state = StateDirectory(Path(directory), databases=urls)
-        with state.locked(), contextlib.ExitStack() as stack:
-            state.make(host="127.0.0.1", first_port=_FIRST_PORT)
-            system = AllInOne(state, lambda _line: None)
-            stage = Stage(state, system, show=print)
-            stack.callback(system.down)
-            stack.callback(stage.close)
-            system.up()
-            with stage.connection("provider").open() as manager:
-                offer(manager, bundles.Bundle.load(_BUNDLE).pack())
-            installation = Installation(system, stage)
-            stack.callback(installation.close)
-            yield installation, stage
 
 
 def _until(poll: Callable[[], Seen | None], what: str, *, pause: float = 0.01) -> Seen:
