@@ -68,11 +68,7 @@ class Dependencies:
 
     @classmethod
     def of(cls, settings: CloudControllerSettings) -> Dependencies:
-        """Open everything that the settings configure.
-
-        Raises:
-            OSError, ValueError: a key cannot be read. DeployError: a platform cannot be opened.
-        """
+        """Open everything that the settings configure. Raises OSError or ValueError for a key, DeployError for a platform."""
         directory = settings.state_directory
         keys = encryption.keys_from_file(settings.encryption_keys or directory / "encryption.keys")
         signing = auth.SigningKey.from_pem(settings.signing_key.read_bytes(), issuer=settings.issuer)
@@ -169,12 +165,7 @@ def open_platforms(
 ) -> dict[str, Platform]:
     """Open each region's platform, with a directory of its own.
 
-    Args:
-        tokens: returns a region's tokens, for platforms that are called on behalf of a tenant.
-        stacks: returns a region's stack index.
-
-    Raises:
-        DeployError: the platform is unknown, lacks a library, or rejects its settings.
+    Raises DeployError if the platform is unknown, lacks a library, or rejects its settings.
     """
     known = entry_points.offered(entry_points.PLATFORMS)
     opened: dict[str, Platform] = {}

@@ -22,11 +22,7 @@ Identities = tuple[auth.TokenVerifier | None, Delegations | None, ServiceCatalog
 def identity_of(settings: CloudControllerSettings, issuer: auth.TokenIssuer) -> Identities:
     """Return the token verifier, the delegations and the external catalogue; None for each that is not configured.
 
-    Args:
-        issuer: signs the local realm's tokens for platforms.
-
-    Raises:
-        ValueError: Keystone's URL is invalid.
+    `issuer` signs the local realm's tokens for platforms. Raises ValueError if Keystone's URL is invalid.
     """
     realm = auth.RealmFile(settings.realm, time.time) if settings.realm else None
     verifiers: list[auth.TokenVerifier] = [auth.Realm(realm, time.time)] if realm is not None else []

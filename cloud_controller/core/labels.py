@@ -7,12 +7,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Labels:
-    """The owner of an object.
+    """The owner of an object: the service instance, its tenant, and the type of the service.
 
-    Args:
-        instance: id of the service instance. tenant: owns the instance. service: type of the service.
-        generation: of the order that created the object.
-        installation: of the cloud controller that created it; empty if unused.
+    The generation is that of the order that created it; the installation, that of the cloud controller, is empty if unused.
     """
 
     instance: str

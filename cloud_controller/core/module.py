@@ -46,13 +46,9 @@ class Module(Protocol):
 
 
 class ModuleApplication(KnownCaller):
-    """The WSGI application of a module.
+    """The WSGI application of a module. The registry is shared by all modules of one cloud controller.
 
-    Args:
-        registry: holds the entities; shared by all modules of one cloud controller.
-        module: provides kinds and routes.
-        owner: returns the tenant that owns a path, for operators.
-        base_url: scheme and host that clients use, or None.
+    `owner` returns the tenant that owns a path, for operators. `base_url` is the scheme and host that clients use, or None.
     """
 
     def __init__(

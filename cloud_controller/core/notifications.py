@@ -39,11 +39,9 @@ _PART: Final = 0.125
 
 @dataclass(frozen=True)
 class Notification:
-    """One notification to deliver.
+    """One notification to deliver, posted at `time`, in seconds since the epoch.
 
-    Attributes:
-        url: of the application: empty while it has none, None if the application is gone.
-        time: when it was posted, in seconds since the epoch.
+    `url` is the application's: empty while it has none, None if the application is gone.
     """
 
     event: str
@@ -86,12 +84,7 @@ class Sender:
 
 
 class Notifications:
-    """Records changes for delivery.
-
-    Args:
-        queue: gets the work items; its clock dates the events.
-        new_id: returns an event's id; an orchestrator processes each once.
-    """
+    """Records changes for delivery; the queue's clock dates them. An orchestrator processes each id of an event once."""
 
     def __init__(self, queue: WorkQueue, *, new_id: Callable[[], uuid.UUID] = uuid.uuid4) -> None:
         self._queue = queue
@@ -125,13 +118,9 @@ class Notifications:
 
 
 class Delivery(Handler[Notification, str]):
-    """The handler of `TOPIC`.
+    """The handler of `TOPIC`. `clock` returns seconds since the epoch.
 
-    Args:
-        objects: hold the applications' addresses.
-        send: delivers.
-        clock: seconds since the epoch.
-        poll_interval: seconds between two checks while the application has no address.
+    While an application has no address, its notifications wait; `poll_interval` is in seconds.
     """
 
     def __init__(

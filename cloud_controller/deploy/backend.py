@@ -30,22 +30,13 @@ class _ApplicationActions(ActionBackend):
         self._applications = applications
         self._apps = apps
 
-    def action(
-        self, entity: Entity, action: Action, attributes: dict[str, Any], extras: Any
-    ) -> Mapping[str, Any] | None:
+    def action(self, entity: Entity, action: Action, attributes: dict[str, Any], extras: Any) -> Mapping[str, Any]:
         backend = self._apps if entity.kind == deploy.APP else self._applications
         return backend.action(entity, action, attributes, extras)
 
 
 class DeployModule(Module):
-    """Bundles, applications and stacks.
-
-    Args:
-        objects: rows and work items.
-        regions: where stacks and applications run.
-        database: holds the bundles' archives.
-        limits: of the archives.
-    """
+    """Bundles, applications and stacks. The database holds the bundles' archives, `limits` are theirs."""
 
     name = "deploy"
 

@@ -49,11 +49,9 @@ class Bundles:
         return connection.scalar(sa.select(bundles.c.digest).where(bundles.c.digest == digest)) is not None
 
     def hold(self, connection: sa.Connection, digest: str, *, owner: str | None = None, alone: bool = False) -> bool:
-        """Return whether a bundle is stored, and lock it until the end of the transaction.
+        """Return whether a bundle is stored, and lock it until the end of the transaction, exclusively if `alone`.
 
-        Args:
-            owner: its required owner; None accepts any.
-            alone: lock it exclusively.
+        `owner` is its required owner; None accepts any.
         """
         found = sa.select(bundles.c.digest).where(bundles.c.digest == digest).with_for_update(read=not alone)
         if connection.scalar(found) is None:

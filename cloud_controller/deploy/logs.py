@@ -31,16 +31,10 @@ class _Reading(pydantic.BaseModel, extra="forbid"):
 
 
 class LogRoute:
-    """Serves logs.
+    """Serves logs of the applications of the kind at `location`.
 
-    Args:
-        registry: holds the applications' entities.
-        applications: reads the logs.
-        location: of the application's kind.
-        follow_timeout: seconds that a following reader waits for output.
-        interval: seconds between polls.
-        followers: readers of this process that may wait at once.
-        clock, sleep: time.
+    A following reader waits for output for `follow_timeout` seconds and polls every `interval` seconds; at most `followers` of
+    this process may wait at once.
     """
 
     def __init__(

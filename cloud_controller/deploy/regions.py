@@ -14,13 +14,9 @@ from ..platforms.interface import Applications, Platform, Stacks
 
 
 class Regions:
-    """The platforms of the configured regions.
+    """The platforms of the configured regions; applications run in the first.
 
-    Args:
-        platforms: by region; applications run in the first.
-
-    Raises:
-        ValueError: no region is configured, or the first cannot run applications.
+    Raises ValueError if there is no region, or the first cannot run applications.
     """
 
     def __init__(self, platforms: Mapping[str, Platform]) -> None:

@@ -31,14 +31,9 @@ _UNFINISHED: Final = 3600.0
 
 
 class BundleRetention:
-    """Runs one retention pass.
+    """Runs one retention pass, every `every` seconds.
 
-    Args:
-        registry: has the kinds of this module.
-        unpacked: this machine's directories.
-        grace: seconds that an unused bundle is kept.
-        every: seconds between two passes.
-        clock: seconds since the epoch.
+    A bundle is deleted after `grace` seconds without use. `clock` returns seconds since the epoch.
     """
 
     def __init__(

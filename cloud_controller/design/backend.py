@@ -35,18 +35,14 @@ _AUTHORSHIP: Final = (design.ORIGIN, design.PUBLISHER)
 class ValidationBackend(KindBackend, ReadOnlyActions):
     """Validates documents, by an action on a tenant's only entity, `/validation/default`; stores nothing.
 
-    An orchestrator sees its own instance's entities only, so its entity has the instance's id.
-
-    Args:
-        platforms: by region; they define the known template formats.
+    An orchestrator sees its own instance's entities only, so its entity has the instance's id. The platforms, by region,
+    define the known template formats.
     """
 
     def __init__(self, platforms: Mapping[str, Any]) -> None:
         self._platforms = platforms
 
-    def action(
-        self, entity: Entity, action: Action, attributes: dict[str, Any], extras: Any
-    ) -> Mapping[str, Any] | None:
+    def action(self, entity: Entity, action: Action, attributes: dict[str, Any], extras: Any) -> Mapping[str, Any]:
         self._check(extras)
         problems = validate(
             str(attributes["org.archelon.document.format"]),
@@ -81,13 +77,7 @@ class ValidationBackend(KindBackend, ReadOnlyActions):
 
 
 class DesignModule(Module):
-    """Catalogue, delegations, validation.
-
-    Args:
-        issuer: signs exchanged tokens.
-        platforms: by region.
-        delegations: the identity service. database: holds its rows.
-    """
+    """Catalogue, delegations, validation. The issuer signs exchanged tokens; the database holds the delegations' rows."""
 
     name = "design"
     shared: tuple[str, ...] = (design.SERVICE.location,)
@@ -118,10 +108,7 @@ def register_modules(
 ) -> None:
     """Enter this cloud controller's own modules in the catalogue, under the schemes of their kinds.
 
-    Args:
-        registry: has the kinds of design.
-        names: of the modules. url: scheme and host of their mounts. region: that they serve.
-        delegates: whether the region's platform is called on behalf of tenants.
+    `url` is the scheme and host of their mounts; `delegates` tells whether the region's platform is called on behalf of tenants.
     """
     for name in names:
         entity = _own(wire_names.scheme(name), region, f"{url}/{name}/", f"Cloud controller: {name}")

@@ -37,10 +37,7 @@ _SUBJECT_TOKEN: Final = f"header {design.SUBJECT_TOKEN_HEADER}"
 class DelegationBackend(KindBackend, ActionBackend):
     """See the module.
 
-    Args:
-        issuer: signs tokens for other service managers; its service tokens are the cloud controller's.
-        delegations: the identity service.
-        rows: the delegations' rows. database: holds them, for reads outside transactions.
+    The issuer signs tokens for other service managers, as the cloud controller. Reads outside transactions use `database`.
     """
 
     def __init__(
@@ -124,9 +121,7 @@ class DelegationBackend(KindBackend, ActionBackend):
             _asked(extras, f"end {instance}", functools.partial(self._delegations.end, row.record))
         self._rows.remove(request.connection, instance)
 
-    def action(
-        self, entity: Entity, action: Action, attributes: dict[str, Any], extras: Any
-    ) -> Mapping[str, Any] | None:
+    def action(self, entity: Entity, action: Action, attributes: dict[str, Any], extras: Any) -> Mapping[str, Any]:
         """Perform `exchange` or `adopt`."""
         request = context(extras)
         root = self._rows.root(request.connection, _instance(entity))

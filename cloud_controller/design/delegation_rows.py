@@ -21,12 +21,9 @@ LOST = "lost"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class DelegationRow:
-    """One row.
+    """One row. `root` is the instance whose delegation this one uses; its own id if it has its own.
 
-    Attributes:
-        root: instance whose delegation this one uses; its own id if it has its own.
-        state: `active` or `lost`; only the root's is used.
-        reason: why it is lost, for the tenant.
+    The state is `active` or `lost`, with the reason for the tenant; only the root's state is used.
     """
 
     instance: str

@@ -26,11 +26,9 @@ class IdentityDownError(Exception):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Delegation:
-    """A delegation.
+    """The delegation for an instance, by the tenant that ordered it.
 
-    Attributes:
-        instance: that it is for. tenant: who ordered it.
-        record: of the identity service, such as the id of a trust; never a secret. Empty if the service was not called.
+    The record is the identity service's, such as the id of a trust; never a secret. Empty if the service was not called.
     """
 
     instance: str
@@ -52,18 +50,11 @@ class Delegations(Protocol):
     def make(self, token: PresentedToken | None, tenant: str) -> str:
         """Delegate from the holder of a tenant's own token to us; return the record to store.
 
-        Raises:
-            DelegationRefusedError: the token is not usable for this, or another tenant's.
-            IdentityDownError: the service is unavailable.
+        Raises DelegationRefusedError if the token is not usable for this, or another tenant's; IdentityDownError.
         """
 
     def token(self, delegation: Delegation, audience: str) -> PlatformToken:
-        """Return a new token for a platform, in the tenant's name.
-
-        Raises:
-            DelegationLostError: the delegation no longer works.
-            IdentityDownError: the service is unavailable.
-        """
+        """Return a new token for a platform, in the tenant's name. Raises DelegationLostError, IdentityDownError."""
 
     def end(self, record: str) -> None:
         """Revoke a delegation and all that derives from it; one that has ended is not an error. Raises IdentityDownError."""
@@ -89,11 +80,7 @@ class ServiceCatalogue(Protocol):
     def publish(self, entries: Sequence[CatalogueEntry]) -> int:
         """Make our entries there exactly these: create missing ones, repair differing ones, delete the rest.
 
-        Returns:
-            The number of changes.
-
-        Raises:
-            IdentityDownError: the service is unavailable, or refuses.
+        Returns the number of changes. Raises IdentityDownError, also if the service refuses.
         """
 
     def others(self) -> Sequence[CatalogueEntry]:

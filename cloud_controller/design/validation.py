@@ -19,12 +19,9 @@ _INFRASTRUCTURE: Final = "infrastructure"
 def validate(
     document_format: str, content: str, *, name: str, platforms: Mapping[str, Any]
 ) -> Sequence[bundles.Problem]:
-    """Return the problems of a document.
+    """Return the problems of a document, which is a manifest (format `manifest`) or a template.
 
-    Args:
-        document_format: `manifest`, or a template format.
-        name: its file name, for messages.
-        platforms: by region; descriptions may use their node types.
+    `name` is its file name, for messages. Descriptions may use the node types of all `platforms`.
     """
     if document_format == MANIFEST:
         return manifest_problems(content, name=name)

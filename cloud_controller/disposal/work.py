@@ -87,13 +87,9 @@ class ObservedDisposal:
 
 
 class DisposalWork(ResourceHandler[WantedDisposal, ObservedDisposal]):
-    """The handler of disposals.
+    """The handler of disposals. `clock` returns seconds since the epoch.
 
-    Args:
-        inventory: of every region's platform, by region.
-        fail_after: seconds after which a disposal that is blocked is reported as failed.
-        keep: seconds that a disposal is kept after its end.
-        clock: seconds since the epoch.
+    A disposal that is blocked is reported as failed after `fail_after` seconds; one that has ended is kept for `keep` seconds.
     """
 
     topic = TOPIC
@@ -264,10 +260,7 @@ class Sweep:
 
     A create writes its row first, so an orphan is the result of an unforeseen failure. Objects of another installation in the
     same place have no row here either, and are not touched.
-
-    Args:
-        grace: minimum age in seconds of an orphan that is removed.
-        every: seconds between sweeps.
+    An orphan is removed at an age of `grace` seconds, by a sweep every `every` seconds.
     """
 
     def __init__(

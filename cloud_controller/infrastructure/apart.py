@@ -39,13 +39,9 @@ def check_description(
 ) -> None:
     """Check that a description is valid and, if parameters are given, that it accepts them.
 
-    Args:
-        types: of the platform. If each type's `check` is a static method, a large description is checked in the child.
-        whose: tenant of the stack; None if the text came with the request.
-
-    Raises:
-        DescriptionError: it is invalid.
-        TooManyRequestsError: too many are being checked, for this tenant or in total.
+    A large one is checked in the child, if each type's `check` is a static method. `whose` is the tenant of the stack; None if
+    the text came with the request. Raises DescriptionError if it is invalid, TooManyRequestsError if too many are being checked,
+    for this tenant or in total.
     """
     small = len(text) + sum(map(len, files.values())) <= _SMALL
     import_paths = None if small else _import_paths(types)

@@ -139,11 +139,9 @@ Step = Ensure | Halt | Remove
 
 @dataclass(frozen=True)
 class Plan:
-    """The steps possible now, in any order and concurrently.
+    """The steps possible now, in any order and concurrently; keep the record once they have been carried out.
 
-    Args:
-        record: to keep, once the steps have been carried out.
-        again: seconds until the next iteration; None if only a new order can change something.
+    `again` is the number of seconds until the next iteration; None if only a new order can change something.
     """
 
     steps: tuple[Step, ...]
@@ -152,11 +150,9 @@ class Plan:
 
 
 def plan(wanted: WantedNodes, record: Record | None, observed: Mapping[str, ObservedNode], now: float) -> Plan:
-    """Compare and return the next steps; see the module's docstring.
+    """Compare and return the next steps; see the module's docstring. `now` is in seconds since the epoch.
 
-    Args:
-        observed: every instance found, by key, with `healthy` set for those that run.
-        now: seconds since the epoch.
+    `observed` has every instance found, by key, with `healthy` set for those that run.
     """
     begun = _begin(wanted, record)
     if wanted.presence == "absent" or begun.action is Action.ROLLBACK:

@@ -85,12 +85,8 @@ class Item:
 def read_document(name: str, text: str, files: Mapping[str, str]) -> Item:
     """Parse one YAML document.
 
-    Args:
-        name: the file's name, for messages.
-        files: that `!text_import` and `!yaml_import` (Occopus' tags: `{url: file://name}`) may name.
-
-    Raises:
-        DescriptionError: it is not YAML, too large, too deep, or has a duplicate key or an unknown tag.
+    `files` are those that `!text_import` and `!yaml_import` (Occopus' tags: `{url: file://name}`) may name. Raises
+    DescriptionError if it is not YAML, too large, too deep, or has a duplicate key or an unknown tag.
     """
     return _Reader(files).read(name, text)
 

@@ -9,15 +9,9 @@ from .rendering import DescriptionError, Item, Place
 
 
 class Section:
-    """A mapping whose keys are known.
+    """A mapping whose keys must be in `known`, unless that is None. `what` is its name in messages, such as `the node`.
 
-    Args:
-        item: of the document.
-        what: its name in messages, such as `the node`.
-        known: the allowed keys; None allows all.
-
-    Raises:
-        DescriptionError: it is not a mapping or has another key.
+    Raises DescriptionError if it is not a mapping or has another key.
     """
 
     def __init__(self, item: Item, what: str, known: Iterable[str] | None = None) -> None:

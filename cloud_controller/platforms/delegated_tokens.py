@@ -30,13 +30,9 @@ class _Kept:
 
 
 class DelegatedTokens:
-    """Provides each region's `PlatformTokens`.
+    """Provides each region's `PlatformTokens`; a call to design takes at most `seconds`.
 
-    Args:
-        design_url: URL of the design module.
-        issuer: signs the tokens of calls to design.
-        clock: seconds since the epoch.
-        seconds: timeout of one call.
+    The issuer signs the tokens of these calls. `clock` returns seconds since the epoch.
     """
 
     def __init__(

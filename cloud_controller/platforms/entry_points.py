@@ -18,9 +18,7 @@ def node_resources(platform: str, own: Mapping[str, Any]) -> dict[str, Any]:
 
     Each takes the arguments that the platform defines. Another package's factory names its platform in an attribute `platform`;
     without one it is for the local platform.
-
-    Raises:
-        DeployError: a package provides a type under a name of the platform's own; or see `offered` and `loaded`.
+    Raises DeployError if a package provides a type under a name of the platform's own; see also `offered` and `loaded`.
     """
     found = dict(own)
     for name, entry in offered(NODE_RESOURCES).items():

@@ -151,11 +151,9 @@ class ApplicationOrder:
 
 @dataclass(frozen=True)
 class ApplicationState:
-    """An application as it is.
+    """An application as it is; `url` is empty while it has no address.
 
-    Args:
-        state: `active` (running and listening), `inactive` (stopped or starting, see the message) or `error`.
-        url: that it listens on; empty while it has no address.
+    Its state is `active` (running and listening), `inactive` (stopped or starting, see the message) or `error`.
     """
 
     state: str
@@ -333,13 +331,9 @@ class Targets(Protocol):
 
 @dataclass(frozen=True)
 class Target:
-    """One instance of a node, and where it listens.
+    """One instance of a node, and where it listens; `key` is its name in messages.
 
-    Args:
-        key: its name in messages.
-        host: its address.
-        port: its port.
-        loopback: the platform runs it on this machine, so its address may be a loopback address; no other target's may.
+    With `loopback` the platform runs it on this machine, so its address may be a loopback address; no other target's may.
     """
 
     key: str
@@ -429,12 +423,9 @@ Changed = Callable[[Change], None]
 
 @dataclass(frozen=True)
 class PlatformContext:
-    """The environment of a platform.
+    """The environment of a platform in a region.
 
-    Args:
-        region: its name. directory: for the platform's data on this machine; created when it is needed.
-        tokens: for platforms that are called in a tenant's name.
-        stacks: the stack index of the region.
+    The directory is for its data on this machine, created when it is needed; `tokens` are for calls in a tenant's name.
     """
 
     region: str

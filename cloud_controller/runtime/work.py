@@ -54,13 +54,7 @@ class Measured:
 
 
 class MonitorWork(ResourceHandler[WantedMonitor, Measured]):
-    """The handler of monitors.
-
-    Args:
-        targets: by region.
-        get: fetches one node's metrics.
-        clock: seconds since the epoch.
-    """
+    """The handler of monitors. `get` fetches one node's metrics; `clock` returns seconds since the epoch."""
 
     topic = MONITOR
     timeout = 30.0
