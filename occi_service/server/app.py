@@ -211,23 +211,8 @@ class Application:
         """
         return None
 
-    def render_error(
-        self,
-        environ: dict[str, Any],
-        start_response: StartResponse,
-        error: HttpError,
-    ) -> Iterable[bytes]:
+    def render_error(self, environ: dict[str, Any], start_response: StartResponse, error: HttpError) -> Iterable[bytes]:
         """Respond with an error of a middleware, in the rendering that the client accepts (an `identity.ErrorRenderer`)."""
-        return self._render(environ, start_response, error)
-
-    def render_exception(
-        self, environ: dict[str, Any], start_response: StartResponse, error: Exception
-    ) -> Iterable[bytes]:
-        """Respond to an exception that a middleware raised, as if the application had raised it."""
-        answer = self._http_error_of(error, environ.get("REQUEST_METHOD", ""), environ.get("PATH_INFO", ""))
-        return self._render(environ, start_response, answer)
-
-    def _render(self, environ: dict[str, Any], start_response: StartResponse, error: HttpError) -> Iterable[bytes]:
         req, resp = falcon.Request(environ), falcon.Response()
         self._on_error(req, resp, error, None)
         body = resp.data or b""
@@ -236,6 +221,13 @@ class Application:
         fields += [("Content-Length", str(len(body))), ("Cache-Control", "no-store"), ("Server", self.server)]
         start_response(str(resp.status), fields)
         return [] if environ.get("REQUEST_METHOD") == "HEAD" else [body]
+
+    def render_exception(
+        self, environ: dict[str, Any], start_response: StartResponse, error: Exception
+    ) -> Iterable[bytes]:
+        """Respond to an exception that a middleware raised, as if the application had raised it."""
+        answer = self._http_error_of(error, environ.get("REQUEST_METHOD", ""), environ.get("PATH_INFO", ""))
+        return self.render_error(environ, start_response, answer)
 
 
 class ErrorBoundary:

@@ -79,10 +79,10 @@ class Endpoint:
 
 
 def _find(exchange: Exchange, path: str) -> Entity:
-    try:
-        return exchange.registry.get_resource(path, exchange.extras)
-    except KeyError:
-        raise NotFoundError(f"there is nothing at {shown(path)}", "path") from None
+    found = exchange.find(path)
+    if found is None:
+        raise NotFoundError(f"there is nothing at {shown(path)}", "path")
+    return found
 
 
 def _check_match(exchange: Exchange, path: str) -> None:
@@ -90,11 +90,10 @@ def _check_match(exchange: Exchange, path: str) -> None:
     field = exchange.request.env.get("HTTP_IF_MATCH")
     if field is None:
         return
-    try:
-        # Read it again: the refresh by `retrieve`, for the comparison, must not be written.
-        seen = exchange.registry.get_resource(path, exchange.extras)
-    except KeyError:
-        raise PreconditionFailedError("there is no such entity to match", "header If-Match") from None
+    # Read it again: the refresh by `retrieve`, for the comparison, must not be written.
+    seen = exchange.find(path)
+    if seen is None:
+        raise PreconditionFailedError("there is no such entity to match", "header If-Match")
     if field.strip() == "*":
         return
     with backends.refusals():
@@ -223,9 +222,8 @@ class EntityEndpoint(Endpoint):
         parsing.read_ahead(exchange, "read_entity")
 
         def serve() -> Answer:
-            try:
-                old = exchange.registry.get_resource(req.path, exchange.extras)
-            except KeyError:
+            old = exchange.find(req.path)
+            if old is None:
                 _check_match(exchange, req.path)
                 return self._create(exchange, req.path)
             exchange.expect_entity()
@@ -236,10 +234,11 @@ class EntityEndpoint(Endpoint):
             return exchange.answer_entity(old)
 
         def ahead() -> None:
-            try:
-                parsing.read_replacement(exchange.registry.get_resource(req.path, exchange.extras), exchange)
-            except KeyError:
+            old = exchange.find(req.path)
+            if old is None:
                 parsing.read_created(exchange, at=None, several=False)
+            else:
+                parsing.read_replacement(old, exchange)
 
         _in_a_unit_of_work(exchange, serve, ahead=ahead)
 

@@ -62,23 +62,21 @@ def _method_of_several(rendering: Rendering) -> str:
 def _read(method: str, rendering: Rendering, exchange: Exchange) -> Any:
     """Return the parsed request. It is parsed once, also if the request is processed repeatedly."""
     if method not in exchange.documents:
-        exchange.documents[method] = _read_or_refusal(method, rendering, exchange)
+        forbid_in_transaction("parsing of a request")
+        result: Any
+        try:
+            result = getattr(rendering, method)(exchange.message)
+        except HttpError as error:
+            result = error
+        except MalformedDocumentError as error:
+            result = BadRequestError(error.message, error.where)
+        except UnsupportedDocumentError as error:
+            result = BadRequestError(str(error), "header Content-Type")
+        exchange.documents[method] = result
     found = exchange.documents[method]
     if isinstance(found, HttpError):
         raise found
     return found
-
-
-def _read_or_refusal(method: str, rendering: Rendering, exchange: Exchange) -> Any:
-    forbid_in_transaction("parsing of a request")
-    try:
-        return getattr(rendering, method)(exchange.message)
-    except HttpError as error:
-        return error
-    except MalformedDocumentError as error:
-        return BadRequestError(error.message, error.where)
-    except UnsupportedDocumentError as error:
-        return BadRequestError(str(error), "header Content-Type")
 
 
 def _check_count(number: int, limit: int, what: str, where: str) -> None:
@@ -182,7 +180,7 @@ def _ends(document: EntityDocument, exchange: Exchange) -> tuple[Resource, Resou
 
 def _local(reference: Reference, exchange: Exchange, where: str) -> Resource:
     identifier = exchange.identifier_of(reference.location, reference.kind)
-    found = _find(identifier, exchange) if identifier is not None else None
+    found = exchange.find(identifier) if identifier is not None else None
     if not isinstance(found, Resource):
         raise BadRequestError(f"{shown(reference.location)} is not a resource here", where)
     return found
@@ -202,13 +200,6 @@ def _target(reference: Reference, exchange: Exchange, where: str) -> Resource:
     return RemoteResource(reference.location, kind if isinstance(kind, Kind) else None)
 
 
-def _find(identifier: str, exchange: Exchange) -> Entity | None:
-    try:
-        return exchange.registry.get_resource(identifier, exchange.extras)
-    except KeyError:
-        return None
-
-
 def _inline_link(document: EntityDocument, source: Resource, exchange: Exchange, where: str) -> Link:
     kind, mixins = _categories(document, exchange, where + ".")
     if kind is None or not is_link_kind(kind):
@@ -223,7 +214,7 @@ def _inline_link(document: EntityDocument, source: Resource, exchange: Exchange,
     chosen = document.location or document.id
     if chosen is not None:
         identifier = exchange.identifier_of(chosen, type_id(kind))
-        if identifier is None or _find(identifier, exchange) is not None:
+        if identifier is None or exchange.find(identifier) is not None:
             raise BadRequestError(
                 f"{shown(chosen)} cannot be the new link's path: it is in use or on another host", where
             )
@@ -374,18 +365,14 @@ def _fitted(name: str, value: Any, definition: Attribute, exchange: Exchange, wh
         if isinstance(exchange.extras, dict) and exchange.extras.get("connection") is not None:
             # All slow checks of the request run together; later ones are for a mixin that was attached in between.
             call_first(exchange.extras, "check attributes", exchange.ahead)
-        exchange.checked[key] = _check_or_error(name, value, definition)
+        try:
+            exchange.checked[key] = check(name, value, definition)
+        except ValueError as error:
+            exchange.checked[key] = error
     found = exchange.checked[key]
     if isinstance(found, ValueError):
         raise found
     return found
-
-
-def _check_or_error(name: str, value: Any, definition: Attribute) -> Any:
-    try:
-        return check(name, value, definition)
-    except ValueError as error:
-        return error
 
 
 def _complete(attributes: dict[str, Any], definitions: Mapping[str, Attribute], where: str = "") -> None:
@@ -438,7 +425,7 @@ def read_members(exchange: Exchange) -> list[Entity]:
     _check_count(len(named), exchange.service.limits.page, "entities", "body")
     for index, (uri, kind) in enumerate(named):
         identifier = exchange.identifier_of(uri, kind)
-        entity = _find(identifier, exchange) if identifier is not None else None
+        entity = exchange.find(identifier) if identifier is not None else None
         if entity is None:
             raise NotFoundError(f"{shown(uri)} is not an entity here", f"entity {index + 1}")
         found.setdefault(entity.identifier, entity)

@@ -105,21 +105,6 @@ class Service:
 class Exchange:
     """One request and its response; see the module."""
 
-    __slots__ = (
-        "_base",
-        "_body",
-        "_rendering",
-        "ahead",
-        "checked",
-        "documents",
-        "extras",
-        "prefix",
-        "registry",
-        "request",
-        "response",
-        "service",
-    )
-
     def __init__(self, request: falcon.Request, response: falcon.Response, service: Service) -> None:
         self.request = request
         self.response = response
@@ -140,6 +125,13 @@ class Exchange:
         agent = environ.get("HTTP_USER_AGENT")
         if agent is not None and "OCCI/" in agent:
             _check_version(agent)
+
+    def find(self, identifier: str) -> Entity | None:
+        """Return the entity of an identifier, or None."""
+        try:
+            return self.registry.get_resource(identifier, self.extras)
+        except KeyError:
+            return None
 
     # addresses --------------------------------------------------------------------------------------------------------
 
