@@ -25,7 +25,7 @@ from .entities import Entity
 from .errors import NotFoundError
 from .exchange import Call, HttpExchange, Waiting
 from .limits import Retry, Timeout
-from .speech import MediaType, Speech
+from .speech import Formats, MediaType
 
 USER_AGENT: Final = f"archelon/{__version__} OCCI/1.2"
 _PAGE: Final = 100
@@ -94,7 +94,7 @@ class Client:
             waiting=Waiting(clock, sleep, random),
             limit=limit,
         )
-        self._conversation = Conversation(exchange, Speech.of(rendering))
+        self._conversation = Conversation(exchange, Formats.of(rendering))
         self._owns_connections = True
 
     def using(
@@ -118,7 +118,7 @@ class Client:
         catalogue = self._conversation.catalogue if token is None and not headers else None
         other = copy.copy(self)
         other._conversation = Conversation(
-            exchange, Speech.of(rendering) if rendering else self._conversation.speech, catalogue
+            exchange, Formats.of(rendering) if rendering else self._conversation.formats, catalogue
         )
         other._owns_connections = False
         return other
@@ -132,7 +132,7 @@ class Client:
         return self._conversation.address
 
     def __repr__(self) -> str:
-        return f"<Client of {self._address.url('/')} in {self._conversation.speech.listing.mime_type}>"
+        return f"<Client of {self._address.url('/')} in {self._conversation.formats.collection.mime_type}>"
 
     def __enter__(self) -> Client:
         return self
@@ -173,7 +173,7 @@ class Client:
         )
         conversation = self._conversation
         if len(document.related) > 1 or document.applies:
-            conversation = conversation.with_speech(Speech.of("application/occi+json"))
+            conversation = conversation.with_formats(Formats.of("application/occi+json"))
         conversation.send("POST", QUERY, lambda rendering: rendering.write_categories([document]))
         conversation.catalogue.forget()
 

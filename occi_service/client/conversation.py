@@ -33,7 +33,7 @@ from .entities import Entity, EntityReader, located, path_of
 from .errors import MalformedAnswerError, NotAcceptableError, UnknownCategoryError
 from .exchange import Call, HttpExchange
 from .refusals import repeats_secret
-from .speech import Speech, has_no_content
+from .speech import Formats, has_no_content
 
 QUERY = "/-/"
 T = TypeVar("T")
@@ -80,25 +80,25 @@ class Conversation:
     """The requests and responses of one client.
 
     Attributes:
-        exchange, speech: as given.
+        exchange, formats: as given.
         address: address of the service.
     """
 
-    def __init__(self, exchange: HttpExchange, speech: Speech, catalogue: Catalogue | None = None) -> None:
+    def __init__(self, exchange: HttpExchange, formats: Formats, catalogue: Catalogue | None = None) -> None:
         self.exchange = exchange
-        self.speech = speech
+        self.formats = formats
         self.address: Address = exchange.address
         self.catalogue = catalogue or Catalogue(self._load, clock=exchange.waiting.clock)
 
-    def with_speech(self, speech: Speech) -> Conversation:
+    def with_formats(self, formats: Formats) -> Conversation:
         """Return a copy that uses another rendering."""
-        return Conversation(self.exchange, speech, self.catalogue)
+        return Conversation(self.exchange, formats, self.catalogue)
 
     # requests ---------------------------------------------------------------------------------------------------------
 
     def headers(self, if_match: str | None = None) -> dict[str, str]:
         """Return the header fields of a request without content."""
-        headers = {"Accept": self.speech.whole.mime_type}
+        headers = {"Accept": self.formats.entity.mime_type}
         if if_match is not None:
             headers["If-Match"] = if_match
         return headers
@@ -119,7 +119,7 @@ class Conversation:
             listing: whether it is a collection, which text/uri-list supports.
             retry: whether it may be retried although the method is not idempotent.
         """
-        rendering = self.speech.listing if listing else self.speech.whole
+        rendering = self.formats.collection if listing else self.formats.entity
         payload = write(rendering)
         headers = {**self.headers(if_match), "Content-Type": rendering.content_type, **dict(payload.headers)}
         body = b"" if rendering.headers_only else payload.body
@@ -127,17 +127,17 @@ class Conversation:
 
     def categories(self, named: Sequence[str] = ()) -> Sequence[CategoryDocument]:
         """Return the categories of the query interface: `named` and those related to them, or all."""
-        headers = {"Accept": self.speech.whole.mime_type, **Filter(categories=named).fields()}
+        headers = {"Accept": self.formats.entity.mime_type, **Filter(categories=named).fields()}
         answer = self.exchange.call(Call("GET", QUERY, headers))
         return self._read(
-            answer, self.speech.whole, lambda rendering, message: rendering.read_categories(message), "GET", QUERY
+            answer, self.formats.entity, lambda rendering, message: rendering.read_categories(message), "GET", QUERY
         )[0]
 
     def _load(self) -> Sequence[CategoryDocument]:
         try:
-            found = self.with_speech(Speech.of("application/occi+json")).categories()
+            found = self.with_formats(Formats.of("application/occi+json")).categories()
         except NotAcceptableError:
-            found = self.with_speech(Speech.of("text/plain")).categories()
+            found = self.with_formats(Formats.of("text/plain")).categories()
         return found
 
     def collection(self, where: str) -> str:
@@ -164,14 +164,18 @@ class Conversation:
         if wanted.number < 1 or (wanted.page is not None and wanted.page < 1):
             raise ValueError("page and number must be whole numbers from 1")
         path = self.collection(collection)
-        headers = {"Accept": self.speech.listing.mime_type, **wanted.fields()}
+        headers = {"Accept": self.formats.collection.mime_type, **wanted.fields()}
         page = wanted.page or 1
         before: object = None
         while True:
             query = urllib.parse.urlencode({"page": page, "number": wanted.number})
             answer = self.exchange.call(Call("GET", f"{path}?{query}", headers))
             found, rendering = self._read(
-                answer, self.speech.listing, lambda rendering, message: rendering.read_collection(message), "GET", path
+                answer,
+                self.formats.collection,
+                lambda rendering, message: rendering.read_collection(message),
+                "GET",
+                path,
             )
             now = (found.locations, [each.id for each in found.entities])
             if now == before:
@@ -188,7 +192,7 @@ class Conversation:
     def entity(self, answer: Answer, path: str, method: str) -> Entity:
         """Return the entity in a response."""
         document, rendering = self._read(
-            answer, self.speech.whole, lambda rendering, message: rendering.read_entity(message), method, path
+            answer, self.formats.entity, lambda rendering, message: rendering.read_entity(message), method, path
         )
         etag = answer.headers.get("etag") if method == "GET" else None
         with self._reading(answer, method, path):
@@ -247,7 +251,7 @@ class Conversation:
         path: str,
     ) -> tuple[T, Rendering]:
         with self._reading(answer, method, path):
-            return self.speech.read(answer, asked, read)
+            return self.formats.read(answer, asked, read)
 
     @contextlib.contextmanager
     def _reading(self, answer: Answer, method: str, path: str) -> Iterator[None]:

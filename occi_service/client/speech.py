@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar, get_args
 
 from ..renderings import (
     Json,
@@ -30,37 +30,39 @@ T = TypeVar("T")
 _KNOWN: Final[dict[str, Rendering]] = {
     each.mime_type: each for each in (Json(), TextPlain(), TextOcci(), UriList(), TextOcciPlain(), PlainJson())
 }
-_SPOKEN: Final = ("application/occi+json", "text/plain", "text/occi", "text/uri-list")
+_MEDIA_TYPES: Final = get_args(MediaType)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Speech:
+class Formats:
     """A client's renderings.
 
     Attributes:
-        listing: for collections.
-        whole: for entities, actions and categories.
+        collection: for collections.
+        entity: for entities, actions and categories.
     """
 
-    listing: Rendering
-    whole: Rendering
+    collection: Rendering
+    entity: Rendering
 
     @classmethod
-    def of(cls, media_type: MediaType) -> Speech:
+    def of(cls, media_type: MediaType) -> Formats:
         """Return the renderings of a media type. Raises ValueError for one outside OCCI."""
-        if media_type not in _SPOKEN:
-            raise ValueError(f"{media_type!r} is not a rendering of OCCI; expected one of {', '.join(_SPOKEN)}")
+        if media_type not in _MEDIA_TYPES:
+            raise ValueError(f"{media_type!r} is not a rendering of OCCI; expected one of {', '.join(_MEDIA_TYPES)}")
         listing = _KNOWN[media_type]
         return cls(listing, _KNOWN["text/plain"] if media_type == "text/uri-list" else listing)
 
-    def read(self, answer: Answer, asked: Rendering, read: Callable[[Rendering, Message], T]) -> tuple[T, Rendering]:
+    def read(
+        self, answer: Answer, requested: Rendering, read: Callable[[Rendering, Message], T]
+    ) -> tuple[T, Rendering]:
         """Read a document from a response; return it with the rendering of the response.
 
         Raises:
             MalformedDocumentError: it violates its rendering's grammar, or the media type is unknown.
         """
         media_type = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
-        rendering = _KNOWN.get(media_type) if media_type else asked
+        rendering = _KNOWN.get(media_type) if media_type else requested
         if rendering is None:
             raise MalformedDocumentError(
                 f"the response has the media type {media_type[:80]!r}, which is not OCCI's", "header Content-Type"

@@ -1,4 +1,4 @@
-"""Registries: where categories, backends and entities are kept."""
+"""Registries: stores of categories, backends and entities."""
 
 from .base import Page, PyssfRegistry, Registry, Selection, as_registry
 from .memory import InMemoryRegistry

@@ -69,7 +69,7 @@ _DROP_FACTS: Final[dict[str, Any]] = {
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class _Held:
+class _LockedRow:
     """A row locked by this transaction in its present state: number, secrets, and document."""
 
     sequence: int
@@ -89,8 +89,8 @@ class EntityRows:
         self._dialect = database.dialect
         self._secrets = secrets
         self._insert = insert_into(entities, database.dialect).on_conflict_do_nothing().returning(entities.c.sequence)
-        self._held: weakref.WeakKeyDictionary[sa.Transaction, dict[tuple[str, str], _Held]]
-        self._held = weakref.WeakKeyDictionary()
+        self._locked_rows: weakref.WeakKeyDictionary[sa.Transaction, dict[tuple[str, str], _LockedRow]]
+        self._locked_rows = weakref.WeakKeyDictionary()
 
     def locked(self, connection: sa.Connection, owner: str, key: str) -> Any:
         """Return the row at a path, or None; in both cases it is locked until the transaction ends."""
@@ -101,7 +101,7 @@ class EntityRows:
             connection.execute(_LOCK_PATH, {"number": _path_number(owner, key)})
             row = connection.execute(_LOCK, parameters).fetchone()
         if row is not None:
-            self._of(connection)[owner, key] = _held(row)
+            self._rows_of(connection)[owner, key] = _locked_row(row)
         return row
 
     def add(self, connection: sa.Connection, owner: str, entity: Entity) -> None:
@@ -116,7 +116,7 @@ class EntityRows:
                 self._replace(connection, owner, entity.identifier, entity)
                 return
         self._add_facts(connection, number, owner, facts_of(record, frozenset()))
-        self._of(connection)[owner, entity.identifier] = _Held(number, values["secrets"], record)
+        self._rows_of(connection)[owner, entity.identifier] = _LockedRow(number, values["secrets"], record)
 
     def save(self, connection: sa.Connection, owner: str, key: str, entity: Entity) -> None:
         """Write an entity that was read under `key`; its identifier may have changed.
@@ -134,28 +134,28 @@ class EntityRows:
 
     def delete(self, connection: sa.Connection, owner: str, key: str) -> None:
         """Delete the row at a path. Raises KeyError."""
-        self._of(connection).pop((owner, key), None)
+        self._rows_of(connection).pop((owner, key), None)
         if connection.execute(_DELETE, {"owner": owner, "key": key}).rowcount == 0:
             raise KeyError(key)
 
     def _replace(self, connection: sa.Connection, owner: str, key: str, entity: Entity) -> None:
-        held = self._of(connection).get((owner, key))
-        if held is None:
+        locked_row = self._rows_of(connection).get((owner, key))
+        if locked_row is None:
             row = connection.execute(_LOCK, {"owner": owner, "key": key}).fetchone()
             if row is None:
                 raise KeyError(key)
-            held = _held(row)
+            locked_row = _locked_row(row)
         withheld = {}
-        if held.secrets is not None and getattr(entity, "secrets_withheld", False):
-            withheld = self._secrets.decrypt(held.secrets, owner, key)
+        if locked_row.secrets is not None and getattr(entity, "secrets_withheld", False):
+            withheld = self._secrets.decrypt(locked_row.secrets, owner, key)
         record, values = self._values(entity, owner, withheld)
-        connection.execute(_UPDATE, {"number": held.sequence, **values})
+        connection.execute(_UPDATE, {"number": locked_row.sequence, **values})
         # No attribute is excluded as secret: rows stored before it became one still have its fact.
-        old, new = facts_of(held.record, frozenset()), facts_of(record, frozenset())
-        self._drop_facts(connection, held.sequence, owner, old - new)
-        self._add_facts(connection, held.sequence, owner, new - old)
-        self._of(connection).pop((owner, key), None)
-        self._of(connection)[owner, entity.identifier] = _Held(held.sequence, values["secrets"], record)
+        old, new = facts_of(locked_row.record, frozenset()), facts_of(record, frozenset())
+        self._drop_facts(connection, locked_row.sequence, owner, old - new)
+        self._add_facts(connection, locked_row.sequence, owner, new - old)
+        self._rows_of(connection).pop((owner, key), None)
+        self._rows_of(connection)[owner, entity.identifier] = _LockedRow(locked_row.sequence, values["secrets"], record)
 
     def _values(
         self, entity: Entity, owner: str, withheld: Mapping[str, Any] | None = None
@@ -179,11 +179,11 @@ class EntityRows:
 
     # rows cached by transaction -----------------------------------------------------------------------------------------
 
-    def _of(self, connection: sa.Connection) -> dict[tuple[str, str], _Held]:
+    def _rows_of(self, connection: sa.Connection) -> dict[tuple[str, str], _LockedRow]:
         transaction = connection.get_transaction()
         if transaction is None:
             return {}
-        return self._held.setdefault(transaction, {})
+        return self._locked_rows.setdefault(transaction, {})
 
     # facts --------------------------------------------------------------------------------------------------------------
 
@@ -213,8 +213,8 @@ def _columns(several: Set[Fact]) -> dict[str, Sequence[str]]:
     return {"names": [each.name for each in several], "texts": [each.value for each in several]}
 
 
-def _held(row: Any) -> _Held:
-    return _Held(row[5], row[4], record_of(row, None))
+def _locked_row(row: Any) -> _LockedRow:
+    return _LockedRow(row[5], row[4], record_of(row, None))
 
 
 def _path_number(owner: str, key: str) -> int:

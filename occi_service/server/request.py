@@ -374,7 +374,7 @@ class Exchange:
 
     def _write(self, write: Callable[[Any], Payload], document: Any) -> Payload:
         if not self.writer.headers_only:
-            forbid_in_transaction("rendering of an answer")
+            forbid_in_transaction("rendering of a response")
         try:
             return write(document)
         except UnsupportedDocumentError as error:
