@@ -1,7 +1,7 @@
 """Bundles: the manifest model, service graphs, safe rendering of templates, packing by digest.
 
-A service is described by files; this package reads them, says everything that is wrong with them, and hands them on as frozen
-values. It runs where no service runs (an author's machine, CI) and imports no server.
+A service is described by files; this package reads them, reports everything that is wrong with them, and returns them as frozen
+values. It runs outside of services (an author's machine, CI) and imports no server.
 
     bundle = bundles.Bundle.load(Path("guestbook"))
     archive, digest = bundle.pack()

@@ -1,17 +1,17 @@
-"""Which names a file in a bundle may have: those that mean the same file on every system, inside the bundle."""
+"""Valid names of files in a bundle: those that mean the same file on every system, inside the bundle."""
 
 from __future__ import annotations
 
 import unicodedata
 
 _MAX_DEPTH = 20
-#: What a ustar header (POSIX.1-1988) holds: a name of 100 bytes, a directory of 155.
+#: Limits of a ustar header (POSIX.1-1988): a name of 100 bytes, a directory of 155.
 _MAX_NAME = 100
 _MAX_DIRECTORY = 155
 
 
 def path_fault(path: str) -> str | None:
-    """Why the path cannot name a file in a bundle, or None where it can.
+    """Why the path cannot name a file in a bundle, or None if it can.
 
     Args:
         path: relative, with `/` between its parts.
@@ -21,12 +21,12 @@ def path_fault(path: str) -> str | None:
     if path.startswith("/"):
         return "the path is absolute"
     if "\\" in path or path[1:2] == ":":
-        return "the path holds a backslash or a drive"
+        return "the path contains a backslash or a drive"
     if not all(unicodedata.category(character) not in ("Cc", "Cs") for character in path):
-        return "the path holds a control character, or is not UTF-8"
+        return "the path contains a control character, or is not UTF-8"
     parts = path.split("/")
     if any(part in ("", ".", "..") for part in parts):
-        return "the path holds an empty part, . or .."
+        return "the path contains an empty part, . or .."
     if len(parts) > _MAX_DEPTH:
         return f"the path is deeper than {_MAX_DEPTH} directories"
     directory, _, name = path.rpartition("/")
@@ -36,5 +36,5 @@ def path_fault(path: str) -> str | None:
 
 
 def collision_key(path: str) -> str:
-    """Equal for two paths that some file system takes for one: case and composed characters apart."""
+    """A key that is equal for paths that some file systems do not distinguish, by case or composition of characters."""
     return unicodedata.normalize("NFC", path).casefold()

@@ -1,13 +1,12 @@
-"""A bundle as one archive: the same bytes from the same files, on every machine, and safe to take from a stranger.
+"""A bundle as one archive: reproducible byte for byte on every machine, and safe to unpack if untrusted.
 
-The archive is a gzip of a POSIX ustar. Names are sorted; time, owner and group are zero; a file is 0644, or 0755 where its
-owner may execute it. The gzip holds *stored* blocks: what a compressor makes of the same bytes differs between zlib,
-zlib-ng and their versions, and a digest that depends on the machine would be none. Bundles are small; transport may
-compress.
+The archive is a gzip of a POSIX ustar. Names are sorted; time, owner and group are zero; the mode of a file is 0644, or 0755 if
+its owner may execute it. The gzip contains *stored* blocks: compressed output differs between zlib, zlib-ng and their versions,
+and the digest must not depend on the machine. Bundles are small; the transport may compress.
 
-Reading takes any gzip of a ustar of plain files and directories, and nothing else: links, devices, sparse files and
-extended headers are refused. It is done here, on the header's 512 bytes, rather than with `tarfile`, which interprets all of
-these (and, before its fixes of 2024 and 2025, could be stalled by them), on whatever Python the service runs.
+Reading accepts any gzip of a ustar of plain files and directories, and nothing else: links, devices, sparse files and extended
+headers are refused. It parses the headers' 512 bytes itself instead of using `tarfile`, which interprets all of these (and,
+before its fixes of 2024 and 2025, could be stalled by them), on whatever Python the service runs.
 """
 
 from __future__ import annotations
@@ -38,13 +37,13 @@ _WORKSPACE = ".unpacking-"
 
 
 class ArchiveLimits(NamedTuple):
-    """What an archive may hold at most.
+    """Limits on an archive.
 
     Args:
         packed: bytes of the archive.
-        unpacked: bytes of its contents, headers counted.
-        files: files and directories.
-        ratio: bytes that one byte of the archive may become; beyond a first mebibyte.
+        unpacked: bytes of its contents, including headers.
+        files: number of files and directories.
+        ratio: bytes per byte of the archive after decompression, above one mebibyte.
     """
 
     packed: int = 32 * 1024 * 1024
@@ -62,7 +61,7 @@ class PackedFile(NamedTuple):
 
     Args:
         content: its bytes.
-        executable: its owner may execute it.
+        executable: whether its owner may execute it.
     """
 
     content: bytes
@@ -70,19 +69,19 @@ class PackedFile(NamedTuple):
 
 
 def digest_of(archive: bytes) -> Digest:
-    """The name by which an archive is known."""
+    """The digest of an archive, which names it."""
     return Digest(hashlib.sha256(archive).hexdigest())
 
 
 def pack_files(files: Mapping[str, PackedFile], *, limits: ArchiveLimits = _DEFAULT) -> bytes:
-    """The archive of some files; equal files give equal bytes.
+    """Pack files into an archive; equal files give equal bytes.
 
     Args:
         files: by path inside the bundle.
-        limits: of the result.
+        limits: on the result.
 
     Raises:
-        DocumentError: a path cannot be in a bundle, two paths are one on some systems, or a limit is exceeded.
+        DocumentError: a path cannot be in a bundle, two paths are the same on some systems, or a limit is exceeded.
     """
     problems = list(path_problems(files))
     if problems:
@@ -105,7 +104,7 @@ def pack_files(files: Mapping[str, PackedFile], *, limits: ArchiveLimits = _DEFA
 
 
 def path_problems(paths: Iterable[str]) -> Iterator[Problem]:
-    """What is wrong with these paths, each by itself and together."""
+    """Problems of these paths, individually and together."""
     seen: dict[str, str] = {}
     ordered = sorted(paths)
     for path in ordered:
@@ -115,7 +114,12 @@ def path_problems(paths: Iterable[str]) -> Iterator[Problem]:
         other = seen.setdefault(collision_key(path), path)
         if other != path:
             yield Problem(
-                _printable(path), 0, 0, "", f"some systems take it for {_printable(other)}", "rename one of them"
+                _printable(path),
+                0,
+                0,
+                "",
+                f"the same name as {_printable(other)} on some systems",
+                "rename one of them",
             )
     for path in ordered:
         parts = path.split("/")
@@ -123,22 +127,22 @@ def path_problems(paths: Iterable[str]) -> Iterator[Problem]:
             directory = "/".join(parts[:end])
             other = seen.get(collision_key(directory), "")
             if other:
-                message = f"some systems take {_printable(other)} for its directory"
+                message = f"its directory has the same name as {_printable(other)} on some systems"
                 yield Problem(_printable(path), 0, 0, "", message, "rename one of them")
 
 
 def read_archive(
     archive: bytes, *, digest: str | None = None, limits: ArchiveLimits = _DEFAULT
 ) -> dict[str, PackedFile]:
-    """The files in an archive, by path.
+    """Read the files of an archive, by path.
 
     Args:
         archive: its bytes.
-        digest: what they must hash to; None where the caller has checked.
-        limits: of the archive.
+        digest: their expected hash; None if the caller has checked it.
+        limits: on the archive.
 
     Raises:
-        DocumentError: the digest differs, a limit is exceeded, or the archive holds what a bundle must not.
+        DocumentError: the digest differs, a limit is exceeded, or the archive contains what a bundle must not.
     """
     if len(archive) > limits.packed:
         raise _refusal(f"more than {limits.packed} bytes packed", "exclude files with .archelonignore, or use an image")
@@ -148,16 +152,16 @@ def read_archive(
 
 
 def unpack(archive: bytes, target: Path, *, digest: str | None = None, limits: ArchiveLimits = _DEFAULT) -> Path:
-    """Write an archive's files to a directory that appears whole or not at all.
+    """Write an archive's files to a directory, atomically.
 
-    A target that exists is taken for done: it was renamed into place when it was whole. Name it by the digest. A process that
-    is killed on the way leaves a hidden directory, which `sweep_unfinished` removes.
+    An existing target is complete, since it was renamed into place: nothing is done. Name it by the digest. A process that is
+    killed meanwhile leaves a hidden directory, which `sweep_unfinished` removes.
 
     Args:
         archive: its bytes.
-        target: the directory to make; its parent exists and is on the same file system as itself.
-        digest: what the bytes must hash to.
-        limits: of the archive.
+        target: the directory to create; its parent exists on the same file system.
+        digest: the expected hash of the bytes.
+        limits: on the archive.
 
     Returns:
         The target.
@@ -169,14 +173,14 @@ def unpack(archive: bytes, target: Path, *, digest: str | None = None, limits: A
     if target.is_dir():
         return target
     files = read_archive(archive, digest=digest, limits=limits)
-    # mkdtemp gives 0700, so nobody else can put a link in the way while files are being written.
+    # mkdtemp creates it with mode 0700, so no other user can insert a link while files are being written.
     workspace = Path(tempfile.mkdtemp(prefix=_WORKSPACE, dir=target.parent))
     try:
         _write(files, workspace)
         try:
             workspace.rename(target)
         except OSError:
-            # Someone else finished first: a full directory is never replaced by rename(2).
+            # A concurrent process finished first: rename(2) never replaces a non-empty directory.
             if not target.is_dir():
                 raise
         else:
@@ -187,14 +191,14 @@ def unpack(archive: bytes, target: Path, *, digest: str | None = None, limits: A
 
 
 def sweep_unfinished(parent: Path, *, before: float) -> int:
-    """Remove what killed processes left while they unpacked.
+    """Remove the workspaces of processes that were killed while unpacking.
 
     Args:
         parent: the directory of the targets.
-        before: seconds since the epoch; younger workspaces may still be written to.
+        before: seconds since the epoch; younger workspaces may be in use.
 
     Returns:
-        How many were removed.
+        The number of removed workspaces.
     """
     removed = 0
     for place in parent.glob(f"{_WORKSPACE}*"):
@@ -205,19 +209,19 @@ def sweep_unfinished(parent: Path, *, before: float) -> int:
 
 
 def _write(files: Mapping[str, PackedFile], directory: Path) -> None:
-    made = {directory}
+    created = {directory}
     for path, (content, executable) in files.items():
         place = directory / path
-        if place.parent not in made:
+        if place.parent not in created:
             place.parent.mkdir(parents=True, exist_ok=True)
-            made.update(parent for parent in place.parents if parent.is_relative_to(directory))
+            created.update(parent for parent in place.parents if parent.is_relative_to(directory))
         with place.open("xb") as stream:
             os.fchmod(stream.fileno(), 0o755 if executable else 0o644)
             stream.write(content)
             stream.flush()
-            # After a power cut a name without its content would stand for the bundle for ever.
+            # Otherwise a power cut could leave names without content, which would count as complete.
             os.fsync(stream.fileno())
-    for parent in made:
+    for parent in created:
         parent.chmod(0o755)
         _sync(parent)
 
@@ -233,7 +237,7 @@ def _sync(directory: Path) -> None:
 def _header(path: str, size: int, *, executable: bool) -> bytes:
     directory, _, name = path.rpartition("/")
     whole = path.encode()
-    # A path that fits the name field stays whole, as tar(1) writes it.
+    # A path that fits the name field is not split, as in tar(1).
     name_field, prefix = (whole, b"") if len(whole) <= 100 else (name.encode(), directory.encode())
     mode = 0o755 if executable else 0o644
     fields = [
@@ -336,12 +340,12 @@ def _read_tar(data: bytes, limits: ArchiveLimits) -> dict[str, PackedFile]:
 
 def _entry(header: bytes) -> tuple[str, int, bytes, bool]:
     if header[257:262] != b"ustar":
-        raise _refusal("it is no ustar archive", "pack it with `archelon pack`, or tar --format=ustar")
+        raise _refusal("it is not a ustar archive", "pack it with `archelon pack`, or tar --format=ustar")
     blanked = header[:148] + b" " * 8 + header[156:]
     if _octal(header[148:156]) != sum(blanked):
         raise _refusal("the checksum of a header is wrong", "send it again")
     name = _field(header[0:100])
-    # GNU's own header has times where ustar has the directory.
+    # GNU's own header has times in place of ustar's directory.
     prefix = _field(header[345:500]) if header[257:263] == b"ustar\0" else ""
     path = f"{prefix}/{name}" if prefix else name
     kind = header[156:157]
@@ -369,7 +373,7 @@ def _field(raw: bytes) -> str:
 
 def _octal(raw: bytes) -> int:
     digits = raw.strip(b" \0")
-    # int() would take signs, underscores and the base-256 form's bytes in other disguises.
+    # int() would accept signs, underscores and bytes of the base-256 form.
     if digits and not digits.strip(b"01234567"):
         return int(digits, 8)
     if digits:

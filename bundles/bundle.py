@@ -1,7 +1,7 @@
-"""A bundle: a directory with a manifest, templates and, where templates cannot say it, an `orchestrator.py`.
+"""A bundle: a directory with a manifest, templates and, if templates are not enough, an `orchestrator.py`.
 
-`Bundle.load` reads everything that the manifest names, once, and refuses with all that is wrong; `validate` gives the same
-list without refusing. Nothing in a bundle is executed here: `orchestrator.py` is parsed, no more.
+`Bundle.load` reads everything that the manifest names, once, and raises an error with all problems; `validate` returns the same
+list instead. Nothing in a bundle is executed here: `orchestrator.py` is only parsed.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from .templates import Template
 
 MANIFEST_FILES = ("manifest.yaml", "manifest.yml", "manifest.json")
 ORCHESTRATOR_FILE = "orchestrator.py"
-#: Hurtle's file of the provider's parameters; read where it is there, even if the manifest does not name it.
+#: Hurtle's file of the provider's parameters; if present, it is read even if the manifest does not name it.
 INTERNAL_FILE = "service_params.json"
 
-#: Formats whose `${…}` are the manifest's names. The others have their own: HOT's scripts are full of `${…}`, and an
-#: infrastructure's `${…}` name its nodes too, which its platform knows alone.
+#: Formats whose `${…}` refer to the manifest's names. Others have their own: HOT's scripts are full of `${…}`, and those of an
+#: infrastructure also name its nodes, which only its platform knows.
 SUBSTITUTED_FORMATS = frozenset({"kubernetes"})
 _KNOWN_FORMATS = SUBSTITUTED_FORMATS | {"hot", "infrastructure"}
-#: YAML tags of a format's own. An infrastructure takes in other files of the bundle by these (Occopus').
+#: YAML tags of a format. Those of an infrastructure include other files of the bundle (as in Occopus).
 TEMPLATE_TAGS = {"infrastructure": frozenset({"!text_import", "!yaml_import"})}
 #: Parameters with these prefixes come from the platform.
 _PLATFORM_NAMES = ("org.archelon.", "occi.", "mcn.service.")
@@ -43,7 +43,7 @@ _MAX_CODE = 1024 * 1024
 
 
 class Packed(NamedTuple):
-    """A bundle as an archive, and the name by which that is known."""
+    """A bundle as an archive, and its digest."""
 
     archive: bytes
     digest: Digest
@@ -51,12 +51,12 @@ class Packed(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A bundle that was read and found whole.
+    """A loaded, valid bundle.
 
     Args:
-        directory: where it lies.
-        manifest: its manifest; the provider's parameters of a file of their own are in it too.
-        files: paths of everything that belongs to it, sorted.
+        directory: its directory.
+        manifest: its manifest, including the provider's parameters from a separate file.
+        files: paths of all its files, sorted.
     """
 
     directory: Path
@@ -65,10 +65,10 @@ class Bundle:
 
     @classmethod
     def load(cls, directory: Path) -> Bundle:
-        """The bundle in a directory.
+        """Load the bundle in a directory.
 
         Raises:
-            DocumentError: with everything that is wrong in any of its files.
+            DocumentError: with all problems in any of its files.
         """
         loading = _Loading(directory)
         bundle = loading.run()
@@ -78,24 +78,24 @@ class Bundle:
 
     @property
     def has_code(self) -> bool:
-        """It brings an orchestrator of its own, as Python or as an image."""
+        """Whether it has its own orchestrator, as Python or as an image."""
         return self.manifest.image is not None or ORCHESTRATOR_FILE in self.files
 
     def read(self, path: str) -> bytes:
-        """The content of one of its files.
+        """The content of a file.
 
         Raises:
-            KeyError: it has no such file.
+            KeyError: no such file.
         """
         if path not in self.files:
             raise KeyError(path)
         return (self.directory / path).read_bytes()
 
     def template(self, path: str) -> Template:
-        """One of its templates.
+        """A template of the bundle.
 
         Raises:
-            KeyError: it has no such file.
+            KeyError: no such file.
             DocumentError: the file has changed since the bundle was loaded, and no longer parses.
         """
         if path not in self.files:
@@ -103,7 +103,7 @@ class Bundle:
         return Template(read_file(self.directory / path, name=path), file=path)
 
     def pack(self) -> Packed:
-        """The archive of its files. The same files give the same bytes, whenever and wherever they were written.
+        """Pack its files. Equal files give equal bytes, whenever and wherever they were written.
 
         Raises:
             DocumentError: it is too large.
@@ -114,7 +114,7 @@ class Bundle:
 
 
 def validate(path: Path) -> list[Problem]:
-    """Everything that is wrong in a bundle, or in a manifest by itself, in the order of the files and lines; at most 100.
+    """All problems of a bundle, or of a single manifest, in the order of files and lines; at most 100.
 
     Args:
         path: the bundle's directory, or a manifest's file.
@@ -141,7 +141,7 @@ def _packed(path: Path) -> PackedFile:
 
 
 class _Loading:
-    """Reads one bundle and collects what is wrong."""
+    """Reads one bundle and collects problems."""
 
     def __init__(self, directory: Path) -> None:
         self.problems: list[Problem] = []
@@ -149,7 +149,7 @@ class _Loading:
         self._files: list[str] = []
 
     def run(self) -> Bundle | None:
-        """The bundle, or None where there are problems."""
+        """The bundle, or None if there are problems."""
         try:
             self._files = sorted(self._scan())
         except DocumentError as error:
@@ -215,7 +215,7 @@ class _Loading:
     def _manifest(self) -> Manifest | None:
         found = [name for name in MANIFEST_FILES if name in self._files]
         if not found:
-            self._add(MANIFEST_FILES[0], "there is no manifest", "write one; docs/manifest.md says how")
+            self._add(MANIFEST_FILES[0], "no manifest", "write one; see docs/manifest.md")
             return None
         if len(found) > 1:
             self._add(found[1], f"a second manifest beside {found[0]}", "keep one of them")
@@ -230,14 +230,14 @@ class _Loading:
     def _with_internal(self, manifest: Manifest) -> Manifest:
         name = manifest.internal_file
         if name is not None:
-            if not self._is_there(manifest, name, ("service_params",)):
+            if not self._require_file(manifest, name, ("service_params",)):
                 return manifest
         elif INTERNAL_FILE in self._files:
             name = INTERNAL_FILE
             if manifest.internal:
                 path: JsonPath = ("service_params",)
                 remedy = "keep the parameters in one of the two"
-                self.problems.append(manifest.source.problem(path, f"{name} is there as well", remedy, key=True))
+                self.problems.append(manifest.source.problem(path, f"{name} exists too", remedy, key=True))
                 return manifest
         else:
             return manifest
@@ -248,22 +248,22 @@ class _Loading:
             self.problems.extend(error.problems)
             return manifest
 
-    def _is_there(self, manifest: Manifest, name: str, path: JsonPath) -> bool:
+    def _require_file(self, manifest: Manifest, name: str, path: JsonPath) -> bool:
         if name in self._files:
             return True
         remedy = "put the file into the bundle"
         if (self._directory / name).exists():
-            remedy = f"take it out of what is ignored: write !{name} in {IGNORE_FILE}"
+            remedy = f"stop ignoring it: write !{name} in {IGNORE_FILE}"
         self.problems.append(manifest.source.problem(path, f"the bundle has no file {name}", remedy))
         return False
 
     def _check_image(self, manifest: Manifest) -> None:
         if manifest.image is not None and ORCHESTRATOR_FILE in self._files:
-            message = f"{ORCHESTRATOR_FILE} is there as well"
-            remedy = "keep one of the two: an image brings its own code"
+            message = f"{ORCHESTRATOR_FILE} exists too"
+            remedy = "keep one of the two: an image contains its own code"
             self.problems.append(manifest.source.problem(("image",), message, remedy, key=True))
         if manifest.icon is not None:
-            self._is_there(manifest, manifest.icon, ("icon",))
+            self._require_file(manifest, manifest.icon, ("icon",))
 
     def _check_code(self) -> None:
         path = self._directory / ORCHESTRATOR_FILE
@@ -277,7 +277,7 @@ class _Loading:
         except SyntaxError as error:
             line, column = error.lineno or 0, error.offset or 0
             self.problems.append(
-                Problem(ORCHESTRATOR_FILE, line, column, "", f"this is not Python: {error.msg}", "put it right")
+                Problem(ORCHESTRATOR_FILE, line, column, "", f"this is not Python: {error.msg}", "correct it")
             )
         except (ValueError, RecursionError, MemoryError):
             self._add(ORCHESTRATOR_FILE, "Python cannot parse it", "remove null bytes and deep nesting")
@@ -286,7 +286,7 @@ class _Loading:
         done: set[tuple[str, str]] = set()
         for name, path, templates in _template_sets(manifest):
             for part, file in (("deployment", templates.deployment), ("provision", templates.provision)):
-                if file is None or (name, file) in done or not self._is_there(manifest, file, (*path, part)):
+                if file is None or (name, file) in done or not self._require_file(manifest, file, (*path, part)):
                     continue
                 done.add((name, file))
                 if name in _KNOWN_FORMATS:
@@ -295,7 +295,7 @@ class _Loading:
                     self._check_references(file, templates.environments)
 
     def _check_references(self, file: str, environments: Sequence[str]) -> None:
-        """Whether all that a template of Heat names is in the bundle."""
+        """Check that everything that a template of Heat refers to is in the bundle."""
 
         def read(name: str) -> str | None:
             try:
@@ -323,7 +323,7 @@ class _Loading:
             self.problems.extend(error.problems)
             return
         if manifest.image is not None or ORCHESTRATOR_FILE in self._files:
-            # Code may add parameters that no manifest names.
+            # Code may add parameters that the manifest does not name.
             return
         known = _parameter_names(manifest)
         remedy = f"declare it in service_attributes, or name one of {listed(known)}"
@@ -353,7 +353,7 @@ def _parameter_names(manifest: Manifest) -> set[str]:
 
 
 def _shape_problems(documents: tuple[Node, ...], template_format: str, file: str) -> Iterator[Problem]:
-    """The least that a format asks of its documents; the platform that takes the template checks the rest."""
+    """The minimum that a format requires of its documents; the platform checks the rest."""
     wanted = {"kubernetes": ("apiVersion", "kind"), "hot": (), "infrastructure": ()}
     if not documents or (template_format != "kubernetes" and len(documents) > 1):
         remedy = "write at least one" if not documents else "keep one document"

@@ -1,8 +1,8 @@
-"""Graphs of services: what depends on what, what may start at once, and what cannot work.
+"""Graphs of services: dependencies, what can start concurrently, and impossible cycles.
 
-The service template graph (STG) is made of manifests. An edge says "making an instance of this service makes one of that";
-a cycle of such edges would never end and is refused by name. Inputs are edges of another kind: they are written once both
-ends are up, so they may go round in circles, and only order the suppliers where they do not.
+The service template graph (STG) is built from manifests. An edge means "creating an instance of this service creates one of
+that"; a cycle of such edges would never end and is refused. Inputs are edges of another kind: they are written once both ends are
+up, so they may form cycles, and order the suppliers only where they do not.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ Name = TypeVar("Name", bound=str)
 
 
 def strong_components(edges: Mapping[Name, Iterable[Name]]) -> list[tuple[Name, ...]]:
-    """The groups of nodes that reach one another, what is depended on before what depends on it (Tarjan, iteratively).
+    """The strongly connected components, dependencies before dependents (Tarjan's algorithm, iteratively).
 
     Args:
-        edges: for every node those that it depends on. Every node is a key.
+        edges: the dependencies of every node. Every node is a key.
     """
     index: dict[Name, int] = {}
     low: dict[Name, int] = {}
@@ -60,10 +60,10 @@ def strong_components(edges: Mapping[Name, Iterable[Name]]) -> list[tuple[Name, 
 
 
 def layers(edges: Mapping[Name, Iterable[Name]]) -> tuple[tuple[Name, ...], ...]:
-    """What may start at once: every layer needs only those before it, or members of its own circle.
+    """Layers of nodes that can start concurrently: each depends only on earlier layers, or on members of its own cycle.
 
     Args:
-        edges: for every node those that it depends on. Every node is a key.
+        edges: the dependencies of every node. Every node is a key.
     """
     depth: dict[Name, int] = {}
     result: list[list[Name]] = []
@@ -79,10 +79,10 @@ def layers(edges: Mapping[Name, Iterable[Name]]) -> tuple[tuple[Name, ...], ...]
 
 
 def supplier_layers(manifest: Manifest) -> tuple[tuple[Dependency, ...], ...]:
-    """The order in which an orchestrator brings up a service's suppliers.
+    """The order in which an orchestrator creates a service's suppliers.
 
-    A supplier whose attributes are another's input comes before it. Those whose inputs go round in a circle start
-    together and get their inputs afterwards.
+    A supplier whose attributes are another's input comes first. Suppliers whose inputs form a cycle start together and get their
+    inputs afterwards.
 
     Args:
         manifest: the service's.
@@ -93,14 +93,14 @@ def supplier_layers(manifest: Manifest) -> tuple[tuple[Dependency, ...], ...]:
 
 
 class ServiceGraph:
-    """The service template graph of manifests that are at hand. Services that are only named are its leaves.
+    """The service template graph of the given manifests. Services without a manifest are its leaves.
 
     Args:
-        manifests: one a service type.
+        manifests: one per service type.
 
     Raises:
-        DocumentError: two manifests describe one type, or making an instance would make another of itself. Every
-            such circle is named.
+        DocumentError: two manifests describe one type, or instances would create one another endlessly. The text names
+            every such cycle.
     """
 
     def __init__(self, manifests: Iterable[Manifest]) -> None:
@@ -111,42 +111,42 @@ class ServiceGraph:
             if other is not manifest:
                 message = f"{manifest.type} is described by {other.source.file} too"
                 problems.append(manifest.source.problem(("service_type",), message, "keep one of them"))
-        self._makes: dict[str, tuple[str, ...]] = {}
+        self._creates: dict[str, tuple[str, ...]] = {}
         for manifest in self.manifests.values():
-            made = tuple(needed.type for needed in manifest.dependencies if _makes_one(manifest, needed))
-            self._makes[manifest.type] = made
+            created = tuple(needed.type for needed in manifest.dependencies if _creates_one(manifest, needed))
+            self._creates[manifest.type] = created
             for needed in manifest.dependencies:
                 if needed.type not in self.manifests:
-                    self._makes[needed.type] = ()
+                    self._creates[needed.type] = ()
         problems.extend(self._cycles())
         if problems:
             raise DocumentError(problems)
 
     def edges(self) -> dict[str, tuple[str, ...]]:
-        """For every service those of which its orchestrator makes an instance."""
-        return dict(self._makes)
+        """For every service, those of which its orchestrator creates an instance."""
+        return dict(self._creates)
 
     def layers(self) -> tuple[tuple[str, ...], ...]:
-        """All services, each layer needing only those before it."""
-        return layers(self._makes)
+        """All services in layers, each of which depends only on earlier ones."""
+        return layers(self._creates)
 
     def needs(self, service: str) -> frozenset[str]:
-        """Every service of which an instance is made, directly or not, for one of this service.
+        """Every service of which an instance is created, directly or not, for one of this service.
 
         Raises:
-            KeyError: the graph does not hold the service.
+            KeyError: the graph does not contain the service.
         """
         found: set[str] = set()
-        todo = list(self._makes[service])
+        todo = list(self._creates[service])
         while todo:
             name = todo.pop()
             if name not in found:
                 found.add(name)
-                todo.extend(self._makes[name])
+                todo.extend(self._creates[name])
         return frozenset(found)
 
     def problems(self) -> list[Problem]:
-        """Inputs, attributes and bindings that the manifests at hand show to be wrong."""
+        """Inputs, attributes and bindings that contradict the given manifests."""
         found: list[Problem] = []
         for manifest in self.manifests.values():
             for index, needed in enumerate(manifest.dependencies):
@@ -161,7 +161,7 @@ class ServiceGraph:
             supplier = self.manifests.get(taken.supplier)
             if supplier is not None and taken.attribute not in supplier.attributes:
                 message = f"{taken.supplier} has no attribute {taken.attribute}"
-                yield source.problem(here, message, f"there are {listed(supplier.attributes)}")
+                yield source.problem(here, message, f"expected one of {listed(supplier.attributes)}")
             if dependent is not None:
                 yield from self._written(dependent, taken.target, manifest, here)
         if dependent is None:
@@ -170,7 +170,7 @@ class ServiceGraph:
             here = (*path, "attributes", name)
             yield from self._written(dependent, name, manifest, here)
             declared = dependent.attributes.get(name)
-            # A reference's value is known only when an instance is made.
+            # A reference has a value only when an instance is created.
             if declared is not None and not (isinstance(value, str) and "${" in value):
                 fault = declared.misfit(value)
                 if fault is not None:
@@ -188,38 +188,38 @@ class ServiceGraph:
         declared = dependent.attributes.get(name)
         if declared is None:
             message = f"{dependent.type} has no attribute {name}"
-            yield manifest.source.problem(path, message, f"there are {listed(dependent.attributes)}")
+            yield manifest.source.problem(path, message, f"expected one of {listed(dependent.attributes)}")
         elif not declared.writable:
             remedy = f"make it mutable in {dependent.source.file}, or name another"
             yield manifest.source.problem(path, f"{name} of {dependent.type} is immutable", remedy)
 
     def _cycles(self) -> Iterable[Problem]:
-        for group in strong_components(self._makes):
-            if len(group) == 1 and group[0] not in self._makes[group[0]]:
+        for group in strong_components(self._creates):
+            if len(group) == 1 and group[0] not in self._creates[group[0]]:
                 continue
             cycle = self._cycle_in(frozenset(group))
             manifest = self.manifests[cycle[0]]
             named = [needed.type for needed in manifest.dependencies]
             index = named.index(cycle[1])
-            message = f"instances would make one another without end: {' → '.join(cycle)}"
+            message = f"instances would create one another endlessly: {' → '.join(cycle)}"
             remedy = "bind one of them to an instance that exists, or remove an entry"
             yield manifest.source.problem(("depends_on", index, cycle[1]), message, remedy, key=True)
 
     def _cycle_in(self, group: frozenset[str]) -> list[str]:
-        # Within a strong component a walk that stays inside it comes back to where it was.
+        # Within a strongly connected component, a walk that stays inside it returns to an earlier node.
         node = min(group)
-        way: list[str] = []
-        while node not in way:
-            way.append(node)
-            node = next(child for child in self._makes[node] if child in group)
-        return [*way[way.index(node) :], node]
+        walk: list[str] = []
+        while node not in walk:
+            walk.append(node)
+            node = next(child for child in self._creates[node] if child in group)
+        return [*walk[walk.index(node) :], node]
 
 
-def _makes_one(manifest: Manifest, needed: Dependency) -> bool:
+def _creates_one(manifest: Manifest, needed: Dependency) -> bool:
     binding = needed.binding
     if binding is None:
         return True
     if binding.parameter is None:
         return False
-    # Where the tenant may leave the parameter out, an instance is made after all.
+    # If the tenant may omit the parameter, an instance may be created after all.
     return not manifest.attributes[binding.parameter].required

@@ -1,9 +1,9 @@
-"""Heat's templates (HOT and the older CloudFormation form) with all that they name, resolved inside the bundle alone.
+"""Heat's templates (HOT and the older CloudFormation form) with the files that they name, resolved inside the bundle only.
 
-`get_file: x`, `type: x.yaml` and an environment's `resource_registry` name files relative to the file that they stand in, or,
-with `file:`, from the bundle's root. Each is read, templates among them are followed, and every name is replaced by the one
-under which the file travels, so that two files of one name in two folders stay two. A URL, or a path that leaves the bundle,
-is refused by name: nothing here opens anything but what `read` gives.
+`get_file: x`, `type: x.yaml` and an environment's `resource_registry` name files relative to the file that contains them, or,
+with `file:`, from the bundle's root. Each is read, templates among them recursively, and every name is replaced by the path in
+the bundle, so that two files of one name in two directories remain distinct. A URL, or a path that leaves the bundle, is refused:
+nothing is opened except through `read`.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from archelon_core.documents.problems import DocumentError, Path, Problem, json_
 from archelon_core.documents.reading import read_text
 from archelon_core.documents.tree import Json, Mapping, Node, Scalar, plain, walk
 
-#: One of these says that a document is a template for Heat.
+#: One of these marks a document as a template for Heat.
 VERSION_KEYS: Final = ("heat_template_version", "HeatTemplateFormatVersion", "AWSTemplateFormatVersion")
-#: What makes a type a file's name, as Heat sees it.
+#: By these suffixes, Heat takes a type for a file name.
 _TEMPLATES: Final = (".yaml", ".template")
-#: Marks what is taken as text, so that a file can be both that and a template.
+#: Prefix of files read as text, so that a file can be both text and template.
 _TEXT: Final = "text:"
 
 Read = Callable[[str], str | None]
@@ -33,10 +33,9 @@ Read = Callable[[str], str | None]
 class Gathered:
     """A template, ready for Heat.
 
-    Args:
-        template: its document. environment: of all environments, the later over the earlier.
-        files: what both name, by the names that stand in them now.
-        names: the files of the bundle that were read, the template itself not among them.
+    template: its document. environment: all environments merged, later ones over earlier ones.
+    files: the files that both refer to, by their new names.
+    names: the files of the bundle that were read, except the template itself.
     """
 
     template: dict[str, Any] = field(repr=False)
@@ -46,15 +45,15 @@ class Gathered:
 
 
 def gather(path: str, text: str, *, read: Read, environments: Sequence[str] = ()) -> Gathered:
-    """Read a template and everything that it names.
+    """Read a template and everything that it refers to.
 
     Args:
         path: of the template in its bundle. text: its text.
-        read: a file of the bundle as text; None where there is none.
+        read: returns a file of the bundle as text; None if there is none.
         environments: paths of environments in the bundle.
 
     Raises:
-        DocumentError: something is no template, or names a file that the bundle does not have.
+        DocumentError: something is not a template, or refers to a file that the bundle does not have.
     """
     return _Gathering(read).run(path, text, environments)
 
@@ -65,7 +64,7 @@ class _Gathering:
         self._problems: list[Problem] = []
         self._files: dict[str, str] = {}
         self._names: dict[str, None] = {}
-        #: Templates that were named and are not read yet.
+        #: Templates that were referred to and are not read yet.
         self._todo: list[str] = []
 
     def run(self, path: str, text: str, environments: Sequence[str]) -> Gathered:
@@ -88,7 +87,7 @@ class _Gathering:
     def _text(self, name: str) -> str:
         self._names[name] = None
         text = self._read(name)
-        assert text is not None, "a reference is resolved to what there is"
+        assert text is not None, "references resolve to existing files"
         return text
 
     def _template(self, path: str, text: str) -> dict[str, Any]:
@@ -102,7 +101,7 @@ class _Gathering:
     def _environment(self, path: str) -> dict[str, Any]:
         text = self._read(path)
         if text is None:
-            self._problems.append(Problem(path, 0, 0, "", "there is no such environment", "put it into the bundle"))
+            self._problems.append(Problem(path, 0, 0, "", "no such environment", "put it into the bundle"))
             return {}
         self._names[path] = None
         root = self._map(path, text)
@@ -120,7 +119,7 @@ class _Gathering:
         return documents[0]
 
     def _rewritten(self, path: str, root: Mapping, references: Callable[[Path, str], bool | None]) -> dict[str, Any]:
-        """The document with every reference replaced by the name under which its file travels."""
+        """The document with every reference replaced by the file's new name."""
         document = plain(root)
         assert isinstance(document, dict)
         for place, node in walk(root):
@@ -154,7 +153,7 @@ class _Gathering:
             self._add(path, node, place, f"{shown!r} leaves the bundle", "put the file into the bundle and name it")
             return None
         if self._read(name) is None:
-            self._add(path, node, place, f"there is no text file {name!r}", "put it into the bundle")
+            self._add(path, node, place, f"no text file {name!r}", "put it into the bundle")
             return None
         return name
 
@@ -163,17 +162,17 @@ class _Gathering:
 
 
 def _references(place: Path, value: str) -> bool | None:
-    """Whether a template's leaf names a template (True) or a text (False); None where it names no file."""
+    """Whether a template's leaf refers to a template (True) or a text (False); None if it refers to no file."""
     if place[-1] == "get_file":
         return False
     return True if place[-1] in ("type", "Type") and value.endswith(_TEMPLATES) else None
 
 
 def _registered(place: Path, value: str) -> bool | None:
-    """The same of an environment's leaf."""
+    """The same for an environment's leaf."""
     if place[0] != "resource_registry" or place[-1] in ("hooks", "restricted_actions"):
         return None
-    # What is found relative to `base_url` would be outside the bundle: it is looked for here, and refused.
+    # Files relative to `base_url` would be outside the bundle: resolve it, so that it is refused.
     return True if value.endswith(_TEMPLATES) or place[-1] == "base_url" else None
 
 

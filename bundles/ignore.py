@@ -1,8 +1,8 @@
-"""Which files of a directory do not belong in its bundle: the `.archelonignore` file and what nobody wants in one.
+"""Files of a directory that are excluded from its bundle: `.archelonignore` and defaults.
 
-The syntax is git's, without character classes: one pattern a line, `#` for comments, `*` and `?` inside one name, `**` over
-several, a leading or inner `/` anchors at the root, a trailing `/` means directories, `!` takes back. The last pattern that
-matches decides; what lies in an ignored directory stays ignored.
+The syntax is git's, without character classes: one pattern per line, `#` for comments, `*` and `?` inside one name, `**` across
+names, a leading or inner `/` anchors at the root, a trailing `/` matches directories, `!` negates. The last matching pattern
+decides; everything in an ignored directory stays ignored.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from archelon_core.documents.problems import DocumentError, Problem
 
 IGNORE_FILE = ".archelonignore"
 
-#: Before the author's own lines, which can take them back (`!tests/`).
+#: They precede the author's own lines, which can negate them (`!tests/`).
 DEFAULT_IGNORED = (
     IGNORE_FILE,
     "__pycache__/",
@@ -50,13 +50,13 @@ class _Rule(NamedTuple):
 
 
 class Ignored:
-    """Tells which paths are ignored.
+    """Decides which paths are ignored.
 
     Args:
-        lines: of an ignore file; they come after the defaults.
+        lines: of an ignore file; they follow the defaults.
 
     Raises:
-        DocumentError: there are more lines, or longer ones, than anyone writes.
+        DocumentError: more or longer lines than the limits.
     """
 
     def __init__(self, lines: Iterable[str] = ()) -> None:
@@ -70,14 +70,14 @@ class Ignored:
                 self._rules.append(_rule(text))
 
     def __call__(self, path: str, *, is_directory: bool) -> bool:
-        """Is this path ignored? Its parents are not.
+        """Whether to ignore this path; its parents are not ignored.
 
         Args:
             path: relative, with `/`.
-            is_directory: it is one.
+            is_directory: whether it is a directory.
         """
         ignored = False
-        # A name that is not UTF-8 is refused later, by its place; here it needs to be no more than text for RE2.
+        # A name that is not UTF-8 is refused later; RE2 only needs bytes.
         raw = path.encode("utf-8", "surrogateescape")
         for rule in self._rules:
             if (is_directory or not rule.directories_only) and rule.expression.fullmatch(raw):

@@ -1,8 +1,7 @@
-"""The manifest as values: what a service is, what it needs, what a tenant may set and ask of it.
+"""The model of a manifest: a service, its dependencies, its attributes and its actions.
 
-Hurtle's manifest is a subset. The field names here are Python's; docs/manifest.md has the table of the names on disk.
-Everything is frozen: a manifest belongs to a bundle's digest and never changes. `bundles.manifest_reading` makes it out of
-text.
+Hurtle's manifest is a subset. The field names here are Python's; docs/manifest.md has the table of the names on disk. Everything
+is frozen: a manifest belongs to a bundle's digest and never changes. `bundles.manifest_reading` creates it from text.
 """
 
 from __future__ import annotations
@@ -19,16 +18,16 @@ from .values import Pattern, ValueType, misfit
 
 
 class Mutability(enum.StrEnum):
-    """Who may write an attribute, in Hurtle's words."""
+    """Who may write an attribute, in Hurtle's terms."""
 
-    IMMUTABLE = "immutable"  # the provider alone
-    REQUIRED = "required"  # the tenant, who must give it at creation and may change it
+    IMMUTABLE = "immutable"  # the provider only
+    REQUIRED = "required"  # the tenant, who must set it at creation and may change it
     MUTABLE = "mutable"  # the tenant, at any time
     OPTIONAL = ""  # the same; Hurtle's manifests use both
 
 
 class Phase(enum.StrEnum):
-    """The phases of an instance's life that can have parameters, retries and timeouts of their own."""
+    """The phases of an instance's life that can have their own parameters, retries and timeouts."""
 
     INITIALISE = "initialise"
     ACTIVATE = "activate"
@@ -41,9 +40,9 @@ class Phase(enum.StrEnum):
 
 
 class OnFailedCreate(enum.StrEnum):
-    """What becomes of the resources of an instance whose creation failed."""
+    """What happens to the resources of an instance whose creation failed."""
 
-    KEEP = "keep"  # for a look at them, and a retry
+    KEEP = "keep"  # for inspection and a retry
     ROLLBACK = "rollback"  # they are removed; the instance stays, as failed
 
 
@@ -55,9 +54,9 @@ class Attribute:
         name: as on the wire.
         mutability: who may write it.
         type: OCCI's type.
-        default: applied where the tenant gives no value; None where there is none.
+        default: applied if the tenant sets no value; None for no default.
         pattern: what values must match.
-        secret: encrypted at rest and shown to its owner alone.
+        secret: encrypted at rest and shown to its owner only.
         description: for people.
     """
 
@@ -71,16 +70,16 @@ class Attribute:
 
     @property
     def required(self) -> bool:
-        """The tenant must give it at creation."""
+        """Whether the tenant must set it at creation."""
         return self.mutability is Mutability.REQUIRED
 
     @property
     def writable(self) -> bool:
-        """The tenant may give and change it."""
+        """Whether the tenant may set and change it."""
         return self.mutability is not Mutability.IMMUTABLE
 
     def misfit(self, value: Json) -> str | None:
-        """Why the value does not fit, without repeating it, or None where it fits."""
+        """Why the value does not fit, without repeating it, or None if it fits."""
         return misfit(value, self.type, self.pattern)
 
 
@@ -89,7 +88,7 @@ class Input:
     """A supplier's attribute that is written to the dependent once the supplier is up.
 
     Args:
-        supplier: type of the supplier, which is in `depends_on` too.
+        supplier: type of the supplier, which is also in `depends_on`.
         attribute: the supplier's attribute.
         target: the dependent's attribute; in Hurtle's form the same name.
     """
@@ -100,11 +99,11 @@ class Input:
 
 
 class Binding(NamedTuple):
-    """An instance that exists already and is used instead of a new one. Exactly one of the two is given.
+    """An existing instance to use instead of a new one. Exactly one of the two is set.
 
     Args:
         id: the instance's id or URL, the same for every tenant.
-        parameter: the attribute in which a tenant names it. Where the tenant leaves an optional one out, an instance is made.
+        parameter: the attribute in which a tenant names it. If the tenant omits an optional one, an instance is created.
     """
 
     id: str | None
@@ -117,10 +116,10 @@ class Dependency:
 
     Args:
         type: its type.
-        inputs: what it is told about the other suppliers.
-        attributes: what it is given at creation; a leaf may be `${name}`, an attribute of this service.
-        binding: use an instance that exists; None to make one.
-        region: where to make it; None for this instance's region.
+        inputs: attributes that it gets from other suppliers.
+        attributes: its attributes at creation; a leaf may be `${name}`, an attribute of this service.
+        binding: use an existing instance; None to create one.
+        region: where to create it; None for this instance's region.
     """
 
     type: str
@@ -135,9 +134,9 @@ class Templates:
     """The templates of one format, as paths inside the bundle.
 
     Args:
-        deployment: what is made.
-        provision: an update of it that configures; None where there is nothing to add.
-        environments: Heat's environments for both, a later one over an earlier.
+        deployment: creates the resources.
+        provision: an update of it that configures; None if nothing is added.
+        environments: Heat's environments for both, later ones over earlier ones.
     """
 
     deployment: str
@@ -151,9 +150,9 @@ class Resources:
 
     Args:
         region: its name.
-        format: of the templates; None to use those of whatever format the region's platform takes.
-        templates: of this region; None to use the service's own (`Manifest.templates`).
-        parameters: for this region's templates, over the tenant's attributes of the same name.
+        format: of the templates; None for the format of the region's platform.
+        templates: of this region; None for the service's own (`Manifest.templates`).
+        parameters: for this region's templates; they override the tenant's attributes of the same name.
     """
 
     region: str
@@ -164,7 +163,7 @@ class Resources:
 
 @dataclass(frozen=True, slots=True)
 class InternalParameter:
-    """The provider's parameter for a phase. The orchestrator gets it, a tenant never sees it."""
+    """The provider's parameter for a phase, which the orchestrator gets and a tenant never sees."""
 
     name: str
     type: ValueType
@@ -173,11 +172,11 @@ class InternalParameter:
 
 @dataclass(frozen=True, slots=True)
 class PhasePolicy:
-    """How patient a phase is.
+    """The timeout and retry policy of a phase.
 
     Args:
-        timeout: seconds until an attempt counts as failed; None for the service manager's own.
-        retries: attempts after the first; None for the service manager's own.
+        timeout: seconds until an attempt counts as failed; None for the service manager's default.
+        retries: attempts after the first; None for the service manager's default.
     """
 
     timeout: float | None = None
@@ -186,7 +185,7 @@ class PhasePolicy:
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """An OCCI action of the service's kind; it reaches the orchestrator as `on_action`."""
+    """An OCCI action of the service's kind; the orchestrator handles it in `on_action`."""
 
     term: str
     title: str = ""
@@ -196,10 +195,10 @@ class Action:
 
 @dataclass(frozen=True, slots=True)
 class Quotas:
-    """Limits that an operator can change for a tenant. None: no limit of the manifest's.
+    """Limits that an operator can change for a tenant. None: no limit in the manifest.
 
     Args:
-        instances: of this service at a time, for one tenant.
+        instances: concurrent instances of this service, for one tenant.
     """
 
     instances: int | None = None
@@ -207,7 +206,7 @@ class Quotas:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a manifest was read: it lets a later check name the line."""
+    """The document of a manifest, by which later checks find the line."""
 
     file: str
     root: Node
@@ -219,7 +218,7 @@ class Source:
             path: keys and indices from the root.
             message: what is wrong.
             remedy: what to do.
-            key: the last key is meant, not its value.
+            key: locate the last key, not its value.
         """
         mark = locate(self.root, path, key=key)
         return Problem(self.file, mark.line, mark.column, json_path(path), message, remedy)
@@ -231,7 +230,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A service, described.
+    """A manifest.
 
     Args:
         type: scheme, `#` and term: the type identifier of its OCCI kind.
@@ -239,20 +238,20 @@ class Manifest:
         description: for people.
         version: the provider's own, any text.
         icon: path of an image in the bundle.
-        endpoint: URL at which Hurtle's service manager listened; None to derive it.
+        endpoint: URL of Hurtle's service manager; None to derive it.
         attributes: of the kind, by name.
         actions: of the kind, by term.
         dependencies: other services, in the order of the file.
-        resources: by region; empty where every region is served with `templates`.
+        resources: by region; empty if every region uses `templates`.
         templates: by format.
         internal: the provider's parameters by phase.
-        internal_file: file in the bundle that holds them instead.
+        internal_file: file in the bundle with these parameters instead.
         phases: retries and timeouts by phase.
         on_failed_create: keep or roll back.
-        image: the orchestrator's container image instead of code in the bundle.
+        image: the orchestrator's container image, instead of code in the bundle.
         quotas: default limits.
         extensions: keys beginning with `x-`, for other programs.
-        source: where it was read; plays no part in comparisons.
+        source: the document; ignored in comparisons.
     """
 
     type: str
@@ -277,7 +276,7 @@ class Manifest:
 
     @property
     def scheme(self) -> str:
-        """The kind's scheme, `#` included."""
+        """The kind's scheme, including `#`."""
         return self.type[: self.type.rindex("#") + 1]
 
     @property
@@ -286,11 +285,11 @@ class Manifest:
         return self.type[self.type.rindex("#") + 1 :]
 
     def templates_for(self, region: str, platform_format: str) -> tuple[str, Templates] | None:
-        """The format and the templates to use in a region, or None where the service cannot be deployed there.
+        """The format and the templates for a region, or None if the service cannot be deployed there.
 
         Args:
             region: its name.
-            platform_format: the format that the region's platform takes.
+            platform_format: the format of the region's platform.
         """
         resources = self.resources.get(region)
         if resources is None:

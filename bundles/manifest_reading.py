@@ -1,8 +1,7 @@
-"""A manifest out of text: parsed, held against the JSON Schema, then against what a schema cannot say.
+"""Reads a manifest from text: parses it, validates it against the JSON Schema, then checks what a schema cannot express.
 
-Every step collects; the model is built only where nothing was found, so building it takes the shape for granted. Checked
-here is what one manifest says by itself. What needs the other files of the bundle is checked in `bundles.bundle`, what
-needs other manifests in `bundles.graph`.
+Every step collects problems; the model is only built if there are none. The checks here concern one manifest by itself. Those
+that need other files of the bundle are in `bundles.bundle`, those that need other manifests in `bundles.graph`.
 """
 
 from __future__ import annotations
@@ -37,30 +36,30 @@ from .schema import schema_problems
 from .templates import Template
 from .values import Pattern, PatternError, ValueType, misfit
 
-#: Of a manifest; its schema, against which each value is held, allows for less than this of anything.
+#: Limits on a manifest; they also bound the cost of validation by the schema.
 MANIFEST_LIMITS = DocumentLimits(nodes=20_000)
 #: The remedy for a file without a document.
 NEEDED = "see docs/manifest.md for what belongs in it"
-#: Hurtle's regions name HOT templates without saying so.
+#: Hurtle's regions name HOT templates without a format.
 HOT = "hot"
 
-#: Names that the platform sets on every instance.
+#: Prefixes of names that the platform sets on every instance.
 _RESERVED_PREFIXES = ("occi.", "org.archelon.", "mcn.service.state")
-#: Actions that every service has.
+#: Actions of every service.
 _RESERVED_ACTIONS = frozenset({"lock", "renew", "report", "retry", "start", "stop", "unlock"})
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
 _DAY = 86400
 
 
 def read_manifest(text: str, *, file: str) -> Manifest:
-    """The manifest in a text.
+    """Read the manifest in a text.
 
     Args:
-        text: JSON where `file` ends in `.json`, YAML elsewhere.
+        text: JSON if `file` ends in `.json`, YAML otherwise.
         file: its name, for problems.
 
     Raises:
-        DocumentError: with everything that is wrong.
+        DocumentError: with all problems.
     """
     return manifest_of(
         only_document(read_text(text, file=file, limits=MANIFEST_LIMITS), file, needed=NEEDED), file=file
@@ -68,14 +67,14 @@ def read_manifest(text: str, *, file: str) -> Manifest:
 
 
 def manifest_of(root: Node, *, file: str) -> Manifest:
-    """The manifest in a document.
+    """Read the manifest in a document.
 
     Args:
         root: the document.
         file: its name, for problems.
 
     Raises:
-        DocumentError: with everything that is wrong.
+        DocumentError: with all problems.
     """
     problems = schema_problems(root, file=file)
     if problems:
@@ -89,10 +88,10 @@ def manifest_of(root: Node, *, file: str) -> Manifest:
 
 
 def read_internal(root: Node, *, file: str) -> Mapping[Phase, tuple[InternalParameter, ...]]:
-    """The provider's parameters out of a file of their own (Hurtle's `service_params.json`).
+    """Read the provider's parameters from a separate file (Hurtle's `service_params.json`).
 
     Raises:
-        DocumentError: with everything that is wrong.
+        DocumentError: with all problems.
     """
     problems = schema_problems(root, file=file, definition="service_params")
     value: Any = plain(root)
@@ -104,7 +103,7 @@ def read_internal(root: Node, *, file: str) -> Mapping[Phase, tuple[InternalPara
 
 
 class _Checks:
-    """What a schema cannot say of one manifest."""
+    """The checks of one manifest that a schema cannot express."""
 
     def __init__(self, value: dict[str, Any], source: Source) -> None:
         self._value = value
@@ -112,13 +111,13 @@ class _Checks:
         self._attributes: dict[str, Any] = value.get("service_attributes", {})
 
     def problems(self) -> Iterator[Problem]:
-        """Everything that is wrong."""
+        """All problems."""
         yield from self._attribute_problems(self._attributes, ("service_attributes",))
         for term, action in self._value.get("service_actions", {}).items():
             path: Path = ("service_actions", term)
             if term in _RESERVED_ACTIONS:
                 yield self._source.problem(
-                    path, "every service has this action already", "choose another term", key=True
+                    path, "every service already has this action", "choose another term", key=True
                 )
             yield from self._attribute_problems(action.get("attributes", {}), (*path, "attributes"))
         yield from self._dependency_problems()
@@ -176,14 +175,14 @@ class _Checks:
             if supplier == self._value["service_type"]:
                 yield self._source.problem(path, "the service depends on itself", "remove the entry", key=True)
             if supplier in suppliers[:index]:
-                yield self._source.problem(path, "the service is named twice", "keep one entry for it", key=True)
+                yield self._source.problem(path, "the service is listed twice", "keep one entry for it", key=True)
             yield from self._input_problems(wanted, path, suppliers)
             parameter = wanted.get("bind", {}).get("parameter")
             if parameter is not None:
                 yield from self._binding_problems(parameter, (*path, "bind", "parameter"))
             if "id" in wanted.get("bind", {}) and wanted.get("attributes"):
                 remedy = "leave out the attributes, or the binding"
-                yield self._source.problem((*path, "attributes"), "nothing is made that could take them", remedy)
+                yield self._source.problem((*path, "attributes"), "no instance is created that could take them", remedy)
             yield from self._reference_problems((*path, "attributes"))
 
     def _reference_problems(self, path: Path) -> Iterator[Problem]:
@@ -208,7 +207,7 @@ class _Checks:
             taken = _input(declared)
             if taken.supplier not in suppliers:
                 remedy = f"add {taken.supplier} to depends_on"
-                yield self._source.problem(here, f"{taken.supplier} supplies nothing here", remedy)
+                yield self._source.problem(here, f"{taken.supplier} is not a supplier here", remedy)
             if taken.supplier == path[-1]:
                 yield self._source.problem(here, "the service is its own supplier", "remove the input")
             if taken.target in targets:
@@ -220,7 +219,7 @@ class _Checks:
         declared = self._attributes.get(parameter)
         if declared is None:
             remedy = f"declare {parameter} in service_attributes"
-            yield self._source.problem(path, f"there is no attribute {parameter}", remedy)
+            yield self._source.problem(path, f"no attribute {parameter}", remedy)
             return
         described = _attribute(parameter, declared)
         if not described.writable or described.type is not ValueType.STRING:
@@ -255,13 +254,13 @@ class _Checks:
                 continue
             wanted = declared.get("format")
             if not known or (wanted is not None and wanted not in known):
-                missing = f"templates has no {wanted}" if wanted else "there are no templates"
+                missing = f"templates has no {wanted}" if wanted else "no templates"
                 remedy = f"add {'templates.' + wanted if wanted else 'templates'}, or a deployment to the region"
                 yield self._source.problem(("resources", region), missing, remedy)
 
 
 def bundle_path(reference: str) -> str:
-    """The path inside the bundle that a manifest names. `file:` URLs begin at the bundle's root, wherever that is."""
+    """The path inside the bundle that a manifest refers to. `file:` URLs begin at the bundle's root."""
     if reference.startswith("file:"):
         return reference.removeprefix("file:").lstrip("/")
     return reference.removeprefix("./")
@@ -273,7 +272,7 @@ def _internal_problems(value: dict[str, Any], path: Path, source: Source) -> Ite
         for index, parameter in enumerate(parameters):
             here = (*path, phase, index)
             if parameter["name"] in names:
-                yield source.problem((*here, "name"), "the parameter is given twice", "keep one of them")
+                yield source.problem((*here, "name"), "the parameter is defined twice", "keep one of them")
             names.add(parameter["name"])
             if fault := misfit(parameter["value"], ValueType(parameter.get("type", "string"))):
                 yield source.problem((*here, "value"), fault, "change the value or the type")

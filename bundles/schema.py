@@ -1,8 +1,7 @@
-"""The manifest's JSON Schema, and its errors in words.
+"""The manifest's JSON Schema, and its errors in plain words.
 
-The schema in `manifest.schema.json` is published and is at the same time the reader's first step, so the two cannot drift:
-what the schema refuses is refused here, what it accepts goes on to the checks that a schema cannot express. The remedy in
-an error is the description of the field that it is about.
+The schema in `manifest.schema.json` is both published and the reader's first step, so the two cannot diverge: what it accepts is
+then subject to the checks that a schema cannot express. The remedy of an error is the description of the field.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ _ARTICLES = {
     "object": "a map",
     "null": "null",
 }
-#: Under these keys stand values that may be secret; errors below do not repeat them.
+#: Keys whose values may be secret; errors do not repeat them.
 _VALUES = frozenset({"default", "value", "attributes", "parameters", "pattern"})
 
 
@@ -58,18 +57,18 @@ def _validator(definition: str | None) -> Any:
 
 
 def _definition_of(schema: dict[str, Any], name: str) -> dict[str, Any]:
-    """The part of the schema for one of the top-level keys, as a map only (a file cannot name another file)."""
+    """The schema of one top-level key, as a map only (a file cannot refer to another file)."""
     found: dict[str, Any] = {**schema["properties"][name], "type": "object"}
     return found
 
 
 def schema_problems(root: Node, *, file: str, definition: str | None = None) -> list[Problem]:
-    """What the schema says against a document.
+    """Validate a document against the schema.
 
     Args:
         root: the document.
         file: for the problems.
-        definition: check against the schema of this top-level key instead of the whole manifest's.
+        definition: validate against the schema of this top-level key instead of the whole manifest's.
     """
     value = plain(root)
     source = Source(file, root)
@@ -86,7 +85,7 @@ def _problems_of(error: jsonschema.ValidationError, source: Source) -> Iterable[
     instance: Any = error.instance
     keyword = str(error.validator)
     if "propertyNames" in error.absolute_schema_path:
-        # The instance is the key itself, and jsonschema's path ends at the map that holds it.
+        # The instance is the key itself, and jsonschema's path ends at the map that contains it.
         return [source.problem((*path, instance), "the name does not fit", expected, key=True)]
     if keyword == "additionalProperties":
         return _unknown_keys(instance, schema, path, source)
@@ -97,7 +96,7 @@ def _problems_of(error: jsonschema.ValidationError, source: Source) -> Iterable[
         kinds = [wanted] if isinstance(wanted, str) else wanted
         message = f"is {_kind(instance)}, not {' or '.join(_ARTICLES[kind] for kind in kinds)}"
     elif keyword == "enum":
-        message = f"is {_shown(instance, path)}, none of {', '.join(json.dumps(word) for word in wanted)}"
+        message = f"is {_shown(instance, path)}, not one of {', '.join(json.dumps(word) for word in wanted)}"
     elif keyword in ("maxLength", "maxItems", "maxProperties"):
         message = f"is longer than {wanted}"
     elif keyword in ("minItems", "minProperties"):
@@ -120,8 +119,8 @@ def _unknown_keys(instance: dict[str, Json], schema: dict[str, Any], path: Path,
             continue
         close = difflib.get_close_matches(key[:100], known, n=1)
         remedy = f"did you mean {close[0]}? " if close else ""
-        remedy += f"there are {', '.join(known)}"
-        yield source.problem((*path, key), "there is no such key", remedy, key=True)
+        remedy += f"expected one of {', '.join(known)}"
+        yield source.problem((*path, key), "no such key", remedy, key=True)
 
 
 def _missing(
@@ -131,14 +130,14 @@ def _missing(
     wanted: Any = error.validator_value
     if keyword == "dependentRequired":
         wanted = [name for key, names in wanted.items() if key in instance for name in names]
-    # jsonschema reports every missing name as an error of its own and names it in its text alone.
+    # jsonschema reports each missing name as a separate error and names it only in the text.
     name = next(name for name in wanted if name not in instance and repr(name) in error.message)
     described = _property_description(schema, name)
     return source.problem(path, f"{name} is missing", f"add {name}: {described}")
 
 
 def _property_description(schema: dict[str, Any], name: str) -> str:
-    """The description of a property, its reference followed."""
+    """The description of a property, with its reference resolved."""
     found: dict[str, Any] = schema.get("properties", {}).get(name, {})
     reference = found.get("$ref")
     if reference is not None:

@@ -1,10 +1,9 @@
-"""Values into templates, so that no value can become structure.
+"""Substitution of values in templates, such that no value can become structure.
 
-A template is parsed first, and `${…}` is looked for in its leaves alone. Rendering replaces leaves by leaves: a value that
-is a list or a map is refused, and keys, containers and the number of documents are the template's, whatever a tenant sends.
-Decided against: text templates for structured documents (a value with a line break and a dash would be a list item), and
-expressions (an orchestrator computes in Python).
-
+A template is parsed first, and `${…}` is searched for in its leaves only. Rendering replaces leaves by leaves: a value that is a
+list or a map is refused, so keys, containers and the number of documents come from the template, whatever a tenant sends. Decided
+against: text templates for structured documents (a value with a line break and a dash would be a list item), and expressions (an
+orchestrator computes in Python).
 The syntax:
     `${name}`         a parameter
     `${node:name}`    an output of another node
@@ -31,7 +30,7 @@ _TOKEN = re.compile(r"\$\$\{|\$\{([^{}]{0,500})\}|\$\{")
 _NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}"
 _REFERENCE = re.compile(rf"\s*(?:({_NAME}):)?({_NAME})\s*\Z")
 _SYNTAX = "write ${name} or ${node:name}, or $${ for a literal ${"
-#: JSON that a YAML reader would refuse or fold, although JSON allows it unescaped.
+#: Characters that JSON allows unescaped, but that a YAML reader would refuse or fold.
 _UNPRINTABLE = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 
 
@@ -39,11 +38,11 @@ class Reference(NamedTuple):
     """A `${…}` in a leaf.
 
     Args:
-        node: whose output; None for a parameter.
+        node: the node whose output it is; None for a parameter.
         name: of the parameter or output.
-        path: of the leaf, below its document.
+        path: of the leaf in its document.
         document: index of the document, from 0.
-        mark: where the leaf begins.
+        mark: start of the leaf.
     """
 
     node: str | None
@@ -54,7 +53,7 @@ class Reference(NamedTuple):
 
     @property
     def text(self) -> str:
-        """What stands between the braces."""
+        """The text between the braces."""
         return f"{self.node}:{self.name}" if self.node is not None else self.name
 
     def problem(self, file: str, message: str, remedy: str) -> Problem:
@@ -64,7 +63,7 @@ class Reference(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """The values that a template may name.
+    """The values that a template may refer to.
 
     Args:
         parameters: by name.
@@ -75,14 +74,14 @@ class Scope:
     outputs: Mapping[str, Mapping[str, Json]] = field(default_factory=dict, repr=False)
 
     def fault(self, reference: Reference) -> tuple[str, str] | None:
-        """Why a reference has no value here, and what there is, or None where it has one."""
+        """Why a reference has no value here, and the remedy, or None if it has one."""
         if reference.node is None:
             if reference.name in self.parameters:
                 return None
-            return f"${{{reference.text}}} is unknown", f"there are {listed(self.parameters)}"
+            return f"${{{reference.text}}} is unknown", f"expected one of {listed(self.parameters)}"
         outputs = self.outputs.get(reference.node)
         if outputs is None:
-            return f"${{{reference.text}}}: there is no node {reference.node}", f"there are {listed(self.outputs)}"
+            return f"${{{reference.text}}}: no node {reference.node}", f"expected one of {listed(self.outputs)}"
         if reference.name in outputs:
             return None
         return f"${{{reference.text}}}: no such output", f"{reference.node} has {listed(outputs)}"
@@ -103,17 +102,17 @@ class Template:
     Args:
         documents: parsed.
         file: for problems.
-        base: the way from the file's root to the documents, where they are a part of it.
+        base: path from the file's root to the documents, if they are a part of it.
 
     Raises:
-        DocumentError: a `${` that is no reference, or one in a key.
+        DocumentError: a `${` that is not a reference, or one in a key.
     """
 
     def __init__(self, documents: tuple[Node, ...], *, file: str, base: Path = ()) -> None:
         self.documents = documents
         self.file = file
         self._base = base
-        #: By identity: a node that an alias repeats has one place and one meaning.
+        #: By identity: a node that an alias repeats has one position and one meaning.
         self._leaves: dict[int, _Parts] = {}
         self._references: list[Reference] = []
         problems: list[Problem] = []
@@ -128,7 +127,7 @@ class Template:
 
     @classmethod
     def parse(cls, text: str, *, file: str) -> Template:
-        """A template out of text: JSON where `file` ends in `.json`, YAML elsewhere.
+        """Parse a template from text: JSON if `file` ends in `.json`, YAML otherwise.
 
         Raises:
             DocumentError: it does not parse, or a reference in it does not.
@@ -137,18 +136,18 @@ class Template:
 
     @classmethod
     def of_value(cls, value: Json, *, file: str = "") -> Template:
-        """A template out of one document that came as plain values."""
+        """A template from one document of plain values."""
         return cls((from_plain(value, file=file),), file=file)
 
     def part(self, path: Path, *, document: int = 0) -> Template:
-        """A part of one document as a template of its own, such as one node of an infrastructure. Errors still name its place.
+        """A part of one document as its own template, such as one node of an infrastructure. Errors still name its position.
 
         Args:
-            path: the way to the part.
+            path: path of the part.
             document: index of the document, from 0.
 
         Raises:
-            KeyError: there is nothing at the end of the path.
+            KeyError: no such path.
         """
         node = descend(self.documents[document], path) if document < len(self.documents) else None
         if node is None:
@@ -161,15 +160,15 @@ class Template:
         return tuple(self._references)
 
     def render(self, scope: Scope, *, leaf_limit: int = 256 * 1024, total_limit: int = 4 * 1024 * 1024) -> list[Json]:
-        """The documents with every reference replaced.
+        """Return the documents with every reference replaced.
 
         Args:
             scope: the values.
-            leaf_limit: characters that one leaf may grow to.
-            total_limit: characters that all leaves with references may come to.
+            leaf_limit: maximum characters of one leaf.
+            total_limit: maximum characters of all leaves with references.
 
         Raises:
-            DocumentError: a name is unknown, a value is a list or a map, or a limit is exceeded. No value is in its text.
+            DocumentError: a name is unknown, a value is a list or a map, or a limit is exceeded. Its text contains no value.
         """
         problems: list[Problem] = []
         for reference in self._references:
@@ -212,7 +211,7 @@ class Template:
                 continue
             named = _REFERENCE.match(found[1]) if found[1] is not None else None
             if named is None:
-                shown = f"{found[0][:40]!r} is no reference"
+                shown = f"{found[0][:40]!r} is not a reference"
                 problems.append(self._problem(path, leaf.mark, shown, _SYNTAX))
                 continue
             reference = Reference(named[1], named[2], path, document, leaf.mark)
@@ -227,14 +226,14 @@ def _unfit(reference: Reference, value: object) -> tuple[str, str] | None:
         kind = "a map" if isinstance(value, dict) else "a list"
         return f"${{{reference.text}}} is {kind}, and a value fills one leaf", "refer to its parts one by one"
     if isinstance(value, float) and not math.isfinite(value):
-        return f"${{{reference.text}}} is no finite number", "send a finite number, or text"
+        return f"${{{reference.text}}} is not a finite number", "send a finite number, or text"
     if isinstance(value, str) and not value.isascii():
         try:
             value.encode()
         except UnicodeEncodeError:
-            return f"${{{reference.text}}} holds half of a surrogate pair", "send whole characters"
+            return f"${{{reference.text}}} contains half of a surrogate pair", "send whole characters"
     if value is not None and not isinstance(value, str | int | float):
-        return f"${{{reference.text}}} is {type(value).__name__}", "send what JSON can hold"
+        return f"${{{reference.text}}} is {type(value).__name__}", "send a JSON value"
     return None
 
 
@@ -254,7 +253,7 @@ class _Rendering:
         self._total = 0
 
     def node(self, node: Node) -> Json:
-        """The node with its references replaced; its depth was limited when it was read."""
+        """The node with its references replaced; its depth was limited when it was parsed."""
         if isinstance(node, SequenceNode):
             return [self.node(item) for item in node.items]
         if isinstance(node, MappingNode):
@@ -272,7 +271,7 @@ class _Rendering:
         length = 0
         texts: list[str] = []
         for part in parts:
-            # Counted before they are joined: a leaf may name one long value ten thousand times.
+            # Counted before joining: a leaf may refer to one long value ten thousand times.
             text = part if isinstance(part, str) else _text(self._scope.value(part))
             self._take(leaf, len(text), length)
             length += len(text)
@@ -280,7 +279,7 @@ class _Rendering:
         return "".join(texts)
 
     def _take(self, leaf: Scalar, more: int, before: int) -> None:
-        """Count characters of a leaf that has so many already."""
+        """Count `more` characters of a leaf that has `before`."""
         self._total += more
         if before + more > self._leaf_limit:
             raise _TooLongError(leaf.mark, self._leaf_limit)
@@ -291,14 +290,14 @@ class _Rendering:
 def _text(value: Json) -> str:
     if isinstance(value, str):
         return value
-    # As JSON writes them: true, false, null, 1.5.
+    # As in JSON: true, false, null, 1.5.
     return json.dumps(value)
 
 
 def to_text(documents: Iterable[Json]) -> str:
-    """Documents as text that every YAML reader takes for the same values: JSON, parted by `---`.
+    """Documents as text that every YAML reader reads as the same values: JSON, separated by `---`.
 
-    YAML's own plain style would be read differently by readers of 1.1 and 1.2 (`no`, `012`, `1e3`).
+    YAML 1.1 and 1.2 read the plain style differently (`no`, `012`, `1e3`).
 
     Args:
         documents: plain values.

@@ -1,10 +1,10 @@
-"""Does a value fit what a manifest declares? One answer for attributes' defaults, parameters and what tenants give.
+"""Checks of values against a manifest's declarations, for defaults of attributes, parameters and tenants' values.
 
-Types are OCCI's five. A pattern is a regular expression that the whole text must match, or a JSON Schema made of keywords
-that cost no more than linear time; both are matched by RE2, which no expression stalls. Messages never repeat the value.
+Types are OCCI's five. A pattern is a regular expression that the whole text must match, or a JSON Schema limited to keywords that
+take linear time; RE2, which takes linear time for every expression, matches both. Messages never repeat the value.
 
-jsonschema takes as long to import as much of the rest together, so it is imported by whoever validates first: an orchestrator
-answers before that.
+jsonschema is imported at the first validation: its import takes as long as most other imports together, and an orchestrator
+answers before it needs it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _PYTHON_TYPES: dict[ValueType, tuple[type, ...]] = {
     ValueType.OBJECT: (dict,),
 }
 
-#: The keywords of JSON Schema that a pattern may use. None of them follows a reference or compares all items with all.
+#: The keywords of JSON Schema that a pattern may use. None follows a reference or compares all items with all others.
 PATTERN_KEYWORDS = frozenset(
     {
         "type",
@@ -63,13 +63,13 @@ PATTERN_KEYWORDS = frozenset(
     }
 )
 
-#: Bytes that one compiled expression may take.
+#: Limit on the memory of one compiled expression, in bytes.
 _RE2_MEMORY = 1024 * 1024
 _MAX_EXPRESSION = 1000
 
 
 class PatternError(ValueError):
-    """A pattern that cannot be used; the text says why."""
+    """An unusable pattern; the text says why."""
 
 
 def _compiled(expression: str) -> Any:
@@ -79,7 +79,7 @@ def _compiled(expression: str) -> Any:
     options.max_mem = _RE2_MEMORY
     options.log_errors = False
     try:
-        # re2 keeps the last 128 by itself.
+        # re2 caches the last 128 by itself.
         return re2.compile(expression, options)
     except re2.error as error:
         reason = error.args[0] if error.args else "it does not parse"
@@ -89,9 +89,9 @@ def _compiled(expression: str) -> Any:
 
 @functools.cache
 def linear_validator() -> Any:
-    """The class that validates by JSON Schema 2020-12, with expressions matched by RE2.
+    """The class for validation by JSON Schema 2020-12, with expressions matched by RE2.
 
-    They take linear time, and their `$` is the end, and no line break before it.
+    They take linear time, and `$` matches only the end, not before a final line break.
     """
     import jsonschema
     import jsonschema.validators
@@ -107,13 +107,13 @@ def linear_validator() -> Any:
 
 
 class Pattern:
-    """A pattern, compiled.
+    """A compiled pattern.
 
     Args:
-        declared: a regular expression (RE2) that the whole of a text must match, or a JSON Schema.
+        declared: a regular expression (RE2) that the whole text must match, or a JSON Schema.
 
     Raises:
-        PatternError: the expression or the schema cannot be used.
+        PatternError: the expression or the schema is unusable.
     """
 
     __slots__ = ("_expression", "_validator", "declared")
@@ -133,7 +133,7 @@ class Pattern:
             jsonschema.Draft202012Validator.check_schema(schema)
         except jsonschema.SchemaError as error:
             place = ".".join(str(step) for step in error.absolute_path) or "pattern"
-            raise PatternError(f"it is no JSON Schema: {place} is not what {error.validator} allows") from None
+            raise PatternError(f"not a JSON Schema: {place} violates {error.validator}") from None
         self._validator = linear_validator()(schema)
 
     def __eq__(self, other: object) -> bool:
@@ -146,13 +146,13 @@ class Pattern:
         return f"Pattern({self.declared!r})"
 
     def schema(self) -> dict[str, Json]:
-        """The pattern as JSON Schema, the form in which OCCI 1.2 (GFD.226) shows it."""
+        """The pattern as JSON Schema, as OCCI 1.2 (GFD.226) shows it."""
         if isinstance(self.declared, str):
             return {"pattern": f"^(?:{self.declared})$"}
         return dict(self.declared)
 
     def misfit(self, value: Json) -> str | None:
-        """Why the value does not match, or None where it does."""
+        """Why the value does not match, or None if it does."""
         if self._expression is not None:
             if isinstance(value, str) and self._expression.fullmatch(value) is None:
                 return "does not match its pattern"
@@ -173,7 +173,7 @@ def _check_keywords(schema: dict[str, Json]) -> None:
         for keyword, value in current.items():
             if keyword not in PATTERN_KEYWORDS:
                 known = ", ".join(sorted(PATTERN_KEYWORDS))
-                raise PatternError(f"the keyword {keyword[:60]!r} is not supported; there are {known}")
+                raise PatternError(f"the keyword {keyword[:60]!r} is not supported; expected one of {known}")
             if keyword == "pattern" and isinstance(value, str):
                 _compiled(value)
             elif keyword in ("items", "additionalProperties"):
@@ -183,20 +183,20 @@ def _check_keywords(schema: dict[str, Json]) -> None:
 
 
 def is_of_type(value: Json, wanted: ValueType) -> bool:
-    """Is the value of this type? A boolean is no number."""
+    """Whether the value is of this type. A boolean is not a number."""
     if isinstance(value, bool):
         return wanted is ValueType.BOOLEAN
     return isinstance(value, _PYTHON_TYPES[wanted])
 
 
 def misfit(value: Json, wanted: ValueType, pattern: Pattern | None = None) -> str | None:
-    """Why the value does not fit, in words that follow its name (`is no number`), or None where it fits.
+    """Why the value does not fit, to follow its name (`is not of type number`), or None if it fits.
 
     Args:
-        value: what was given.
+        value: the value.
         wanted: the declared type.
-        pattern: the declared pattern, where there is one.
+        pattern: the declared pattern, if any.
     """
     if not is_of_type(value, wanted):
-        return f"is no {wanted.value}"
+        return f"is not of type {wanted.value}"
     return pattern.misfit(value) if pattern is not None else None

@@ -1,1 +1,1 @@
-"""Documents that people write, YAML and JSON: read strictly, with the line and column of every node, so that errors name both."""
+"""YAML and JSON documents that people write, read strictly, with line and column of every node for error texts."""

@@ -1,7 +1,7 @@
-"""What is wrong with a document, said so that its author can put it right.
+"""Problems in a document, described so that its author can fix them.
 
-Readers collect `Problem`s and go on as long as it makes sense, so that one run names everything. A problem names file, line,
-column and JSON path, says what is wrong and what to do. Values never stand in its text: they may be secret.
+Readers collect `Problem`s and continue as long as possible, so that one run reports everything. A problem names file, line,
+column and JSON path, what is wrong and what to do. Its text never contains values: they may be secret.
 """
 
 from __future__ import annotations
@@ -10,19 +10,19 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-#: Problems that a reader names at most: nobody reads more at once, and a hostile text could have 100,000.
+#: Maximum number of problems that a reader reports: a hostile text could have 100,000.
 MAX_PROBLEMS = 100
-#: Names that a text lists before it says how many more there are.
+#: Maximum number of names in a list; the rest is counted.
 _LISTED = 20
 
-#: The way from the root of a document to a node: keys of mappings and indices of sequences.
+#: The path from the root of a document to a node: keys of mappings and indices of sequences.
 Path = tuple[str | int, ...]
 
 _PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*\Z")
 
 
 def json_path(path: Path) -> str:
-    """A JSON path as people write it: `$.depends_on[0]['http://…#dns'].inputs`.
+    """Format a JSON path: `$.depends_on[0]['http://…#dns'].inputs`.
 
     Args:
         path: keys and indices from the root.
@@ -41,7 +41,7 @@ def json_path(path: Path) -> str:
 
 
 def listed(names: Iterable[str]) -> str:
-    """Names for a remedy: sorted, the first twenty, `none` where there is none."""
+    """Names for a remedy: sorted, the first twenty, or `none`."""
     known = sorted(names)
     more = f" and {len(known) - _LISTED} more" if len(known) > _LISTED else ""
     return (", ".join(known[:_LISTED]) + more) or "none"
@@ -49,14 +49,15 @@ def listed(names: Iterable[str]) -> str:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Problem:
-    """One thing that is wrong.
+    """One problem in a document.
 
     Args:
         file: the file's name as the author knows it; in a bundle, relative to that.
-        line: from 1; 0 where the whole file is meant.
-        column: from 1, in characters; 0 where the whole file is meant.
-        path: JSON path inside the document, `$` for all of it, empty where the file is no document.
+        line: from 1; 0 for the whole file.
+        column: from 1, in characters; 0 for the whole file.
+        path: JSON path inside the document, `$` for all of it, empty if the file is not a document.
         message: what is wrong.
+        remedy: what to do.
         remedy: what to do about it.
     """
 
@@ -73,7 +74,7 @@ class Problem:
 
     @property
     def fault(self) -> str:
-        """What is wrong, after the path where that says more than the line."""
+        """What is wrong, with the path if that adds to the line."""
         return self.message if self.path in ("", "$") else f"{self.path}: {self.message}"
 
 
@@ -81,7 +82,7 @@ class DocumentError(ValueError):
     """A document, or a bundle of them, cannot be used.
 
     Attributes:
-        problems: what was found, in the order of the files, at most 100.
+        problems: in the order of the files, at most 100.
 
     Args:
         problems: at least one.

@@ -1,12 +1,12 @@
-"""Text in, documents out: YAML in the core schema of YAML 1.2, and JSON, both held to the same limits.
+"""Parses YAML 1.2 (core schema) and JSON into documents, with the same limits for both.
 
 Everything that people write for Archelon is read here: manifests and templates, settings, regions, realms, policies.
-YAML is parsed by libyaml into events; what a plain scalar means is decided here, after YAML 1.2: `yes`, `on` and
-`2018-08-31` are text, as JSON's readers and Heat take them, not booleans and dates. Where 1.1 and 1.2 would read two
-different numbers (`0644`) the author is asked to say which. Merge keys, tags for objects and non-finite numbers are refused.
+libyaml parses YAML into events; plain scalars are interpreted here, after YAML 1.2: `yes`, `on` and `2018-08-31` are text, as
+in JSON readers and Heat, not booleans and dates. A number that YAML 1.1 and 1.2 read differently (`0644`) is an error that
+asks which one is meant. Merge keys, tags for objects and non-finite numbers are refused.
 
-JSON has a reader of its own because YAML's cannot read all of it (surrogate pairs, tabs) and Python's does not say where a
-node stands; strings go through Python's.
+JSON has its own reader because YAML's cannot read all of it (surrogate pairs, tabs) and Python's has no positions; strings
+use Python's.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _WORDS: dict[str, JsonScalar] = {
 
 
 class _Place(Protocol):
-    """A mark of PyYAML's, whose two parsers have two classes for it."""
+    """A mark of PyYAML, whose two parsers have two classes for it."""
 
     line: int
     column: int
@@ -60,15 +60,15 @@ def read_file(
     tags: frozenset[str] = frozenset(),
     failsafe: bool = False,
 ) -> tuple[Node, ...]:
-    """The documents in a file: JSON where its name ends in `.json`, YAML elsewhere.
+    """Read the documents in a file: JSON if its name ends in `.json`, YAML otherwise.
 
     Args:
         path: the file.
-        name: what to call it in problems.
-        limits, tags, failsafe: as `read_text` takes them.
+        name: its name in problems.
+        limits, tags, failsafe: as for `read_text`.
 
     Raises:
-        DocumentError: it cannot be read as UTF-8, does not parse, or exceeds the limits.
+        DocumentError: it is not readable UTF-8, does not parse, or exceeds the limits.
     """
     limits = limits or DocumentLimits()
     try:
@@ -87,10 +87,10 @@ def text_of(stream: BinaryIO, *, file: str, limits: DocumentLimits) -> str:
         DocumentError: it is not UTF-8, or too large.
         OSError: it cannot be read.
     """
-    # UTF-8 takes four bytes a character at most, and three for the mark.
-    most = limits.characters * 4 + 3
-    raw = stream.read(most + 1)
-    if len(raw) > most:
+    # UTF-8 takes at most four bytes per character, and three for the byte order mark.
+    limit = limits.characters * 4 + 3
+    raw = stream.read(limit + 1)
+    if len(raw) > limit:
         raise DocumentError([_too_large(file, limits)])
     try:
         return raw.decode("utf-8-sig")
@@ -108,17 +108,17 @@ def read_text(
     tags: frozenset[str] = frozenset(),
     failsafe: bool = False,
 ) -> tuple[Node, ...]:
-    """The documents in a text. Several JSON documents follow one another, several YAML documents are parted by `---`.
+    """Read the documents in a text: several JSON documents in sequence, or several YAML documents separated by `---`.
 
     Args:
-        text: YAML, or JSON where `file` ends in `.json`.
-        file: what to call it in problems.
+        text: YAML, or JSON if `file` ends in `.json`.
+        file: its name in problems.
         limits: defaults to `DocumentLimits()`.
-        tags: YAML tags that stay on their nodes, for formats that have some of their own.
-        failsafe: take every scalar for text, as YAML's failsafe schema does, in place of the core schema.
+        tags: YAML tags to keep on their nodes, for formats that have their own.
+        failsafe: read every scalar as text, as YAML's failsafe schema does, instead of the core schema.
 
     Raises:
-        DocumentError: it does not parse or exceeds the limits; with every problem that could be found.
+        DocumentError: it does not parse or exceeds the limits; with every problem found.
     """
     limits = limits or DocumentLimits()
     builder = TreeBuilder(file, limits)
@@ -138,15 +138,15 @@ def _too_large(file: str, limits: DocumentLimits) -> Problem:
 
 
 def only_document(documents: tuple[Node, ...], file: str, *, needed: str = "write one") -> Node:
-    """The one document of a file that may hold no more.
+    """The document of a file that may contain only one.
 
     Args:
         documents: of the file.
         file: its name, for problems.
-        needed: the remedy where there is none.
+        needed: the remedy if it is empty.
 
     Raises:
-        DocumentError: there is none, or there are several.
+        DocumentError: there is no document, or more than one.
     """
     if not documents:
         raise DocumentError([Problem(file, 1, 1, "$", "the file is empty", needed)])
@@ -156,7 +156,7 @@ def only_document(documents: tuple[Node, ...], file: str, *, needed: str = "writ
 
 
 class _YamlReader:
-    """The events of libyaml, given to a builder."""
+    """Feeds libyaml's events to a builder."""
 
     def __init__(self, text: str, builder: TreeBuilder, tags: frozenset[str], *, failsafe: bool) -> None:
         self._text = text
@@ -170,7 +170,7 @@ class _YamlReader:
         builder = self._builder
         directive = _TAG_DIRECTIVE.search(self._text)
         if directive is not None:
-            # Tags are refused anyway, and libyaml takes quadratic time over many of these.
+            # Tags are refused anyway, and libyaml takes quadratic time for many of these.
             builder.stop(_Lines(self._text).mark(directive.start()), "a %TAG directive", self._remedy)
         try:
             for event in yaml.parse(self._text, Loader=yaml.CSafeLoader):
@@ -184,7 +184,7 @@ class _YamlReader:
                     builder.alias(event.anchor or "", _mark(event.start_mark))
         except yaml.MarkedYAMLError as error:
             mark = _mark(error.problem_mark or error.context_mark)
-            # Never the error's own text: it quotes the line, which may hold a secret.
+            # Never the error's own text: it quotes the line, which may contain a secret.
             problem = error.problem or error.context or "it does not parse"
             builder.stop(mark, f"this is not YAML: {problem}", _yaml_remedy(self._text, mark))
         except yaml.reader.ReaderError as error:
@@ -228,7 +228,7 @@ class _YamlReader:
 
 def _yaml_remedy(text: str, mark: Mark) -> str:
     lines = text.split("\n")
-    # libyaml may stop at the line after the one that holds the tab.
+    # libyaml may stop at the line after the one with the tab.
     for line in lines[max(mark.line - 2, 0) : mark.line]:
         if "\t" in line[: len(line) - len(line.lstrip())]:
             return "indent with spaces, not with tabs"
@@ -279,7 +279,7 @@ class _Lines:
 
 
 class _JsonReader:
-    """RFC 8259, strictly, with a stack in place of recursion."""
+    """Strict RFC 8259, with a stack instead of recursion."""
 
     def __init__(self, text: str, builder: TreeBuilder, *, failsafe: bool) -> None:
         self._text = text
@@ -289,7 +289,7 @@ class _JsonReader:
         self._strings = json.JSONDecoder()
         self._at = 0
         self._open: list[str] = []
-        #: The container was opened just now, so no comma is due.
+        #: The container was just opened, so no comma is expected.
         self._fresh = False
 
     def read(self) -> None:

@@ -1,9 +1,9 @@
-"""A tree of plain values, read from YAML or JSON, that knows the line and column of every node.
+"""A tree of plain values, read from YAML or JSON, with line and column of every node.
 
-The readers of both feed one `TreeBuilder`, which holds the limits: nothing is recursive, an alias is counted with all that it
-stands for before anything is expanded, and what travels as JSON later is held to JSON's values from the start (text keys,
-finite numbers that 64 bits hold). Decided against: `yaml.safe_load`, which forgets the lines, keeps the last of two equal
-keys, turns dates into objects and lets an alias expand without limit.
+The readers of both feed one `TreeBuilder`, which enforces the limits: nothing is recursive, an alias counts with everything it
+stands for before anything is expanded, and values are limited to those of JSON from the start (text keys, finite numbers of at
+most 64 bits). Decided against: `yaml.safe_load`, which has no lines, keeps the last of two equal keys, converts dates to objects
+and expands aliases without limit.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from .problems import MAX_PROBLEMS, DocumentError, Path, Problem, json_path
 JsonScalar: TypeAlias = str | int | float | bool | None
 Json: TypeAlias = "JsonScalar | list[Json] | dict[str, Json]"
 
-#: YAML's readers take a key of up to 1,024 characters on one line (YAML 1.2, 7.4.2).
+#: YAML readers accept a key of up to 1,024 characters on one line (YAML 1.2, 7.4.2).
 _MAX_KEY = 512
 _UNFIT_IN_KEY = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff]")
 
 
 class DocumentLimits(NamedTuple):
-    """What a text may hold at most, before it is refused.
+    """Limits on a text; above them it is refused.
 
     Args:
         characters: length of the text.
-        depth: containers inside one another.
-        nodes: values in all documents together, aliases counted with all that they stand for.
+        depth: nesting of containers.
+        nodes: values in all documents together, aliases counted with everything they stand for.
         documents: documents in one text.
     """
 
@@ -41,7 +41,7 @@ class DocumentLimits(NamedTuple):
 
 
 class Mark(NamedTuple):
-    """A place in a text, both numbers from 1; `Mark(0, 0)` where the value came from no text."""
+    """A position in a text, both numbers from 1; `Mark(0, 0)` for a value that was not read from a text."""
 
     line: int
     column: int
@@ -52,7 +52,7 @@ class Mark(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Scalar:
-    """A leaf: text, a number, a boolean or null. `tag` is one of those that its reader was given, where it stood there."""
+    """A leaf: text, a number, a boolean or null. `tag` is its tag, if the reader accepts it."""
 
     value: JsonScalar
     mark: Mark
@@ -63,7 +63,7 @@ class Scalar:
 
 @dataclass(frozen=True, slots=True)
 class Sequence:
-    """A list. `size` counts the nodes below and itself, `height` the containers on the longest way down and itself."""
+    """A list. `size` is the number of nodes including itself, `height` the maximum nesting including itself."""
 
     items: tuple[Node, ...]
     mark: Mark
@@ -102,7 +102,7 @@ Node: TypeAlias = "Scalar | Sequence | Mapping"
 
 
 def plain(node: Node) -> Json:
-    """The node as Python's own values, every alias expanded into a value of its own."""
+    """The node as Python's own values, with every alias expanded."""
     if isinstance(node, Scalar):
         return node.value
     if isinstance(node, Sequence):
@@ -111,10 +111,10 @@ def plain(node: Node) -> Json:
 
 
 def from_plain(value: Json, *, file: str = "", limits: DocumentLimits | None = None) -> Node:
-    """A tree of a value that came from no text (from the wire, from a database). Its marks are `Mark(0, 0)`.
+    """A tree of a value that was not read from a text (but from the wire or a database). Its marks are `Mark(0, 0)`.
 
     Raises:
-        DocumentError: the value exceeds the limits, or is none that JSON could hold.
+        DocumentError: the value exceeds the limits, or cannot be JSON.
     """
     nowhere = Mark(0, 0)
     builder = TreeBuilder(file, limits or DocumentLimits())
@@ -137,12 +137,12 @@ def from_plain(value: Json, *, file: str = "", limits: DocumentLimits | None = N
         elif item is None or isinstance(item, str | int | float):
             builder.scalar(item, str(item) if step == "key" else "", nowhere)
         else:
-            builder.stop(nowhere, f"a value is {type(item).__name__}", "use what JSON can hold")
+            builder.stop(nowhere, f"a value is {type(item).__name__}", "use JSON values")
     return builder.finish()[0]
 
 
 def walk(node: Node) -> Iterator[tuple[Path, Node]]:
-    """Every node with the way to it, parents before children, in the order of the text."""
+    """Every node with its path, parents before children, in the order of the text."""
     todo: list[tuple[Path, Node]] = [((), node)]
     while todo:
         path, current = todo.pop()
@@ -154,7 +154,7 @@ def walk(node: Node) -> Iterator[tuple[Path, Node]]:
 
 
 def descend(node: Node, path: Path) -> Node | None:
-    """The node at the end of a path, or None where there is none."""
+    """The node at the end of a path, or None."""
     current: Node | None = node
     for step in path:
         if isinstance(current, Mapping) and isinstance(step, str):
@@ -168,12 +168,12 @@ def descend(node: Node, path: Path) -> Node | None:
 
 
 def locate(node: Node, path: Path, *, key: bool = False) -> Mark:
-    """The place of the node at the end of a path, or of the deepest node on the way that exists.
+    """The position of the node at the end of a path, or of the deepest existing node on it.
 
     Args:
         node: the root.
         path: keys and indices.
-        key: give the place of the last key instead of its value's.
+        key: return the position of the last key instead of its value's.
     """
     mark = node.mark
     for position, step in enumerate(path):
@@ -212,9 +212,9 @@ class _Open:
 
 
 class TreeBuilder:
-    """Builds documents out of a reader's events and holds them to the limits.
+    """Builds documents from a reader's events and enforces the limits.
 
-    What leaves the rest readable (a key given twice) is collected; what does not (a limit) stops the reading.
+    Problems that leave the rest readable (a duplicate key) are collected; others (a limit) stop the reading.
 
     Args:
         file: for the problems' texts.
@@ -231,17 +231,17 @@ class TreeBuilder:
         self._nodes = 0
 
     def add(self, mark: Mark, message: str, remedy: str) -> None:
-        """Take note of a problem and go on, unless there are as many as are told.
+        """Record a problem and continue, up to the maximum number.
 
         Raises:
-            DocumentError: there are.
+            DocumentError: the maximum is reached.
         """
         self.problems.append(Problem(self.file, mark.line, mark.column, json_path(self._path()), message, remedy))
         if len(self.problems) >= MAX_PROBLEMS:
             raise DocumentError(self.problems)
 
     def stop(self, mark: Mark, message: str, remedy: str) -> None:
-        """Take note of a problem and end the reading.
+        """Record a problem and stop reading.
 
         Raises:
             DocumentError: always, with everything found so far.
@@ -250,7 +250,7 @@ class TreeBuilder:
         raise DocumentError(self.problems)
 
     def begin(self, *, is_mapping: bool, mark: Mark, anchor: str | None = None, tag: str | None = None) -> None:
-        """A list or a mapping starts."""
+        """Begin a list or a mapping."""
         if self._wants_key():
             self.stop(mark, "a key is a list or a mapping", "use text for keys")
         if len(self._stack) >= self.limits.depth:
@@ -259,7 +259,7 @@ class TreeBuilder:
         self._stack.append(_Open(is_mapping=is_mapping, mark=mark, anchor=anchor, tag=tag))
 
     def end(self) -> None:
-        """The innermost list or mapping ends."""
+        """End the innermost list or mapping."""
         done = self._stack.pop()
         node: Node
         if done.is_mapping:
@@ -271,13 +271,13 @@ class TreeBuilder:
     def scalar(
         self, value: JsonScalar, text: str, mark: Mark, *, anchor: str | None = None, tag: str | None = None
     ) -> None:
-        """A leaf, or a key, which is its text as written.
+        """Add a leaf, or a key, which is its text as written.
 
         Args:
-            value: what it means as a leaf.
-            text: what it is as a key.
-            mark: where it stands.
-            anchor: a name by which it can be used again.
+            value: its value as a leaf.
+            text: its text as a key.
+            mark: its position.
+            anchor: a name by which aliases can refer to it.
         """
         if self._wants_key():
             self._key(text, mark)
@@ -288,17 +288,17 @@ class TreeBuilder:
         self._place(Scalar(self._checked(value, mark), mark, tag), anchor)
 
     def alias(self, name: str, mark: Mark) -> None:
-        """An earlier node again."""
+        """Add an earlier node again."""
         shown = name[:60]
         node = self._anchors.get(name)
         if node is None:
-            self.stop(mark, f"undefined alias: *{shown} names nothing that ends before it", f"define &{shown} first")
+            self.stop(mark, f"undefined alias: *{shown} has no earlier definition", f"define &{shown} first")
             return
         if self._wants_key():
             if isinstance(node, Scalar) and isinstance(node.value, str):
                 self._key(node.value, mark)
                 return
-            self.stop(mark, f"the alias *{shown} is a key and stands for no text", "write the key out")
+            self.stop(mark, f"the alias *{shown} is used as a key but is not text", "write the key out")
         self._count(node.size, mark)
         if len(self._stack) + node.height > self.limits.depth:
             self.stop(mark, f"nested deeper than {self.limits.depth} levels", "flatten the document")
@@ -308,7 +308,7 @@ class TreeBuilder:
         """The documents.
 
         Raises:
-            DocumentError: something was found on the way.
+            DocumentError: problems were recorded.
         """
         if self.problems:
             raise DocumentError(self.problems)
@@ -371,7 +371,7 @@ class TreeBuilder:
             try:
                 value.encode()
             except UnicodeEncodeError:
-                self.add(mark, "the text holds half of a surrogate pair", "write the character whole")
+                self.add(mark, "the text contains half of a surrogate pair", "write the character whole")
                 return None
         return value
 

@@ -1,11 +1,11 @@
-"""The child program of `text`: reads one JSON document on standard input, renders, writes one on standard output.
+"""The child program of `text`: reads one JSON document from standard input, renders, writes one to standard output.
 
-Run as a script by an isolated interpreter (`python -I`), so it stands on the standard library and Jinja2 alone. It lays its
-limits on itself before it reads anything that came from outside, since a function between fork and exec would not be safe in
-a threaded parent; hard limits cannot be raised again. Modules that Jinja2 loads late are loaded first: no file opens later.
+Run as a script by an isolated interpreter (`python -I`), so it uses only the standard library and Jinja2. It sets its own limits
+before it reads untrusted input, since a function between fork and exec would not be safe in a threaded parent; hard limits cannot
+be raised again. Modules that Jinja2 loads lazily are loaded first: no file is opened later.
 
-A value reaches the text through a quoting filter only (`{{ name | shell }}`). Filters return `Quoted`, and anything else that
-an expression gives, whole numbers excepted, is refused: forgetting to quote is an error, not a hole.
+A value reaches the text through a quoting filter only (`{{ name | shell }}`). Filters return `Quoted`, and the result of any
+other expression, except integers, is refused: forgetting to quote is an error, not a vulnerability.
 """
 
 from __future__ import annotations
@@ -31,26 +31,26 @@ _YAML_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff\ufffe\ufff
 
 
 class Quoted(str):
-    """Text that a quoting filter made safe. Whatever is done to it afterwards gives a plain `str` again."""
+    """Text that a quoting filter made safe. Any further operation on it returns a plain `str` again."""
 
     __slots__ = ()
 
 
 class QuotingError(Exception):
-    """A value does not fit where it is to go, or was not quoted. The text never shows the value."""
+    """A value does not fit its place, or was not quoted. The text never contains the value."""
 
 
 class OutputTooLargeError(Exception):
-    """The text grew past its limit."""
+    """The text exceeds its limit."""
 
 
 def shell(value: Any) -> Quoted:
-    """One word for a POSIX shell; a list gives a word each. Write it without quotes around."""
+    """One word for a POSIX shell; for a list, one word each. Write it without quotes around."""
     if isinstance(value, list):
         return Quoted(" ".join(shell(member) for member in value))
     text = _scalar(value, "shell")
     if "\0" in text:
-        raise QuotingError("a shell word cannot hold a NUL character; use base64")
+        raise QuotingError("a shell word cannot contain a NUL character; use base64")
     return Quoted(shlex.quote(text))
 
 
@@ -60,7 +60,7 @@ def as_json(value: Any) -> Quoted:
     try:
         text = json.dumps(value, allow_nan=False)
     except (TypeError, ValueError):
-        raise QuotingError("the value has no form in JSON; give text, numbers, lists and maps") from None
+        raise QuotingError("the value cannot be JSON; give text, numbers, lists and maps") from None
     return Quoted(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
 
 
@@ -89,17 +89,17 @@ def _yaml(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "[" + ", ".join(_yaml(member) for member in value) + "]"
     if isinstance(value, Mapping):
-        # The long form of a key, since a key without it may have 1,024 characters at most.
+        # The long form of a key, since a short one is limited to 1,024 characters.
         return "{" + ", ".join(f"? {_yaml(str(key))} : {_yaml(member)}" for key, member in value.items()) + "}"
-    raise QuotingError("the value has no form in YAML; give text, numbers, lists and maps")
+    raise QuotingError("the value cannot be YAML; give text, numbers, lists and maps")
 
 
 def ini(value: Any) -> Quoted:
-    """The value of one line `key = value`; what such a line cannot hold is refused."""
+    """The value of one line `key = value`; values that such a line cannot contain are refused."""
     text = _scalar(value, "ini")
     if any(not character.isprintable() for character in text) or text != text.strip():
         raise QuotingError(
-            "the value of an INI line cannot hold line ends, control characters or outer spaces; use base64"
+            "the value of an INI line cannot contain line ends, control characters or outer spaces; use base64"
         )
     if text[:1] in ("#", ";", '"', "'", "[") or " #" in text or " ;" in text or text.endswith("\\"):
         raise QuotingError(
@@ -113,7 +113,7 @@ def plain(value: Any) -> Quoted:
     text = _scalar(value, "plain")
     if not _PLAIN.fullmatch(text):
         raise QuotingError(
-            "the value holds more than letters, digits and ._:/@+,- (or begins with - or ,); use another filter"
+            "the value contains more than letters, digits and ._:/@+,- (or begins with - or ,); use another filter"
         )
     return Quoted(text)
 
@@ -143,7 +143,7 @@ FILTERS: Mapping[str, Callable[[Any], Quoted]] = {
     "url": url,
     "yaml": yaml,
 }
-#: These bring their own quotes.
+#: These add their own quotes.
 _WITH_QUOTES = frozenset({"json", "shell", "yaml"})
 
 
@@ -167,7 +167,7 @@ def _text(value: str) -> str:
     try:
         value.encode("utf-8")
     except UnicodeEncodeError:
-        raise QuotingError("the value holds half a surrogate pair and so is no text; correct the value") from None
+        raise QuotingError("the value contains half a surrogate pair, which is not text; correct the value") from None
     return value
 
 
@@ -175,15 +175,17 @@ def _finalize(value: Any) -> Any:
     if isinstance(value, Quoted) or (isinstance(value, int) and not isinstance(value, bool)):
         return value
     _require(value)
-    raise QuotingError(f"a value is put in without quoting; end the expression in one of: {', '.join(sorted(FILTERS))}")
+    raise QuotingError(
+        f"a value is inserted without quoting; end the expression with one of: {', '.join(sorted(FILTERS))}"
+    )
 
 
 class Renderer:
     """Renders templates with one set of parameters.
 
     Args:
-        parameters: names to values, as JSON gave them.
-        limit: characters that all texts together may have.
+        parameters: names to values, parsed from JSON.
+        limit: maximum characters of all texts together.
     """
 
     def __init__(self, parameters: Mapping[str, Any], limit: int) -> None:
@@ -196,7 +198,7 @@ class Renderer:
             undefined=jinja2.StrictUndefined, finalize=_finalize, keep_trailing_newline=True, autoescape=False
         )
         for name in ("tojson", "xmlattr", "urlize", "pprint", "safe", "escape", "e", "forceescape"):
-            # They quote for one place, or print Python; ours say what for.
+            # They quote for an unspecified place, or print Python; our filters name the place.
             self._environment.filters.pop(name, None)
         self._environment.filters.update(FILTERS)
         for name in ("lipsum", "cycler", "joiner"):
@@ -205,7 +207,7 @@ class Renderer:
         self._left = limit
 
     def render(self, source: str) -> dict[str, Any]:
-        """`{"text": …}`, or `{"error": …, "line": …}` with a line of the template, 0 where none can be told."""
+        """`{"text": …}`, or `{"error": …, "line": …}` with a line of the template, 0 if unknown."""
         jinja2 = self._jinja
         try:
             self._check_quotes(source)
@@ -221,14 +223,14 @@ class Renderer:
             return {"error": self._undefined(str(error.message), source), "line": _line(error)}
         except jinja2.sandbox.SecurityError as error:
             return {
-                "error": "the template reaches for what it may not; use parameters and filters only",
+                "error": "the template accesses what is forbidden; use parameters and filters only",
                 "line": _line(error),
             }
         except MemoryError as error:
             return {"error": "memory", "line": _line(error)}
         except RecursionError as error:
-            return {"error": "macros call one another without end; take the loop out", "line": _line(error)}
-        except Exception as error:  # noqa: BLE001 - a template may raise anything; its message may hold a value, so only its kind is told
+            return {"error": "macros call one another endlessly; remove the loop", "line": _line(error)}
+        except Exception as error:  # noqa: BLE001 - a template may raise anything; the message may contain a value, so use the class
             kind = type(error).__name__
             return {"error": f"the expression fails ({kind}); check the types of its parameters", "line": _line(error)}
 
@@ -249,7 +251,7 @@ class Renderer:
                     around = before.data[-1:] + after.data[:1]
                     if around in ("''", '""', "``"):
                         raise _AdjacentError(
-                            f"the filter {expression.name} brings its own quotes; take away those around the braces",
+                            f"the filter {expression.name} adds its own quotes; remove those around the braces",
                             expression.lineno,
                         )
 
@@ -259,7 +261,7 @@ class Renderer:
             known = ", ".join(sorted(self._parameters)[:20]) or "none"
             return f"{name[1]!r} is undefined; give this parameter (given: {known}), or write default(…)"
         words = re.findall(r"'([^']*)'", message)
-        # A name that was computed may be a value, and a value may be secret.
+        # A computed name may be a value, and a value may be secret.
         if all(word in source or word.endswith(" object") for word in words):
             return f"{message}; correct the name, or write default(…)"
         return "a member is undefined; correct the name, or write default(…)"
@@ -280,8 +282,8 @@ def _line(error: BaseException) -> int:
 
 
 def _limit(memory: int, seconds: float) -> None:
-    # Of the processor, not of the wall: a template does nothing but compute, and on a busy machine an honest one would be cut off
-    # while it waits for its turn. The parent minds the wall.
+    # Limit processor time, not wall-clock time: a template only computes, and on a busy machine a harmless one would be killed
+    # while it waits for the processor. The parent limits wall-clock time.
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_PROF, seconds)
     processor = max(1, math.ceil(seconds))
@@ -300,7 +302,7 @@ def main(arguments: Sequence[str]) -> None:
     _limit(memory, seconds)
     request = json.load(sys.stdin.buffer)
     renderer = Renderer(request["parameters"], output)
-    # What Jinja2 and the codecs load late is loaded by a rehearsal.
+    # A trial run loads what Jinja2 and the codecs load lazily.
     Renderer({"a": "é"}, output).render("{% set b = 'c' %}{{ [a, 'd'] | json }}{{ e }}")
     resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
     results = []
@@ -310,7 +312,7 @@ def main(arguments: Sequence[str]) -> None:
         if "error" in result:
             break
     pieces = json.JSONEncoder().iterencode(results)
-    # In portions: the whole text a second time may not fit into what memory is left.
+    # In portions: a second copy of the whole text may not fit into the remaining memory.
     while portion := "".join(itertools.islice(pieces, 64)):
         _write(portion.encode("ascii"))
 

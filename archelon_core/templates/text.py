@@ -1,13 +1,12 @@
-"""Renders text templates (cloud-init, files) in a child process that can do nothing but compute, and not for long.
+"""Renders text templates (cloud-init, files) in a child process with limits on time and memory.
 
-Documents with a structure are parsed and filled leaf by leaf elsewhere; this is for texts that have none we know. A template
-and its parameters go in, text comes out. The template language is Jinja2's, sandboxed, without undefined names and without
-loading of others; every value passes an explicit quoting filter (`child` says which and why). Values never become
-template code: they travel as JSON beside the template and are not looked at for braces.
+Structured documents are parsed and filled leaf by leaf elsewhere; this is for texts of unknown structure. The template language
+is sandboxed Jinja2, without undefined names and without loading of other templates; every value passes an explicit quoting filter
+(see `child`). Values never become template code: they are JSON beside the template and are not searched for braces.
 
-The child is a fresh, isolated interpreter of its own session, with an empty environment, no inherited file descriptors, and
-limits on time, memory and output, because a sandbox in Python limits what is reached, not what it costs. It starts in some
-60 ms; a pool of warm children was decided against, since one rendering's values would share a process with the next's.
+The child is a fresh, isolated interpreter in its own session, with an empty environment, no inherited file descriptors, and
+limits on time, memory and output, because a sandbox in Python limits access, not cost. It starts in some 60 ms; a pool of warm
+children was decided against, since one rendering's values would share a process with the next one's.
 """
 
 from __future__ import annotations
@@ -28,8 +27,8 @@ from typing import Any
 from ..transactions import forbid_in_transaction
 
 _CHILD = Path(__file__).with_name("child.py")
-#: Seconds on the wall beyond the child's own limit, which is of the processor, until it is killed from here: on a busy machine it
-#: waits for its turns.
+#: Wall-clock seconds beyond the child's own limit on processor time, after which the parent kills it: on a busy machine it has to
+#: wait for the processor.
 _GRACE = 5.0
 # A character takes at most 12 in ASCII JSON (two escapes for one outside the BMP).
 _WORST_EXPANSION = 12
@@ -40,7 +39,7 @@ class TemplateError(Exception):
 
     Attributes:
         name: which template.
-        line: its line, from 1; 0 where none can be told.
+        line: its line, from 1; 0 if unknown.
         reason: what is wrong and what to do, without any value.
     """
 
@@ -54,11 +53,11 @@ class TemplateError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class TemplateLimits:
-    """What the child may cost.
+    """Limits on the child.
 
     Attributes:
-        seconds: of the processor, its start of some 0.1 s included; on the wall it may take 5 s more.
-        memory: bytes of address space, the interpreter included (some 25 MiB).
+        seconds: processor time, including some 0.1 s for its start; the wall-clock limit is 5 s more.
+        memory: bytes of address space, including the interpreter (some 25 MiB).
         output: characters of all texts together.
         input: bytes of all templates and parameters together.
     """
@@ -83,17 +82,17 @@ def render_all(
     limits: TemplateLimits | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> dict[str, str]:
-    """Render templates with the same parameters, in one child that they share the limits of.
+    """Render templates with the same parameters, in one child whose limits they share.
 
     Args:
         templates: names, for error texts, to templates.
-        parameters: names to values of JSON's types.
-        limits: what the child may cost.
+        parameters: names to JSON values.
+        limits: limits on the child.
         clock: seconds, monotonic.
 
     Raises:
-        TemplateError: a template has an error or broke a limit. The text names template, line and remedy, and no value.
-        TypeError: a parameter's value has no form in JSON.
+        TemplateError: a template has an error or exceeds a limit. The text names template, line and remedy, but no value.
+        TypeError: a parameter's value cannot be JSON.
     """
     limits = limits if limits is not None else TemplateLimits()
     names = list(templates)
@@ -103,9 +102,9 @@ def render_all(
         raise TemplateError(
             shown, 0, f"templates and parameters exceed {limits.input} bytes together; make them smaller"
         )
-    answer, status = _run(request, limits, clock)
+    output, status = _run(request, limits, clock)
     try:
-        results: list[dict[str, Any]] = json.loads(answer) if status == 0 else []
+        results: list[dict[str, Any]] = json.loads(output) if status == 0 else []
     except ValueError:
         results = []
     texts: dict[str, str] = {}
@@ -119,21 +118,21 @@ def render_all(
 
 
 def _run(request: bytes, limits: TemplateLimits, clock: Callable[[], float]) -> tuple[bytes, int]:
-    """The child's answer and exit status (negative: the signal that ended it)."""
+    """The child's output and exit status (negative: the signal that ended it)."""
     forbid_in_transaction("rendering of templates")
     deadline = clock() + limits.seconds + _GRACE
-    most = limits.output * _WORST_EXPANSION + 64 * 1024
+    output_limit = limits.output * _WORST_EXPANSION + 64 * 1024
     command = [
         *(sys.executable, "-I", "-B", "-X", "utf8", str(_CHILD)),
         *(str(limits.memory), str(limits.seconds), str(limits.output)),
     ]
-    # Input by file, so that only the output has to be minded while the child runs.
-    with tempfile.TemporaryFile() as given:
-        given.write(request)
-        given.seek(0)
-        process = subprocess.Popen(  # noqa: S603 - a fixed command; what is from outside travels on standard input
+    # Input by file, so that only the output has to be polled while the child runs.
+    with tempfile.TemporaryFile() as stdin:
+        stdin.write(request)
+        stdin.seek(0)
+        process = subprocess.Popen(  # noqa: S603 - a fixed command; untrusted data goes through standard input
             command,
-            stdin=given,
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             env={},
@@ -142,25 +141,25 @@ def _run(request: bytes, limits: TemplateLimits, clock: Callable[[], float]) -> 
             start_new_session=True,
         )
     assert process.stdout is not None
-    answer = bytearray()
+    received = bytearray()
     with process.stdout as output:
         poll = select.poll()
         poll.register(output, select.POLLIN | select.POLLHUP)
         try:
-            while len(answer) <= most:
+            while len(received) <= output_limit:
                 remaining = deadline - clock()
                 if remaining <= 0 or not poll.poll(remaining * 1000):
                     break
                 chunk = os.read(output.fileno(), 64 * 1024)
                 if not chunk:
-                    # The child closed its output: it ended, or does so at once.
-                    return bytes(answer), process.wait(max(deadline - clock(), 0.1))
-                answer += chunk
+                    # The child closed its output: it has exited, or is about to.
+                    return bytes(received), process.wait(max(deadline - clock(), 0.1))
+                received += chunk
         except subprocess.TimeoutExpired:
             pass
         finally:
             if process.returncode is None:
-                # Its group still bears its id: it was not waited for.
+                # It was not waited for, so its group still has its id.
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
     return b"", -signal.SIGKILL
@@ -177,7 +176,7 @@ def _reason(error: str, limits: TemplateLimits) -> str:
 def _ended(status: int, limits: TemplateLimits) -> str:
     if -status in (signal.SIGPROF, signal.SIGXCPU, signal.SIGKILL):
         return f"rendering took longer than {limits.seconds:g} s; make its loops shorter"
-    return f"rendering broke off (status {status}); " + _too_much_memory(limits)
+    return f"rendering failed (status {status}); " + _too_much_memory(limits)
 
 
 def _too_much_memory(limits: TemplateLimits) -> str:

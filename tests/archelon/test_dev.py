@@ -117,7 +117,7 @@ def test_refusals(running: Dev, greeter: str, tmp_path: Path) -> None:
         (["instance", "logs", "00000000-0000-4000-8000-000000000000"], Status.NOT_FOUND, "unknown application"),
         (["publish", str(running.state.parent / "greeter"), "--as", "tenant"], Status.REFUSED, "not allowed"),
         (["withdraw", "nosuch"], Status.NOT_FOUND, "no published service"),
-        (["publish", str(tmp_path)], Status.FAILED, "there is no manifest"),
+        (["publish", str(tmp_path)], Status.FAILED, "no manifest"),
     ):
         result = running(*arguments)
         assert result.status == status, (arguments, result)

@@ -55,5 +55,5 @@ def test_whole_numbers_stay_whole() -> None:
     [{"first": -1}, {"longest": -1}, {"factor": 0.5}, {"jitter": 1.5}, {"jitter": -0.5}, {"first": math.nan}],
 )
 def test_unfit_values_are_refused(unfit: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="has to have"):
+    with pytest.raises(ValueError, match="must have"):
         Backoff(**{"first": 1.0, "longest": 2.0, **unfit})

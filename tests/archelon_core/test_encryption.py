@@ -71,7 +71,7 @@ def test_a_roll() -> None:
 
     alone = encryption.Cipher([new_key])
     assert alone.decrypt(renewed, context=PLACE) == "s"
-    with pytest.raises(encryption.DecryptionError, match="not configured here; add that key"):
+    with pytest.raises(encryption.DecryptionError, match="not configured; add that key"):
         alone.decrypt(token, context=PLACE)
 
 

@@ -87,7 +87,7 @@ def test_everything_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
         f"databse_url (from file {path}): no such setting; did you mean database_url?",
         "ARCHELON_PROT (from environment variable ARCHELON_PROT): no such setting; did you mean ARCHELON_PORT?",
         f"log_level = 'LOUD' (from file {path}): input should be 'DEBUG', 'INFO', 'WARNING', 'ERROR' or 'CRITICAL'; "
-        "it is least level of log lines to show",
+        "it is minimum level of log lines",
         "port = 'eighty' (from environment variable ARCHELON_PORT): input should be a valid integer, unable to parse "
         "string as an integer; it is the TCP port to listen on, for example 8080",
         "database_url is not set; set ARCHELON_DATABASE_URL, or database_url in the file that ARCHELON_CONFIG names; "
@@ -121,7 +121,7 @@ def test_a_name_in_the_wrong_case_is_unknown() -> None:
 
 
 def test_a_name_like_no_other_lists_what_there_is() -> None:
-    assert "known are: ARCHELON_ACCESS_LOG, " in problems({**GOOD, "ARCHELON_ZZZZZZZZ": "1"})[0]
+    assert "expected one of ARCHELON_ACCESS_LOG, " in problems({**GOOD, "ARCHELON_ZZZZZZZZ": "1"})[0]
 
 
 def test_variables_that_kubernetes_and_the_tests_set() -> None:

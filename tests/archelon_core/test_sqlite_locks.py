@@ -78,7 +78,7 @@ def test_what_a_killed_process_held_is_free(tmp_path: Path) -> None:
 
 def test_who_has_no_turn_in_time_goes_ahead(tmp_path: Path) -> None:
     path = str(tmp_path / "state.db")
-    first, second = ProcessLock(path, timeout=1), ProcessLock(path, patience=0.05)
+    first, second = ProcessLock(path, timeout=1), ProcessLock(path, timeout=0.05)
     with first.taken() as has, second.taken() as too:
         assert has
         assert not too
@@ -97,7 +97,7 @@ def test_where_no_files_can_be_made_one_goes_ahead(tmp_path: Path) -> None:
 @pytest.mark.parametrize("error", [LookupError, None])
 def test_a_turn_is_given_back_however_it_ends(tmp_path: Path, error: type[Exception] | None) -> None:
     path = str(tmp_path / "state.db")
-    first, second = ProcessLock(path, timeout=1), ProcessLock(path, patience=0)
+    first, second = ProcessLock(path, timeout=1), ProcessLock(path, timeout=0)
     try:
         with first.taken():
             if error is not None:

@@ -42,13 +42,13 @@ def database(tmp_path: Path) -> Iterator[Database]:
 
 @pytest.mark.parametrize("what", SLOW)
 def test_what_is_slow_is_refused_inside_a_transaction(database: Database, what: str) -> None:
-    with database.write(), pytest.raises(RuntimeError, match="inside a transaction"):
+    with database.write(), pytest.raises(RuntimeError, match="inside a write transaction"):
         SLOW[what]()
 
 
 def test_a_call_to_another_service_is_refused_before_a_connection_is_made(database: Database) -> None:
     connections = Connections("http", "127.0.0.1", 9, secure=Secure())
-    with database.write(), pytest.raises(RuntimeError, match="a call to another service inside a transaction"):
+    with database.write(), pytest.raises(RuntimeError, match="a call to another service inside a write transaction"):
         connections.open(Request("GET", "/", {}), Deadline(Timeout(), time.monotonic))
 
 

@@ -104,7 +104,7 @@ def test_a_name_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
     write(tmp_path, FILES)
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff")).touch()
     (problem,) = validate(tmp_path)
-    assert str(problem) == "\\udcff: the path holds a control character, or is not UTF-8; rename it"
+    assert str(problem) == "\\udcff: the path contains a control character, or is not UTF-8; rename it"
 
 
 def test_unknown_parameters_are_named_unless_code_may_add_them(tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_an_infrastructure_keeps_its_own_references_and_tags(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("path", "content", "expected"),
     [
-        ("manifest.yaml", None, "manifest.yaml: there is no manifest; write one"),
+        ("manifest.yaml", None, "manifest.yaml: no manifest; write one"),
         ("manifest.json", "{}", "manifest.json: a second manifest beside manifest.yaml; keep one of them"),
         ("service_params.json", "{", "service_params.json:1:2: this is not JSON"),
         ("orchestrator.py", "\0", "orchestrator.py"),
@@ -161,14 +161,14 @@ def test_an_image_brings_its_own_code(tmp_path: Path) -> None:
     assert problems(tmp_path, **{"manifest.yaml": manifest}) == []
     assert Bundle.load(tmp_path).has_code
     assert problems(tmp_path, **{"manifest.yaml": manifest, "orchestrator.py": ""}) == [
-        "manifest.yaml:9:1: $.image: orchestrator.py is there as well; keep one of the two: an image brings its own code"
+        "manifest.yaml:9:1: $.image: orchestrator.py exists too; keep one of the two: an image contains its own code"
     ]
 
 
 def test_parameters_stand_in_one_place(tmp_path: Path) -> None:
     inline = FILES["manifest.yaml"] + "service_params: {deploy: [{name: flavor, value: x}]}\n"
     assert problems(tmp_path, **{"manifest.yaml": inline}) == [
-        "manifest.yaml:9:1: $.service_params: service_params.json is there as well; keep the parameters in one of the two"
+        "manifest.yaml:9:1: $.service_params: service_params.json exists too; keep the parameters in one of the two"
     ]
     named = FILES["manifest.yaml"] + "service_params: other.yaml\n"
     assert "the bundle has no file other.yaml" in problems(tmp_path, **{"manifest.yaml": named})[0]
@@ -219,7 +219,7 @@ def test_what_nobody_wants_stays_out(tmp_path: Path) -> None:
     (tmp_path / ".archelonignore").write_text("# mine\n!tests/\n*.svg\n")
     assert [str(problem) for problem in validate(tmp_path)] == [
         "manifest.yaml:2:7: $.icon: the bundle has no file icon.svg; "
-        "take it out of what is ignored: write !icon.svg in .archelonignore"
+        "stop ignoring it: write !icon.svg in .archelonignore"
     ]
     (tmp_path / ".archelonignore").write_text("!tests/\n")
     assert set(Bundle.load(tmp_path).files) == {*FILES, "a/b", "tests/test_a.py"}

@@ -134,11 +134,11 @@ ERRORS = [
     ("{service_type: 'http://a/b#c'}\n---\n{}", "manifest.yaml:3:1: a second document; keep one document a file"),
     (
         "service_atributes: {}",
-        "manifest.yaml:2:1: $.service_atributes: there is no such key; did you mean service_attributes? there are ",
+        "manifest.yaml:2:1: $.service_atributes: no such key; did you mean service_attributes? expected one of ",
     ),
     (
         "service_attributes:\n  a: imutable",
-        'manifest.yaml:3:6: $.service_attributes.a: is "imutable", none of "immutable", "required", "mutable", ""; '
+        'manifest.yaml:3:6: $.service_attributes.a: is "imutable", not one of "immutable", "required", "mutable", ""; '
         'expected immutable, required, mutable or ""',
     ),
     (
@@ -151,7 +151,7 @@ ERRORS = [
     ),
     (
         "service_attributes:\n  a: {type: number, default: hunter2}",
-        "manifest.yaml:3:30: $.service_attributes.a.default: is no number; change the default, or the type and pattern",
+        "manifest.yaml:3:30: $.service_attributes.a.default: is not of type number; change the default, or the type and pattern",
     ),
     (
         "service_attributes:\n  a: {pattern: 'x+', default: hunter2}",
@@ -175,7 +175,7 @@ ERRORS = [
     ),
     (
         "service_attributes:\n  a: {pattern: {$ref: 'http://elsewhere/'}}",
-        "manifest.yaml:3:16: $.service_attributes.a.pattern: the keyword '$ref' is not supported; there are additional",
+        "manifest.yaml:3:16: $.service_attributes.a.pattern: the keyword '$ref' is not supported; expected one of additional",
     ),
     (
         "service_attributes:\n  a: {type: number, pattern: a}",
@@ -183,11 +183,11 @@ ERRORS = [
     ),
     (
         "service_actions:\n  retry: {}",
-        "manifest.yaml:3:3: $.service_actions.retry: every service has this action already; choose another term",
+        "manifest.yaml:3:3: $.service_actions.retry: every service already has this action; choose another term",
     ),
     (
         "depends_on:\n  - http://a/b#c: {inputs: ['http://a/b#d#x']}",
-        "manifest.yaml:3:29: $.depends_on[0]['http://a/b#c'].inputs[0]: http://a/b#d supplies nothing here; "
+        "manifest.yaml:3:29: $.depends_on[0]['http://a/b#c'].inputs[0]: http://a/b#d is not a supplier here; "
         "add http://a/b#d to depends_on",
     ),
     (
@@ -196,11 +196,11 @@ ERRORS = [
     ),
     (
         "depends_on:\n  - http://a/b#c: {}\n  - http://a/b#c: {}",
-        "manifest.yaml:4:5: $.depends_on[1]['http://a/b#c']: the service is named twice; keep one entry for it",
+        "manifest.yaml:4:5: $.depends_on[1]['http://a/b#c']: the service is listed twice; keep one entry for it",
     ),
     (
         "depends_on:\n  - http://a/b#c: {bind: {parameter: db}}",
-        "manifest.yaml:3:38: $.depends_on[0]['http://a/b#c'].bind.parameter: there is no attribute db; declare db in",
+        "manifest.yaml:3:38: $.depends_on[0]['http://a/b#c'].bind.parameter: no attribute db; declare db in",
     ),
     (
         "depends_on:\n  - http://a/b#c: {bind: {id: x, parameter: y}}",
@@ -208,7 +208,7 @@ ERRORS = [
     ),
     (
         "depends_on:\n  - http://a/b#c: {bind: {id: x}, attributes: {k: v}}",
-        "manifest.yaml:3:47: $.depends_on[0]['http://a/b#c'].attributes: nothing is made that could take them; leave",
+        "manifest.yaml:3:47: $.depends_on[0]['http://a/b#c'].attributes: no instance is created that could take them; leave",
     ),
     (
         "depends_on:\n  - http://a/b#c:\n      attributes: {k: 'x ${nope}'}",
@@ -216,17 +216,17 @@ ERRORS = [
     ),
     (
         "depends_on:\n  - http://a/b#c:\n      attributes: {k: [1, 'x ${']}",
-        "manifest.yaml:4:27: $.depends_on[0]['http://a/b#c'].attributes.k[1]: '${' is no reference; write ${name}",
+        "manifest.yaml:4:27: $.depends_on[0]['http://a/b#c'].attributes.k[1]: '${' is not a reference; write ${name}",
     ),
     (
         "templates:\n  hot: {deployment: ../../etc/passwd}",
-        "manifest.yaml:3:21: $.templates.hot.deployment: the path holds an empty part, . or ..; put the file into the bundle",
+        "manifest.yaml:3:21: $.templates.hot.deployment: the path contains an empty part, . or ..; put the file into the bundle",
     ),
     (
         "templates:\n  hot: {deployment: 'https://elsewhere/x.yaml'}",
         "manifest.yaml:3:21: $.templates.hot.deployment: is a URL; put the file into the bundle",
     ),
-    ("resources:\n  R: {}", "manifest.yaml:3:6: $.resources.R: there are no templates; add templates, or a deployment"),
+    ("resources:\n  R: {}", "manifest.yaml:3:6: $.resources.R: no templates; add templates, or a deployment"),
     (
         "resources:\n  R: {provision: x}",
         "manifest.yaml:3:6: $.resources.R: deployment is missing; add deployment: the path of",
@@ -241,7 +241,7 @@ ERRORS = [
     ),
     (
         "service_params:\n  deploy:\n    - {name: a, value: x}\n    - {name: a, type: number, value: hunter2}",
-        "manifest.yaml:5:14: $.service_params.deploy[1].name: the parameter is given twice; keep one of them",
+        "manifest.yaml:5:14: $.service_params.deploy[1].name: the parameter is defined twice; keep one of them",
     ),
     ('title: "a\\nb"', 'manifest.yaml:2:8: $.title: "a\\nb" does not fit; expected a name for people, on one line'),
     ('title: "a\\n"', 'manifest.yaml:2:8: $.title: "a\\n" does not fit'),
@@ -411,8 +411,8 @@ def test_parameters_in_a_file_of_their_own() -> None:
     }
     for bad, expected in [
         ('"other.json"', "service_params.json:1:1: is text, not a map"),
-        ('{"deploy": [{"name": "b", "value": 7}]}', "service_params.json:1:36: $.deploy[0].value: is no string"),
-        ('{"deplоy": []}', "there is no such key; did you mean deploy?"),
+        ('{"deploy": [{"name": "b", "value": 7}]}', "service_params.json:1:36: $.deploy[0].value: is not of type string"),
+        ('{"deplоy": []}', "no such key; did you mean deploy?"),
     ]:
         (root,) = read_text(bad, file="service_params.json")
         with pytest.raises(BundleError, match=re.escape(expected)):
@@ -431,7 +431,7 @@ def test_parameters_in_a_file_of_their_own() -> None:
 )
 def test_types(kind: ValueType, good: list[object], bad: list[object]) -> None:
     assert [misfit(value, kind) for value in good] == [None] * len(good)  # type: ignore[arg-type]
-    assert [misfit(value, kind) for value in bad] == [f"is no {kind.value}"] * len(bad)  # type: ignore[arg-type]
+    assert [misfit(value, kind) for value in bad] == [f"is not of type {kind.value}"] * len(bad)  # type: ignore[arg-type]
 
 
 def test_patterns_match_the_whole_text() -> None:
@@ -472,7 +472,7 @@ def test_unfit_patterns_are_refused(declared: str | dict[str, object]) -> None:
 def test_the_actions_that_every_service_has_are_taken() -> None:
     for action in (*wire.LIFECYCLE_ACTIONS, wire.REPORT, wire.RENEW):
         text = f"service_type: http://example.org/s#s\nservice_actions: {{{action.term}: {{}}}}\n"
-        with pytest.raises(BundleError, match="every service has this action already"):
+        with pytest.raises(BundleError, match="every service already has this action"):
             read_manifest(text, file="manifest.yaml")
 
 

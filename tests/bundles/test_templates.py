@@ -103,7 +103,7 @@ def test_a_part_is_a_template_that_still_knows_its_place() -> None:
     assert whole.part(("nodes", "store")).references == ()
     assert web.render(Scope({"size": 2}, {"store": {"url": "u"}})) == [{"url": "u", "size": 2}]
     with pytest.raises(
-        BundleError, match=r"t\.yaml:2:14: \$\.nodes\.web\.url: \$\{store:url\}: there is no node store"
+        BundleError, match=r"t\.yaml:2:14: \$\.nodes\.web\.url: \$\{store:url\}: no node store"
     ):
         web.render(Scope({"size": 2}))
     with pytest.raises(KeyError, match=r"nodes\.nope"):
@@ -122,8 +122,8 @@ def test_many_unknown_names_are_cut_short() -> None:
 
 def test_unknown_names_are_all_named_with_the_line_and_the_names_that_exist() -> None:
     assert refused("a: ${motto}\nb:\n  c: x${moto}\nd: ${store:port}\n", motto="m", size=1) == [
-        "t.yaml:3:6: $.b.c: ${moto} is unknown; there are motto, size",
-        "t.yaml:4:4: $.d: ${store:port}: there is no node store; there are none",
+        "t.yaml:3:6: $.b.c: ${moto} is unknown; expected one of motto, size",
+        "t.yaml:4:4: $.d: ${store:port}: no node store; expected one of none",
     ]
     with pytest.raises(BundleError, match=r"\$\{store:port\}: no such output; store has endpoint"):
         Template.parse("${store:port}", file="t.yaml").render(scope())
@@ -131,7 +131,7 @@ def test_unknown_names_are_all_named_with_the_line_and_the_names_that_exist() ->
 
 @pytest.mark.parametrize("bad", ["${", "${}", "${a b}", "${a:b:c}", "${-a}", "a ${b", "${a\n}x${"])
 def test_what_is_no_reference_is_refused_with_the_syntax(bad: str) -> None:
-    with pytest.raises(BundleError, match=r"is no reference; write \$\{name\} or \$\{node:name\}, or \$\$\{ for"):
+    with pytest.raises(BundleError, match=r"is not a reference; write \$\{name\} or \$\{node:name\}, or \$\$\{ for"):
         Template.of_value({"k": bad}, file="t.yaml")
 
 
@@ -146,8 +146,8 @@ def test_a_reference_in_a_key_is_refused() -> None:
     [
         (["secret"], "is a list, and a value fills one leaf"),
         ({"secret": 1}, "is a map, and a value fills one leaf"),
-        (float("nan"), "is no finite number"),
-        ("secret\ud800", "holds half of a surrogate pair"),
+        (float("nan"), "is not a finite number"),
+        ("secret\ud800", "contains half of a surrogate pair"),
         (b"secret", "is bytes"),
     ],
 )

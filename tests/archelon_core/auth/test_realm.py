@@ -141,7 +141,7 @@ def test_changes_that_make_no_sense_are_refused_and_change_nothing(provider: Rea
     provider.issue()
     before = provider.file.path.read_bytes()
     file = provider.file
-    with pytest.raises(auth.RealmError, match="a tenant 'demo' already"):
+    with pytest.raises(auth.RealmError, match="tenant 'demo' exists already"):
         file.add_tenant("demo")
     with pytest.raises(auth.RealmError, match="already"):
         file.add_tenant("x", tenant_id="demo")
@@ -179,7 +179,7 @@ DIGEST = "a" * 64
         (
             "version: 1\ntenants: [{id: x, name: x}]\nusers:\n- name: a\n  roles:\n    x:\n    - boss",
             7,
-            "'boss' is not",
+            "'boss' cannot be granted",
         ),
         ("version: 1\nversion: 1", 2, "twice"),
         ("version: 1\ntokens:\n- {id: t, user: u, tenant: x, sha256: s}", 3, "no user 'u'"),

@@ -154,7 +154,7 @@ HOSTILE = {
         "b: [[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[*a]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]",
         "nested deeper than 64 levels",
     ),
-    "recursion": ("a: &a [*a]", "undefined alias: *a names nothing that ends before it"),
+    "recursion": ("a: &a [*a]", "undefined alias: *a has no earlier definition"),
     "brackets": ("[" * 100_000, "nested deeper than 64 levels"),
     "braces": ("{a: " * 100_000, "nested deeper than 64 levels"),
     "dashes": ("- " * 100_000, "nested deeper than 64 levels"),

@@ -150,7 +150,7 @@ def test_content_and_its_type(server: Server) -> None:
 def test_another_type_or_status_is_refused(server: Server) -> None:
     with pytest.raises(fetch.FetchError, match="'text/plain'; expected one of application/json"):
         fetcher().fetch(server.url("hello"), content_types=("application/json",))
-    with pytest.raises(fetch.FetchError, match="answered 404; check the URL"):
+    with pytest.raises(fetch.FetchError, match="returned 404; check the URL"):
         fetcher().fetch(server.url("missing"))
     with pytest.raises(fetch.FetchError, match="broke off"):
         fetcher().fetch(server.url("bad-gzip"))

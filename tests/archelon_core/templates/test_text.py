@@ -119,16 +119,16 @@ def test_attempts_to_get_out(template: str) -> None:
     [
         ("a\n{{ nam | shell }}", 2, "'nam' is undefined; give this parameter (given: name, secret)"),
         ("a\n\n{{ name.other | shell }}", 3, "has no attribute 'other'"),
-        ("{{ name }}", 1, "put in without quoting; end the expression in one of: base64, html, ini"),
+        ("{{ name }}", 1, "inserted without quoting; end the expression with one of: base64, html, ini"),
         ("{{ name | shell ~ name }}", 1, "without quoting"),
         ("{{ (name | shell).replace('a', 'b') }}", 1, "without quoting"),
         ("{{ name | safe }}", 1, "No filter named 'safe'"),
-        ('x\n"{{ name | shell }}"', 2, "brings its own quotes; take away those around the braces"),
+        ('x\n"{{ name | shell }}"', 2, "adds its own quotes; remove those around the braces"),
         ("a\n{% if %}", 2, "correct the template"),
         ("a\nb\n{{ name", 3, "correct the template"),
         ("{{ [1] | shell }}\n{{ [[1]] | ini }}", 2, "takes text or a number; use json or yaml"),
         ("{{ 1 // 0 }}", 1, "the expression fails (ZeroDivisionError)"),
-        ("{% macro a() %}{{ a() }}{% endmacro %}{{ a() | plain }}", 1, "without end"),
+        ("{% macro a() %}{{ a() }}{% endmacro %}{{ a() | plain }}", 1, "endlessly"),
     ],
 )
 def test_errors_name_line_and_remedy(template: str, line: int, reason: str) -> None:

@@ -142,7 +142,7 @@ LAUGHS = "b0: &b0 [x, x]\n" + "".join(f"b{n}: &b{n} [*b{n - 1}, *b{n - 1}]\n" fo
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("a: &a [*a]", r"t:1:8: \$.a\[0\]: undefined alias: \*a names nothing that ends before it"),
+        ("a: &a [*a]", r"t:1:8: \$.a\[0\]: undefined alias: \*a has no earlier definition"),
         ("[" * 60 + "]" * 60, "deeper than 50"),
         (LAUGHS, "more than 20000 values"),
         ("x" * (1 << 20) + "x", "larger than"),
@@ -311,9 +311,9 @@ def test_large_descriptions_of_a_tenant_are_checked_one_at_a_time(types: dict[st
     assert apart._CHECKS.begin("a")
     try:
         with pytest.raises(TooManyRequestsError):
-            check_description(text, files={}, types=types, whose="a")
-        check_description(text, files={}, types=types, whose="b")
+            check_description(text, files={}, types=types, tenant="a")
+        check_description(text, files={}, types=types, tenant="b")
     finally:
         apart._CHECKS.end("a")
-    check_description(text, files={}, types=types, whose="a")
+    check_description(text, files={}, types=types, tenant="a")
     apart._CHILD.close()
