@@ -1,1 +1,1 @@
-"""What the five modules share: rows of resources, bases of backends and handlers, notifications of orchestrators."""
+"""Shared by the five modules: rows of resources, bases of backends and handlers, notifications of orchestrators."""

@@ -1,7 +1,7 @@
 """Removal of orphaned delegations: the identity service has them, but no row does, because a process was killed in between.
 
-The identity service cannot be notified before a delegation is created. So a delegation without a row is ended once it has been
-seen for long enough that no order can be in progress.
+The identity service cannot register a delegation in advance. So one without a row is ended once it has been seen for long enough
+that no order can be in progress.
 """
 
 from __future__ import annotations

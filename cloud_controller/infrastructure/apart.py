@@ -35,11 +35,11 @@ def check_description(
     types: Mapping[str, ResourceType],
     name: str = "template",
     parameters: Mapping[str, Scalar] | None = None,
-    whose: str | None = None,
+    tenant: str | None = None,
 ) -> None:
     """Check that a description is valid and, if parameters are given, that it accepts them.
 
-    A large one is checked in the child, if each type's `check` is a static method. `whose` is the tenant of the stack; None if
+    A large one is checked in the child, if each type's `check` is a static method. `tenant` is the owner of the stack; None if
     the text came with the request. Raises DescriptionError if it is invalid, TooManyRequestsError if too many are being checked,
     for this tenant or in total.
     """
@@ -50,7 +50,7 @@ def check_description(
         if parameters is not None:
             checked_parameters(description, parameters)
         return
-    if whose is not None and not _CHECKS.begin(whose):
+    if tenant is not None and not _CHECKS.begin(tenant):
         raise TooManyRequestsError(
             "other large descriptions are being checked; retry in 1 s", headers={"Retry-After": "1"}
         )
@@ -61,8 +61,8 @@ def check_description(
     except ChildError as failure:
         raise DescriptionError(Place(name, 1, 1), f"to check it, {failure}", _REMEDY) from None
     finally:
-        if whose is not None:
-            _CHECKS.end(whose)
+        if tenant is not None:
+            _CHECKS.end(tenant)
     if error is not None:
         place, problem, remedy = error
         raise DescriptionError(Place(*place), problem, remedy)

@@ -1,1 +1,1 @@
-"""Platforms implement the ports of the five modules: where virtual resources really come from."""
+"""Platforms: implementations of the modules' ports, which create the virtual resources."""

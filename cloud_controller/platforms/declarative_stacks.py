@@ -64,7 +64,7 @@ class DeclarativeStacks:
                 files=order.files,
                 types=self._types,
                 parameters=order.parameters,
-                whose=order.labels.tenant,
+                tenant=order.labels.tenant,
             )
         except DescriptionError as problem:
             raise DeployError(str(problem)) from problem

@@ -1,1 +1,1 @@
-"""Configures what was deployed."""
+"""The provision module: configures deployed nodes, and sets DNS records."""

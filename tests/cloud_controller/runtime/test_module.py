@@ -140,7 +140,7 @@ def test_unsupported_configurations_are_rejected(system: System) -> None:
         ({provision.CONFIGURATION_KIND: "ssh"}, {}, "not available on this platform"),
         ({}, {"command": "rm -rf /"}, "list"),
         ({}, {"files": {"../x": "y"}}, "leaves"),
-        ({}, {"shell": "x"}, "takes files"),
+        ({}, {"shell": "x"}, "expected one of files"),
         ({provision.CONFIGURATION_STACK: "/elsewhere"}, {}, "not the path of"),
         ({provision.CONFIGURATION_NAME: "another"}, {}, "not the path of"),
     ):
