@@ -49,21 +49,10 @@ class AllInOne:
         shared: whether processes of several tenants may run even if this machine cannot isolate them.
     """
 
-    def __init__(
-        self,
-        state: StateDirectory,
-        notify: Notify,
-        *,
-        shared: bool = False,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
+    def __init__(self, state: StateDirectory, notify: Notify, *, shared: bool = False) -> None:
         self.state = state
         self._shared = shared
-        self._notify = notify
-        self._clock = clock
-        self._sleep = sleep
-        self.supervisor = Supervisor(notify, clock=clock)
+        self.supervisor = Supervisor(notify)
 
     def up(self, *, timeout: float = 60.0) -> None:
         """Start the four processes and wait until they are ready. Raises CommandError, also if a port is in use."""
@@ -76,7 +65,7 @@ class AllInOne:
         self._start("service-manager-web", "service-manager", ["service-manager"])
         self._start("cloud-controller-worker", "cloud-controller", ["worker", "--of", "cloud-controller", *worker_port])
         self._start("service-manager-worker", "service-manager", ["worker", "--of", "service-manager"])
-        deadline = self._clock() + timeout
+        deadline = time.monotonic() + timeout
         for process in PROCESSES:
             self._await_ready(process, deadline)
 
@@ -150,12 +139,12 @@ class AllInOne:
                     pass
                 # A process that exits before it was ever ready will not recover by a restart.
                 ended = [each for each in PROCESSES if self.supervisor.ends(each)]
-                if ended or self._clock() > deadline:
+                if ended or time.monotonic() > deadline:
                     late = ended[0] if ended else process
                     raise CommandError(
                         f"{late} does not become ready: {self.last_error(late)}; its log: {self.state.log(late)}"
                     )
-                self._sleep(0.05)
+                time.sleep(0.05)
 
     def last_error(self, process: str) -> str:
         """The last error in a process's log, or its last line that is not a log record."""

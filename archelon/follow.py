@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Final
 
 import click
@@ -31,24 +31,14 @@ class Observation:
     entity: client.Entity | None
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Timing:
-    """Clock and sleep, replaceable in tests."""
-
-    clock: Callable[[], float] = time.monotonic
-    sleep: Callable[[float], None] = time.sleep
-
-
-def follow(
-    service_manager: client.Client, path: str, *, timeout: float | None = None, timing: Timing = Timing()
-) -> Iterator[Observation | None]:
-    """Poll an instance: yields an observation for each change and None for an unchanged poll; ends when the instance is gone.
+def follow(service_manager: client.Client, path: str, *, timeout: float | None = None) -> Iterator[Observation]:
+    """Poll an instance and yield its first state and every change, until it is gone.
 
     Raises:
         CommandError: `timeout` seconds have passed.
         client.ClientError: the service manager cannot be called, despite the client's retries.
     """
-    deadline = None if timeout is None else timing.clock() + timeout
+    deadline = None if timeout is None else time.monotonic() + timeout
     etag: str | None = None
     previous = ("", "")
     pauses = iter(_PAUSES)
@@ -58,20 +48,19 @@ def follow(
         except client.NotFoundError:
             yield Observation("gone", "", None)
             return
-        if entity is None:
-            yield None
-        else:
+        if entity is not None:
             etag = entity.etag
             now = str(entity.attributes.get(wire.STATE)), str(entity.attributes.get(wire.STATE_MESSAGE) or "")
-            yield Observation(*now, entity) if now != previous else None
+            if now != previous:
+                yield Observation(*now, entity)
             previous, pauses = now, iter(_PAUSES)
-        if deadline is not None and timing.clock() > deadline:
+        if deadline is not None and time.monotonic() > deadline:
             raise CommandError(
                 f"{path} is still in {previous[0]} after {timeout:g} s{_because(previous[1])}; it continues: see "
                 "`archelon instance watch`",
                 status=Status.TIMED_OUT,
             )
-        timing.sleep(next(pauses))
+        time.sleep(next(pauses))
 
 
 def await_settled(service_manager: client.Client, path: str, *, timeout: float) -> client.Entity | None:
@@ -82,8 +71,6 @@ def await_settled(service_manager: client.Client, path: str, *, timeout: float) 
     """
     begun = time.monotonic()
     for observation in follow(service_manager, path, timeout=timeout):
-        if observation is None:
-            continue
         _progress(f"{time.monotonic() - begun:6.1f} s  {observation.state}{_because(observation.message)}")
         if observation.entity is None:
             return None

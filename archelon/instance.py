@@ -146,8 +146,6 @@ def watch(name: str, timeout: float | None, connection: Connection, output: Outp
     with connection.open() as manager:
         path = instance_at(manager, name)
         for observation in follow(manager, path, timeout=timeout):
-            if observation is None:
-                continue
             if output.as_json:
                 click.echo(json.dumps({"path": path, "state": observation.state, "message": observation.message}))
             else:

@@ -57,20 +57,10 @@ class Node:
 class Stage:
     """The all-in-one as its tenant sees it; `show` prints a line."""
 
-    def __init__(
-        self,
-        state: StateDirectory,
-        system: AllInOne,
-        *,
-        show: Callable[[str], None],
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
+    def __init__(self, state: StateDirectory, system: AllInOne, *, show: Callable[[str], None]) -> None:
         self.state = state
         self.system = system
         self.show = show
-        self.clock = clock
-        self._sleep = sleep
         self._http = urllib3.PoolManager(retries=False, timeout=10.0)
         #: Path and web endpoint of the demonstrated instance, once it exists.
         self.path = ""
@@ -137,21 +127,21 @@ class Stage:
 
     def until(self, reached: Callable[[], Any], what: str, *, seconds: float) -> Any:
         """Wait for a truthy result and return it. Raises ExpectedError after `seconds`."""
-        end = self.clock() + seconds
+        end = time.monotonic() + seconds
         while True:
             found = reached()
             if found:
                 return found
-            if self.clock() > end:
+            if time.monotonic() > end:
                 raise ExpectedError(f"{what}, within {seconds:g} s")
-            self._sleep(_PAUSE)
+            time.sleep(_PAUSE)
 
     def follow(self, wanted: str, *, seconds: float, generation: float = 0) -> float:
         """Print state changes until the instance is in the wanted state with at least this generation; returns the seconds taken.
 
         Raises ExpectedError if the instance fails or `seconds` have passed.
         """
-        begun = self.clock()
+        begun = time.monotonic()
         seen: list[str] = []
 
         def reached() -> bool:
@@ -159,7 +149,7 @@ class Stage:
             state, message = str(shown.get(_STATE)), str(shown.get(_MESSAGE) or "")
             if not seen or seen[-1] != state:
                 seen.append(state)
-                self.show(f"      {self.clock() - begun:5.1f} s  {state}{'  (' + message + ')' if message else ''}")
+                self.show(f"      {time.monotonic() - begun:5.1f} s  {state}{'  (' + message + ')' if message else ''}")
             if state == "fail":
                 raise ExpectedError(f"{self.path} was to become {wanted}; it failed: {message}")
             return state == wanted and shown.get("org.archelon.generation", 0) >= generation
@@ -169,7 +159,7 @@ class Stage:
             f"{self.path} was to become {wanted}; its states were {' → '.join(seen) or 'none'}",
             seconds=seconds,
         )
-        return self.clock() - begun
+        return time.monotonic() - begun
 
     def nodes(self, instance: str | None = None) -> list[Node]:
         """Return processes of the local region, of all instances or of one."""

@@ -7,6 +7,7 @@ import dataclasses
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
@@ -90,14 +91,14 @@ def scale(stage: Stage, scenario: Scenario) -> None:
     """Visitors cause load, an alarm fires, and the orchestrator adds a node."""
     before = len(_running(stage, str(scenario.node)))
     stage.show(f"    {_VISITORS} visitors at once, without a pause; nodes of {scenario.node}: {before}")
-    begun = stage.clock()
+    begun = time.monotonic()
     with _visitors(stage.url, _VISITORS):
         found = stage.until(
             lambda: len(_running(stage, str(scenario.node))) > before and _running(stage, str(scenario.node)),
             f"more than {before} nodes of {scenario.node} under load",
             seconds=90,
         )
-    stage.show(f"    nodes of {scenario.node}: {len(found)} after {stage.clock() - begun:.1f} s")
+    stage.show(f"    nodes of {scenario.node}: {len(found)} after {time.monotonic() - begun:.1f} s")
 
 
 def heal(stage: Stage, scenario: Scenario) -> None:
@@ -106,7 +107,7 @@ def heal(stage: Stage, scenario: Scenario) -> None:
     assert victim.pid is not None
     os.kill(victim.pid, signal.SIGKILL)
     stage.show(f"    kill -9 {victim.pid}  (node {victim.process})")
-    begun = stage.clock()
+    begun = time.monotonic()
 
     def healed() -> bool:
         again = [each for each in _nodes(stage) if each.process == victim.process]
@@ -117,7 +118,7 @@ def heal(stage: Stage, scenario: Scenario) -> None:
         lambda: stage.web("GET", stage.url, quiet=True)[0] == 200, f"{stage.url} was to answer again", seconds=60
     )
     pid = next(each.pid for each in _nodes(stage) if each.process == victim.process)
-    stage.show(f"    runs again after {stage.clock() - begun:.1f} s, as process {pid}")
+    stage.show(f"    runs again after {time.monotonic() - begun:.1f} s, as process {pid}")
     _check_page(stage, scenario.text, *_entries(scenario))
 
 
@@ -144,7 +145,7 @@ def survive(stage: Stage, scenario: Scenario) -> None:
 def dispose(stage: Stage, _play: Scenario) -> None:
     """DELETE removes everything that was created for the instance, in reverse order."""
     stage.request("DELETE", stage.path, expected=200)
-    begun = stage.clock()
+    begun = time.monotonic()
 
     def gone() -> bool:
         with stage.connection("tenant").open() as manager:
@@ -152,7 +153,7 @@ def dispose(stage: Stage, _play: Scenario) -> None:
 
     stage.until(gone, f"{stage.path} was to be gone", seconds=120)
     stage.request("GET", stage.path, expected=404)
-    stage.show(f"    gone after {stage.clock() - begun:.1f} s")
+    stage.show(f"    gone after {time.monotonic() - begun:.1f} s")
 
 
 def prove(stage: Stage, _play: Scenario) -> None:
