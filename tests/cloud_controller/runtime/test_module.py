@@ -141,7 +141,7 @@ def test_unsupported_configurations_are_rejected(system: System) -> None:
         ({}, {"command": "rm -rf /"}, "list"),
         ({}, {"files": {"../x": "y"}}, "leaves"),
         ({}, {"shell": "x"}, "expected one of files"),
-        ({provision.CONFIGURATION_STACK: "/elsewhere"}, {}, "not the path of"),
+        ({provision.CONFIGURATION_STACK: "/elsewhere"}, {}, "is not this object's path"),
         ({provision.CONFIGURATION_NAME: "another"}, {}, "is not this object's path"),
     ):
         _, answer = put_configuration(system, instance, content, **changes)
