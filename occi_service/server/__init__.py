@@ -1,1 +1,1 @@
-"""The OCCI server: an `Application` with a backend for each kind, and what assembles a whole service of it."""
+"""The OCCI server: an `Application` with a backend for each kind, and the assembly of a complete service."""
