@@ -44,7 +44,7 @@ def test_each_is_the_factor_times_the_one_before(backoff: Backoff, attempt: int)
     assert math.isclose(after, min(backoff.longest, before * backoff.factor), rel_tol=1e-9, abs_tol=1e-300)
 
 
-def test_whole_numbers_stay_whole() -> None:
+def test_integers_stay_integers() -> None:
     assert list(itertools.islice(Backoff(0.5, 6.0), 6)) == [0.5, 1.0, 2.0, 4.0, 6.0, 6.0]
     assert Backoff(0.0, 6.0).delay(10**9) == 0.0
     assert Backoff(5.0, 300.0).delay(10**9) == 300.0

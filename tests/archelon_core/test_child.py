@@ -1,4 +1,4 @@
-"""Functions in a child process: what they return, and what becomes of those that do not."""
+"""Functions in a child process: results, limits and failures."""
 
 from __future__ import annotations
 
@@ -45,29 +45,29 @@ def child() -> Iterator[Child]:
 @pytest.mark.parametrize(
     "value", [None, 1, "text", "ä\u2028\U0001f600\ud800", ["a", {"b": [1.5, True]}], "x" * 1_000_000]
 )
-def test_values_of_json_go_there_and_back(child: Child, value: object) -> None:
+def test_json_values_round_trip(child: Child, value: object) -> None:
     assert child.call(f"{HERE}:echo", value) == value
 
 
-def test_one_process_serves_call_after_call_with_no_environment_and_less_priority(child: Child) -> None:
+def test_one_process_serves_all_calls_without_environment_at_lower_priority(child: Child) -> None:
     first = child.call(f"{HERE}:process")
     assert child.call(f"{HERE}:process") == first
     pid, parent, environment, nice = first
     assert parent == os.getpid() != pid
-    # The interpreter sets what its locale needs by itself.
+    # The interpreter sets variables for its locale by itself.
     assert set(environment) <= {"PYTHONPATH", "LC_CTYPE"}
     assert nice > os.nice(0)
 
 
 @pytest.mark.parametrize("function", ["greedy", "exits"])
-def test_one_that_breaks_off_is_told_and_followed_by_another(child: Child, function: str) -> None:
+def test_a_child_that_exits_is_reported_and_replaced(child: Child, function: str) -> None:
     before = child.call(f"{HERE}:process")[0]
     with pytest.raises(ChildError, match="exited, or takes more than 512 MiB"):
         child.call(f"{HERE}:{function}")
     assert child.call(f"{HERE}:process")[0] != before
 
 
-def test_one_that_takes_too_long_is_ended() -> None:
+def test_a_call_that_takes_too_long_is_killed() -> None:
     child = Child(seconds=60)
     pid = child.call(f"{HERE}:process")[0]
     child._seconds = 0.2
@@ -76,7 +76,7 @@ def test_one_that_takes_too_long_is_ended() -> None:
     assert not psutil.pid_exists(pid)
 
 
-def test_threads_take_turns(child: Child) -> None:
+def test_calls_of_threads_run_one_at_a_time(child: Child) -> None:
     answers: list[object] = []
     threads = [
         threading.Thread(target=lambda number=number: answers.append(child.call(f"{HERE}:echo", number)))
@@ -89,7 +89,7 @@ def test_threads_take_turns(child: Child) -> None:
     assert sorted(map(str, answers)) == list("01234567")
 
 
-def test_it_ends_with_its_parent(child: Child) -> None:
+def test_it_exits_with_its_parent(child: Child) -> None:
     pid = child.call(f"{HERE}:process")[0]
     child.close()
     assert not psutil.pid_exists(pid)

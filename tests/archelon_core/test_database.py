@@ -49,7 +49,7 @@ def test_an_exception_rolls_back(database_url: str) -> None:
         raise LookupError
     with database.read() as connection:
         assert connection.execute(sa.select(counters)).all() == []
-    # The connection goes back to the pool without what was undone, and whoever gets it next can write.
+    # The connection returns to the pool without the aborted transaction, and can write again.
     with database.write() as connection:
         connection.execute(counters.insert().values(name="hits", value=0))
     database.close()
@@ -75,8 +75,8 @@ def test_a_read_on_sqlite_runs_its_statement_and_no_other(sqlite_url: str) -> No
     database.close()
 
 
-def test_a_new_file_is_opened_beside_one_who_writes_to_it(sqlite_url: str) -> None:
-    """As by processes that start at once: the one that comes second waits for its turn to set the file up."""
+def test_a_new_file_is_opened_during_a_write(sqlite_url: str) -> None:
+    """As with processes that start at once: the second waits until the first has set the file up."""
     database = Database(sqlite_url)
 
     def mode() -> object:
@@ -104,7 +104,7 @@ def test_a_statement_outside_a_transaction_is_committed_at_once(database_url: st
     database.close()
 
 
-def test_a_thread_that_writes_twice_at_once_is_told_so(sqlite_url: str) -> None:
+def test_a_nested_write_of_one_thread_raises(sqlite_url: str) -> None:
     database = Database(sqlite_url)
     with database.write(), pytest.raises(RuntimeError, match="already writing"), database.write():
         pass
@@ -114,7 +114,7 @@ def test_a_thread_that_writes_twice_at_once_is_told_so(sqlite_url: str) -> None:
 
 
 @pytest.mark.postgres
-def test_a_connection_is_asked_after_idle_time_only_and_replaced_when_it_is_dead(postgres_url: str) -> None:
+def test_a_connection_is_pinged_after_idle_time_only_and_replaced_if_dead(postgres_url: str) -> None:
     now = [0.0]
     database = Database(postgres_url, clock=lambda: now[0])
 
@@ -141,16 +141,16 @@ def test_a_connection_is_asked_after_idle_time_only_and_replaced_when_it_is_dead
         driver = connection.connection.dbapi_connection
         assert driver is not None
     now[0] += 60.0
-    # As a server that restarts leaves it.
+    # As after a restart of the server.
     driver.close()
     assert backend() not in (first, second)
     database.close()
 
 
 @pytest.mark.postgres
-def test_a_paused_transaction_does_not_lock_its_rows_for_ever(postgres_url: str) -> None:
-    """As of a worker that was stopped, or whose machine went away, with a claimed row of the queue in its hands."""
-    # Longer than what this process itself may need between two statements.
+def test_a_paused_transaction_does_not_lock_its_rows_forever(postgres_url: str) -> None:
+    """For example of a worker that was stopped, or whose machine failed, with a claimed row of the queue."""
+    # Longer than this process may need between two statements.
     paused, other = Database(postgres_url, idle_timeout=1.0), Database(postgres_url)
     counters.metadata.create_all(other.engine)
     with other.write() as connection:
@@ -164,7 +164,7 @@ def test_a_paused_transaction_does_not_lock_its_rows_for_ever(postgres_url: str)
     assert caught.value.connection_invalidated
     with other.read() as connection:
         assert connection.scalar(sa.select(counters.c.value)) == 2
-    # The pool does not hand out what the server has ended.
+    # The pool does not return connections that the server has closed.
     with paused.write() as connection:
         connection.execute(counters.update().values(value=4))
     paused.close()
@@ -185,7 +185,7 @@ def test_server_and_client_notice_when_the_other_is_gone(postgres_url: str) -> N
 
 
 @pytest.mark.parametrize("value", ["a\0b", "\ud800", 2**63, -(2**63) - 1])
-def test_what_one_database_cannot_hold_neither_takes(database_url: str, value: Any) -> None:
+def test_a_value_that_one_database_cannot_store_is_refused_by_both(database_url: str, value: Any) -> None:
     database = Database(database_url)
     counters.metadata.create_all(database.engine)
     row = {"name": value, "value": 0} if isinstance(value, str) else {"name": "hits", "value": value}
@@ -206,7 +206,7 @@ def _refusal(error: BaseException) -> HttpError:
 
 
 @pytest.mark.postgres
-def test_what_a_column_is_too_small_for_is_the_clients_error(postgres_url: str) -> None:
+def test_a_value_too_long_for_its_column_is_the_clients_error(postgres_url: str) -> None:
     database = Database(postgres_url)
     small = sa.Table("small", sa.MetaData(), sa.Column("name", sa.String(3)), sa.Column("value", sa.Integer))
     small.metadata.create_all(database.engine)
@@ -217,7 +217,7 @@ def test_what_a_column_is_too_small_for_is_the_clients_error(postgres_url: str) 
     database.close()
 
 
-def test_of_two_that_make_the_same_one_is_told_so(database_url: str) -> None:
+def test_a_duplicate_is_a_conflict(database_url: str) -> None:
     database = Database(database_url)
     counters.metadata.create_all(database.engine)
     with pytest.raises(sa.exc.IntegrityError) as caught, database.write() as connection:
@@ -226,7 +226,7 @@ def test_of_two_that_make_the_same_one_is_told_so(database_url: str) -> None:
     database.close()
 
 
-def test_a_slip_of_ours_is_no_refusal(database_url: str) -> None:
+def test_a_bug_is_not_a_client_error(database_url: str) -> None:
     database = Database(database_url)
     with pytest.raises(sa.exc.DBAPIError) as caught, database.read() as connection:
         connection.execute(sa.text("SELECT nothing FROM nowhere"))
@@ -235,7 +235,7 @@ def test_a_slip_of_ours_is_no_refusal(database_url: str) -> None:
     database.close()
 
 
-def test_a_database_that_nobody_serves_is_away() -> None:
+def test_a_database_without_a_server_is_unavailable() -> None:
     database = Database("postgresql://127.0.0.1:9/nothing")
     with pytest.raises(sa.exc.OperationalError) as caught, database.read():
         pass

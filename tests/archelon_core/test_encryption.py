@@ -1,4 +1,4 @@
-"""Secrets at rest: round trips, places, tampering, key rolls, and the key file of a one-machine setup."""
+"""Encryption: round trips, places, tampering, key rotation, and the key file of a one-machine setup."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ texts = st.text(st.characters(exclude_categories=["Cs"]))
 
 
 @given(texts, st.lists(texts, min_size=1, max_size=3))
-def test_what_goes_in_comes_out(text: str, context: list[str]) -> None:
+def test_text_round_trips(text: str, context: list[str]) -> None:
     token = CIPHER.encrypt(text, context=context)
     assert CIPHER.decrypt(token, context=context) == text
     assert token.isascii()
@@ -30,7 +30,7 @@ def test_what_goes_in_comes_out(text: str, context: list[str]) -> None:
 
 
 @given(st.lists(texts, max_size=3), st.lists(texts, max_size=3))
-def test_a_token_opens_at_its_own_place_only(here: list[str], there: list[str]) -> None:
+def test_a_token_decrypts_at_its_own_place_only(here: list[str], there: list[str]) -> None:
     token = CIPHER.encrypt("s", context=here)
     if here == there:
         assert CIPHER.decrypt(token, context=there) == "s"
@@ -40,7 +40,7 @@ def test_a_token_opens_at_its_own_place_only(here: list[str], there: list[str]) 
 
 
 @given(st.data())
-def test_a_token_altered_anywhere_does_not_open(data: st.DataObject) -> None:
+def test_an_altered_token_does_not_decrypt(data: st.DataObject) -> None:
     head, _, body = CIPHER.encrypt("hunter2", context=PLACE).rpartition(".")
     raw = bytearray(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
     position = data.draw(st.integers(0, len(raw) - 1))
@@ -50,17 +50,17 @@ def test_a_token_altered_anywhere_does_not_open(data: st.DataObject) -> None:
 
 
 @given(st.text())
-def test_no_text_makes_decrypt_fail_in_another_way(token: str) -> None:
+def test_any_text_gives_a_decryption_error(token: str) -> None:
     for value in (token, f"a1.{token}", CIPHER.encrypt("", context=PLACE)[:16] + token):
         with pytest.raises(encryption.DecryptionError):
             CIPHER.decrypt(value, context=PLACE)
 
 
-def test_the_same_text_never_looks_the_same() -> None:
+def test_equal_texts_give_different_tokens() -> None:
     assert CIPHER.encrypt("s", context=PLACE) != CIPHER.encrypt("s", context=PLACE)
 
 
-def test_a_roll() -> None:
+def test_key_rotation() -> None:
     old_key, new_key = encryption.generate_key(), encryption.generate_key()
     token = encryption.Cipher([old_key]).encrypt("s", context=PLACE)
 
@@ -83,12 +83,12 @@ def test_a_bad_key_is_refused_without_showing_it(keys: list[str]) -> None:
     assert not any(key in str(caught.value) for key in keys)
 
 
-def test_a_context_of_one_string_is_a_mistake() -> None:
+def test_a_context_of_one_string_raises() -> None:
     with pytest.raises(TypeError, match="sequence of names"):
         CIPHER.encrypt("s", context="urn:uuid:1")
 
 
-def test_the_key_file_is_made_once_and_closed_to_others(tmp_path: Path) -> None:
+def test_the_key_file_is_created_once_and_private(tmp_path: Path) -> None:
     path = tmp_path / "state" / "keys"
     keys = encryption.keys_from_file(path)
     assert encryption.keys_from_file(path) == keys
@@ -117,7 +117,7 @@ def test_an_unusable_key_file_is_never_replaced(tmp_path: Path, content: str) ->
 
 
 def test_processes_that_start_at_once_agree_on_the_key(tmp_path: Path) -> None:
-    """Real processes, held at a pipe until all are ready, then let go together; repeated, since it is a race."""
+    """Real processes, blocked at a pipe until all are ready, then released together; repeated, since it is a race."""
     program = (
         "import sys; from pathlib import Path; from archelon_core import encryption\n"
         "for line in sys.stdin: print(encryption.keys_from_file(Path(line.strip()))[0], flush=True)"

@@ -1,4 +1,4 @@
-"""Readiness: outcomes, timeouts, and that a hanging check keeps one thread."""
+"""Readiness: outcomes, timeouts, and that a hanging check occupies one thread only."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from archelon_core import health
 from tests.waiting import until
 
 
-def test_outcomes_name_what_failed_and_no_more() -> None:
+def test_outcomes_name_only_the_failed_check() -> None:
     def fails() -> None:
         raise OSError("postgresql://user:hunter2@host")
 
@@ -21,7 +21,7 @@ def test_outcomes_name_what_failed_and_no_more() -> None:
     assert body == b'{"ready": false, "checks": {"a": "ok", "b": "failed (OSError)"}}'
 
 
-def test_what_a_check_says_is_shown_and_makes_nothing_unready() -> None:
+def test_a_text_of_a_check_is_shown_and_counts_as_ready() -> None:
     checks = [health.Check("a", lambda: "by half", timeout=60), health.Check("b", lambda: 3, timeout=60)]
     assert health.Readiness(checks).response() == (200, b'{"ready": true, "checks": {"a": "by half", "b": "ok"}}')
 
@@ -42,12 +42,12 @@ def test_a_hanging_check_is_not_started_again() -> None:
     for thread in threading.enumerate():
         if thread.name == "check-slow":
             thread.join(60)
-    # Started again; on a busy machine that alone may take longer than it has.
+    # Started again; on a busy machine that alone may exceed its timeout.
     until(lambda: readiness.outcomes() == [health.Outcome("slow", "ok", ok=True)], "it passes again")
     assert len(runs) > 1
 
 
-def test_checks_run_at_once() -> None:
+def test_checks_run_concurrently() -> None:
     barrier = threading.Barrier(3)
     checks = [health.Check(name, lambda: barrier.wait(60), timeout=60) for name in "abc"]
     assert all(outcome.ok for outcome in health.Readiness(checks).outcomes())
@@ -72,6 +72,6 @@ def test_a_failure_is_logged_once_until_it_passes(caplog: pytest.LogCaptureFixtu
     ]
 
 
-def test_two_checks_of_one_name() -> None:
+def test_two_checks_with_one_name_raise() -> None:
     with pytest.raises(ValueError, match="same name"):
         health.Readiness([health.Check("a", lambda: None), health.Check("a", lambda: None)])

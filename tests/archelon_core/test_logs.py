@@ -1,4 +1,4 @@
-"""Log lines: one record a line whatever is in it, the request id, and no secret in any spelling."""
+"""Log lines: one record per line whatever its content, the request id, and no secret in any spelling."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SECRET = 'p4"ss\\wörd\n& more'
 
 
 class LogLines:
-    """A logger of its own whose lines a test reads."""
+    """A separate logger whose lines a test reads."""
 
     def __init__(self, *secrets: str) -> None:
         self.stream = io.StringIO()
@@ -56,7 +56,7 @@ def spellings(secret: str) -> list[str]:
 
 
 def test_a_secret_with_members_is_hidden_whole_and_in_parts() -> None:
-    """As a backend's exception shows it: in Python's spelling, or one member alone."""
+    """As in a backend's exception: in Python's spelling, or a single member."""
     secret = {"user": "ann-the-admin", "keys": ["hunter22", {"pin": 12345678, "": None}], "on": True}
     lines = LogLines()
     with logs.follow_request("req-00000001"):
@@ -66,7 +66,7 @@ def test_a_secret_with_members_is_hidden_whole_and_in_parts() -> None:
     assert "hunter22" not in lines.text
     assert "ann-the-admin" not in lines.text
     with logs.follow_request("req-00000002"):
-        # The cost of a line does not grow with what one tenant calls a secret.
+        # The cost of a line does not grow with the number of one tenant's secrets.
         logs.hide_in_request([[f"word-{number}"] for number in range(100_000)])
         lines.logger.info("a line")
     assert lines.last["message"] == "a line"
@@ -109,7 +109,7 @@ class Unprintable:
         raise RuntimeError(SECRET)
 
 
-def test_a_secret_is_in_no_spelling_in_no_place() -> None:
+def test_a_secret_is_hidden_in_every_spelling_and_place() -> None:
     lines = LogLines(SECRET)
     for spelled in spellings(SECRET):
         lines.logger.warning("message %s", spelled)
@@ -149,7 +149,7 @@ TOKEN = "gAAAAABk-q"
         f"eyJhbGciOiJFZERTQSJ9.eyJzdWIi.{TOKEN}",
     ],
 )
-def test_tokens_that_nobody_registered(result: str) -> None:
+def test_unregistered_tokens_are_hidden(result: str) -> None:
     lines = LogLines()
     lines.logger.info(result)
     lines.logger.info("%s", result)
@@ -168,7 +168,7 @@ def test_tokens_in_structures() -> None:
     assert lines.last["headers"] == {"X-Auth-Token": redaction.HIDDEN, "Accept": "text/plain"}
 
 
-def test_what_is_no_secret_stays() -> None:
+def test_other_text_is_unchanged() -> None:
     text = "missing Authorization header, token expired; see https://example.org/@user and a@b"
     assert redaction.Redactor(["hunter2"]).text(text) == text
 
@@ -186,7 +186,7 @@ def test_a_secret_too_short_to_hide_is_refused() -> None:
         redaction.Redactor(["abc"])
 
 
-def test_a_field_cannot_pass_itself_off_as_another() -> None:
+def test_a_field_cannot_pass_for_another() -> None:
     lines = LogLines()
     lines.logger.info("real", extra={"level": "CRITICAL", "time": "never"})
     assert lines.last["level"] == "INFO"
@@ -228,7 +228,7 @@ raise RuntimeError({secret!r})
 """
 
 
-def test_everything_a_process_writes_is_lines_without_secrets() -> None:
+def test_all_output_of_a_process_is_lines_without_secrets() -> None:
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM.format(secret=SECRET)], capture_output=True, text=True, timeout=60, check=False
     )
@@ -249,7 +249,7 @@ def test_everything_a_process_writes_is_lines_without_secrets() -> None:
 
 
 class Served:
-    """What the server saw of one request."""
+    """What the server received for one request."""
 
     def __init__(self, app: Any, **environ: str) -> None:
         self.environ: dict[str, Any] = {
@@ -296,7 +296,7 @@ def ticks() -> Any:
     return lambda: float(next(times))
 
 
-def test_an_access_line_and_the_id_given_on(access: LogLines) -> None:
+def test_an_access_line_and_the_forwarded_id(access: LogLines) -> None:
     seen: list[Any] = []
 
     def observe(method: str, status: int, *, route: str, seconds: float) -> None:

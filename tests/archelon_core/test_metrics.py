@@ -1,4 +1,4 @@
-"""Metrics: labels from fixed lists whatever a tenant sends, and numbers in memory where a process is alone."""
+"""Metrics: labels from fixed lists whatever a tenant sends, and values in memory for a single process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A file with secrets is its reader's alone, or mounted as Kubernetes mounts a Secret."""
+"""Files with secrets are accessible to their reader only, or mounted as Kubernetes mounts a Secret."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def test_who_may_read(mode: int, uid: int, gid: int, shared: bool) -> None:
     assert others_may_read(_status(mode, uid, gid), uid=OURS, gid=OURS) is shared
 
 
-def test_root_is_not_let_off_for_its_group() -> None:
+def test_root_gets_no_exception_for_its_group() -> None:
     assert others_may_read(_status(0o440, 0, 0), uid=0, gid=0)
 
 
 @pytest.fixture
 def careless() -> Iterator[None]:
-    """The most careless umask that there is."""
+    """The most permissive umask."""
     before = os.umask(0)
     yield
     os.umask(before)
@@ -55,7 +55,7 @@ def modes(directory: Path) -> set[int]:
 
 
 @pytest.mark.usefixtures("careless")
-def test_directories_are_private_with_those_above_them(tmp_path: Path) -> None:
+def test_directories_and_new_parents_are_private(tmp_path: Path) -> None:
     (tmp_path / "there").mkdir(mode=0o755)
     private_directory(tmp_path / "there" / "a" / "b")
     private_directory(tmp_path / "there" / "a" / "b")
@@ -64,7 +64,7 @@ def test_directories_are_private_with_those_above_them(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("careless")
-def test_a_file_is_closed_and_keeps_what_is_in_it(tmp_path: Path) -> None:
+def test_a_file_is_made_private_and_keeps_its_content(tmp_path: Path) -> None:
     file = tmp_path / "file"
     close_to_others(file)
     assert not file.exists()
@@ -76,7 +76,7 @@ def test_a_file_is_closed_and_keeps_what_is_in_it(tmp_path: Path) -> None:
     assert modes(tmp_path) == {0o600}
 
 
-def test_what_is_no_file_of_ours_stays_as_it_is(tmp_path: Path) -> None:
+def test_other_files_are_unchanged(tmp_path: Path) -> None:
     before = Path("/dev/full").stat().st_mode
     (tmp_path / "link").symlink_to("/dev/full")
     close_to_others(tmp_path / "link", make=True)
@@ -85,7 +85,7 @@ def test_what_is_no_file_of_ours_stays_as_it_is(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("careless")
 @pytest.mark.parametrize("there", [False, True])
-def test_a_database_and_what_sqlite_keeps_beside_it_are_private(tmp_path: Path, there: bool) -> None:
+def test_a_database_and_its_side_files_are_private(tmp_path: Path, there: bool) -> None:
     if there:
         for name in ("state.db", "state.db-wal", "state.db-shm"):
             (tmp_path / name).touch(mode=0o666)

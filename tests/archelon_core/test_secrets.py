@@ -1,4 +1,4 @@
-"""A whole service is driven through orders and errors; then every secret is looked for in whatever it wrote."""
+"""Drives a whole service through orders and errors, then searches everything it wrote for every secret."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from archelon_core.redaction import spellings
 
 ISSUER = "https://design.example.org"
 KIND = 'Category: vault; scheme="http://example.org/vault#"; class="kind"'
-# With a quote and a backslash, which JSON, repr and URLs each spell in a way of their own.
+# With a quote and a backslash, which JSON, repr and URLs each spell differently.
 PASSWORD = 'per aspera "ad" \\astra 4711'
 OTHER = "the second secret word, 0815"
 
@@ -149,7 +149,7 @@ def system(tmp_path: Path) -> System:
 
 @contextlib.contextmanager
 def serving(system: System) -> Iterator[int]:
-    """The service's port; afterwards all that it wrote is in files."""
+    """The service's port; afterwards everything it wrote is in files."""
     directory = system.directory
     with (directory / "stderr").open("wb") as errors, (directory / "stdout").open("wb") as output:
         process = subprocess.Popen(
@@ -184,7 +184,7 @@ def quoted(text: str) -> str:
 
 
 def drive(port: int, system: System) -> None:
-    """Orders, reads, refusals and slips; each with a secret in it somewhere."""
+    """Orders, reads, refusals and bugs, each with a secret in it."""
     plain = {"Content_Type": "text/plain", "X_Auth_Token": system.token}
     as_json = {"Content_Type": "application/occi+json", "Authorization": f"Bearer {system.signed}"}
     vault = f"/vault/{uuid.uuid4()}"
@@ -197,7 +197,7 @@ def drive(port: int, system: System) -> None:
     document = json.dumps({"kind": "http://example.org/vault#vault", "attributes": {"vault.password": OTHER}})
     assert ask(port, "POST", "/vault/", document, **as_json)[0] == 201
 
-    # Backends that fail with all they were given in their exception: at creation, at an update, and at a read.
+    # Backends that put all their input into an exception: at creation, at an update, and at a read.
     fails = 'X-OCCI-Attribute: vault.fails="write"\n'
     assert ask(port, "PUT", "/vault/one", f"{KIND}\n{password}\n{fails}", **plain)[0] == 500
     assert ask(port, "PUT", "/vault/two", f"{KIND}\n{password}\n{fails.replace('write', 'read')}", **plain)[0] == 201
@@ -205,7 +205,7 @@ def drive(port: int, system: System) -> None:
     failing = json.dumps({"attributes": {"vault.password": OTHER, "vault.fails": "write"}})
     assert ask(port, "POST", vault, failing, **as_json)[0] == 500
 
-    # What does not fit, does not parse, is not known, is too long, or is nobody's.
+    # Values that do not fit, do not parse, are unknown or too long, and objects that do not exist.
     assert ask(port, "POST", vault, f"X-OCCI-Attribute: vault.password={quoted(PASSWORD * 9)}\n", **plain)[0] == 400
     assert ask(port, "POST", vault, f"{password[:-1]}\n", **plain)[0] == 400
     assert ask(port, "POST", vault, '{"attributes": {"vault.password": ' + quoted(OTHER), **as_json)[0] == 400
@@ -225,10 +225,10 @@ def drive(port: int, system: System) -> None:
     assert ask(port, "DELETE", "/vault/none", X_Auth_Token=system.token)[0] == 404
 
 
-def test_no_secret_is_in_anything_that_the_service_wrote(system: System) -> None:
+def test_the_service_writes_no_secret(system: System) -> None:
     with serving(system) as port:
         drive(port, system)
-        # Before its end, which does away with the log beside it.
+        # Before the service exits, which removes the log beside the database.
         state = b"".join([path.read_bytes() for path in sorted(system.directory.glob("state.db*"))])
     errors = system.directory / "stderr"
     written = {
@@ -238,7 +238,7 @@ def test_no_secret_is_in_anything_that_the_service_wrote(system: System) -> None
         "realm": (system.directory / "realm.yaml").read_bytes(),
     }
     assert written["standard output"].strip().isdigit(), "it prints its port, and nothing else"
-    # It did write: the slips with their tracebacks, each request, and the entities.
+    # It did write: tracebacks, each request, and the entities.
     assert written["log"].count(b"cannot set") >= 2
     assert b"cannot show" in written["log"]
     assert b"[hidden]" in written["log"]

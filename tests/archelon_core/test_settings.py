@@ -1,4 +1,4 @@
-"""Settings: where they come from, and what a person reads when they are wrong."""
+"""Settings: their sources, and the error texts for invalid ones."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_the_environment() -> None:
         ("a.toml", 'port = 9000\nkeys = ["abcd"]'),
     ],
 )
-def test_a_file_and_the_environment_above_it(tmp_path: Path, name: str, content: str) -> None:
+def test_the_environment_overrides_the_file(tmp_path: Path, name: str, content: str) -> None:
     (tmp_path / name).write_text(content)
     environ = {**GOOD, "ARCHELON_CONFIG": str(tmp_path / name)}
     assert Demo.load(environ).port == 9000
@@ -80,7 +80,7 @@ def test_a_file_and_the_environment_above_it(tmp_path: Path, name: str, content:
     assert [key.get_secret_value() for key in Demo.load(environ).keys] == ["abcd"]
 
 
-def test_everything_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
+def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     path.write_text("databse_url: x\nlog_level: LOUD\n")
     assert problems({"ARCHELON_CONFIG": str(path), "ARCHELON_PORT": "eighty", "ARCHELON_PROT": SECRET}) == [
@@ -120,7 +120,7 @@ def test_a_name_in_the_wrong_case_is_unknown() -> None:
     assert "did you mean ARCHELON_PORT?" in problems({**GOOD, "Archelon_Port": "1", "ARCHELON_port": "1"})[0]
 
 
-def test_a_name_like_no_other_lists_what_there_is() -> None:
+def test_a_name_without_a_near_match_lists_all_names() -> None:
     assert "expected one of ARCHELON_ACCESS_LOG, " in problems({**GOOD, "ARCHELON_ZZZZZZZZ": "1"})[0]
 
 
@@ -162,17 +162,17 @@ def test_a_file_that_is_missing() -> None:
     assert "No such file or directory; name a file" in problems({**GOOD, "ARCHELON_CONFIG": "/nowhere/a.yaml"})[0]
 
 
-def test_an_empty_file_is_no_error(tmp_path: Path) -> None:
+def test_an_empty_file_is_valid(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("# nothing yet\n")
     assert Demo.load({**GOOD, "ARCHELON_CONFIG": str(tmp_path / "a.yaml")}).port == 8080
 
 
-def test_a_secret_that_is_not_set_is_none() -> None:
+def test_an_unset_secret_is_not_listed() -> None:
     settings = Demo.load({**GOOD, "ARCHELON_ACCOUNTS": '[{"user": "me", "password": ""}]'})
     assert settings.secret_values() == (GOOD["ARCHELON_DATABASE_URL"],)
 
 
-def test_a_token_for_figures_that_can_be_guessed_is_refused() -> None:
+def test_a_short_metrics_token_is_refused() -> None:
     (problem,) = problems({**GOOD, "ARCHELON_METRICS_TOKEN": SECRET})
     assert "ARCHELON_METRICS_TOKEN" in problem
     assert "32 characters" in problem

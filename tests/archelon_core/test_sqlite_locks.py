@@ -1,4 +1,4 @@
-"""Turns at a SQLite file: nobody is passed again and again, the dead hold nothing, and without a turn one goes ahead."""
+"""The lock for writers of a SQLite file: no starvation, release on death, and progress without the lock."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ import sqlalchemy as sa
 from archelon_core.database import Database
 from archelon_core.sqlite_locks import ProcessLock
 
-#: Not forked: pytest's process has threads, and a child that has one alone may wait for what another held.
+#: Not forked: pytest's process has threads, and a forked child may wait for a lock that another thread held.
 _SPAWN = multiprocessing.get_context("spawn")
 
 
 def _write_without_pause(url: str, ready: Event, stop: Event) -> None:
-    """A process that holds the file for 20 ms, again and again."""
+    """Hold the file for 20 ms, again and again."""
     database = Database(url)
     while not stop.is_set():
         with database.write() as connection:
@@ -36,7 +36,7 @@ def _hold(path: str, ready: Event) -> None:
         time.sleep(60)
 
 
-def test_a_writer_is_let_in_beside_one_that_never_pauses(sqlite_url: str) -> None:
+def test_a_writer_is_not_starved_by_another(sqlite_url: str) -> None:
     database = Database(sqlite_url)
     with database.write() as connection:
         connection.execute(sa.text("CREATE TABLE t (n INTEGER)"))
@@ -56,13 +56,13 @@ def test_a_writer_is_let_in_beside_one_that_never_pauses(sqlite_url: str) -> Non
     finally:
         stop.set()
         other.join(60)
-    # One turn of the other, or two where it had just begun. Counted and not timed, and not all of them: a machine that does
-    # other things too lets the other run on before this one has come to the queue.
+    # One write of the other process, or two if it had just begun. Counted, not timed, and not all of them: on a busy machine the
+    # other may run on before this one has queued.
     assert sorted(passed)[5] <= 2, passed
     database.close()
 
 
-def test_what_a_killed_process_held_is_free(tmp_path: Path) -> None:
+def test_a_killed_process_releases_its_lock(tmp_path: Path) -> None:
     path, ready = str(tmp_path / "state.db"), _SPAWN.Event()
     other = _SPAWN.Process(target=_hold, args=(path, ready))
     other.start()
@@ -76,7 +76,7 @@ def test_what_a_killed_process_held_is_free(tmp_path: Path) -> None:
     turns.close()
 
 
-def test_who_has_no_turn_in_time_goes_ahead(tmp_path: Path) -> None:
+def test_a_writer_proceeds_without_the_lock_after_the_timeout(tmp_path: Path) -> None:
     path = str(tmp_path / "state.db")
     first, second = ProcessLock(path, timeout=1), ProcessLock(path, timeout=0.05)
     with first.taken() as has, second.taken() as too:
@@ -88,14 +88,14 @@ def test_who_has_no_turn_in_time_goes_ahead(tmp_path: Path) -> None:
     second.close()
 
 
-def test_where_no_files_can_be_made_one_goes_ahead(tmp_path: Path) -> None:
+def test_a_writer_proceeds_if_the_lock_files_cannot_be_created(tmp_path: Path) -> None:
     turns = ProcessLock(str(tmp_path / "missing" / "state.db"), timeout=1)
     with turns.taken() as has:
         assert not has
 
 
 @pytest.mark.parametrize("error", [LookupError, None])
-def test_a_turn_is_given_back_however_it_ends(tmp_path: Path, error: type[Exception] | None) -> None:
+def test_the_lock_is_released_on_success_and_error(tmp_path: Path, error: type[Exception] | None) -> None:
     path = str(tmp_path / "state.db")
     first, second = ProcessLock(path, timeout=1), ProcessLock(path, timeout=0)
     try:

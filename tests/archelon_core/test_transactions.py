@@ -1,4 +1,4 @@
-"""What refuses to run while others wait for the end of a transaction."""
+"""Slow work is refused inside a write transaction."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def database(tmp_path: Path) -> Iterator[Database]:
 
 
 @pytest.mark.parametrize("what", SLOW)
-def test_what_is_slow_is_refused_inside_a_transaction(database: Database, what: str) -> None:
+def test_slow_work_is_refused_inside_a_transaction(database: Database, what: str) -> None:
     with database.write(), pytest.raises(RuntimeError, match="inside a write transaction"):
         SLOW[what]()
 
@@ -52,7 +52,7 @@ def test_a_call_to_another_service_is_refused_before_a_connection_is_made(databa
         connections.open(Request("GET", "/", {}), Deadline(Timeout(), time.monotonic))
 
 
-def test_a_transaction_is_one_threads_and_ends(database: Database) -> None:
+def test_a_transaction_concerns_one_thread_until_it_ends(database: Database) -> None:
     seen: list[bool] = []
     with database.write():
         assert in_transaction()

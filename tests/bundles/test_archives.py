@@ -1,4 +1,4 @@
-"""Archives: the same bytes from the same files, back to the same files, and what hostile ones come to."""
+"""Archives: reproducible bytes, round trips, and hostile archives."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ contents = st.builds(PackedFile, st.binary(max_size=2000), st.booleans())
 
 
 def compatible(files: dict[str, PackedFile]) -> dict[str, PackedFile]:
-    """Without paths that some system takes for one another, or for another's directory."""
+    """Without paths that some system does not distinguish, or takes for another's directory."""
     kept: dict[str, PackedFile] = {}
     taken: set[str] = set()
     parents: set[str] = set()
@@ -89,13 +89,13 @@ def refused(archive: bytes, **options: object) -> str:
 
 
 @given(trees)
-def test_files_come_back(files: dict[str, PackedFile]) -> None:
+def test_files_round_trip(files: dict[str, PackedFile]) -> None:
     archive = pack_files(files)
     assert read_archive(archive, digest=digest_of(archive)) == files
 
 
 @given(trees)
-def test_the_archive_is_one_that_others_read(files: dict[str, PackedFile]) -> None:
+def test_other_programs_read_the_archive(files: dict[str, PackedFile]) -> None:
     with tarfile.open(fileobj=io.BytesIO(pack_files(files)), mode="r:gz") as archive:
         found = {}
         for info in archive.getmembers():
@@ -124,8 +124,8 @@ def test_unpacked_trees_are_equal(tmp_path_factory: pytest.TempPathFactory, file
     assert [made.name for made in store.iterdir()] == [digest_of(archive)]
 
 
-def test_the_bytes_of_an_archive_never_change() -> None:
-    """Digests name bundles in databases: what made these bytes once must make them for ever, with any zlib."""
+def test_the_bytes_of_an_archive_are_stable() -> None:
+    """Digests name bundles in databases: these bytes must stay reproducible with any zlib."""
     files = {
         "manifest.yaml": PackedFile(b"service_type: http://a/b#c\n"),
         "run.sh": PackedFile(b"#!/bin/sh\n", executable=True),
@@ -161,7 +161,7 @@ def regzip(data: bytes) -> bytes:
 
 
 def header_with(offset: int, raw: bytes) -> bytes:
-    """The good archive with a field of its first header replaced, and the checksum put right."""
+    """The valid archive with a field of its first header replaced, and the checksum corrected."""
     header = bytearray(TAR[:512])
     header[offset : offset + len(raw)] = raw
     header[148:156] = b" " * 8
@@ -287,7 +287,7 @@ def test_the_digest_is_verified(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_unpacking_twice_and_at_once_gives_one_whole_directory(tmp_path: Path) -> None:
+def test_concurrent_unpacking_gives_one_complete_directory(tmp_path: Path) -> None:
     archive = pack_files({f"d/{number}": PackedFile(b"x" * 1000) for number in range(50)})
     start = threading.Barrier(4)
     seen: list[int] = []
@@ -322,8 +322,8 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
     assert [place.name for place in tmp_path.iterdir()] == ["bundle"]
 
 
-def test_what_a_killed_process_left_is_swept(tmp_path: Path) -> None:
-    # The kernel kills a process that writes beyond this limit.
+def test_workspaces_of_killed_processes_are_swept(tmp_path: Path) -> None:
+    # The kernel kills a process that writes above this limit.
     script = (
         "import pathlib, resource, signal, sys, bundles\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_DFL)\n"

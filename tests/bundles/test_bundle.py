@@ -1,4 +1,4 @@
-"""Bundles: a directory loaded, everything wrong in it named, and packed alike wherever it lies."""
+"""Bundles: loading a directory, reporting all problems, and packing independently of its location."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def write(directory: Path, files: dict[str, str]) -> Path:
 
 
 def problems(directory: Path, **changed: str | None) -> list[str]:
-    """The bundle above with files changed (`__` for `/`, `_` for `.` in their keys) or taken out."""
+    """The bundle above with files changed (`__` for `/`, `_` for `.` in their keys) or removed."""
     write(directory, FILES)
     for path, content in changed.items():
         if content is None:
@@ -76,7 +76,7 @@ def test_a_bundle_is_loaded(tmp_path: Path) -> None:
         bundle.read("../secret")
 
 
-def test_everything_wrong_in_any_file_is_named_at_once(tmp_path: Path) -> None:
+def test_all_problems_of_all_files_are_reported_at_once(tmp_path: Path) -> None:
     found = problems(
         tmp_path,
         **{
@@ -156,7 +156,7 @@ def test_single_problems(tmp_path: Path, path: str, content: str | None, expecte
     assert found[0].startswith(expected) if expected else found == [], found
 
 
-def test_an_image_brings_its_own_code(tmp_path: Path) -> None:
+def test_an_image_excludes_code_in_the_bundle(tmp_path: Path) -> None:
     manifest = FILES["manifest.yaml"] + "image: registry.example.org/web:1\n"
     assert problems(tmp_path, **{"manifest.yaml": manifest}) == []
     assert Bundle.load(tmp_path).has_code
@@ -165,7 +165,7 @@ def test_an_image_brings_its_own_code(tmp_path: Path) -> None:
     ]
 
 
-def test_parameters_stand_in_one_place(tmp_path: Path) -> None:
+def test_parameters_are_in_one_place(tmp_path: Path) -> None:
     inline = FILES["manifest.yaml"] + "service_params: {deploy: [{name: flavor, value: x}]}\n"
     assert problems(tmp_path, **{"manifest.yaml": inline}) == [
         "manifest.yaml:9:1: $.service_params: service_params.json exists too; keep the parameters in one of the two"
@@ -205,7 +205,7 @@ def test_a_manifest_by_itself_is_validated(tmp_path: Path) -> None:
     assert "cannot be read" in str(validate(tmp_path / "none.json")[0])
 
 
-def test_what_nobody_wants_stays_out(tmp_path: Path) -> None:
+def test_default_exclusions(tmp_path: Path) -> None:
     extra = {
         "__pycache__/a.pyc": "",
         ".git/config": "",
@@ -264,7 +264,7 @@ def test_too_many_files_are_refused(tmp_path: Path) -> None:
 
 @settings(max_examples=20)
 @given(st.permutations(sorted(FILES)), st.integers(0, 2**31), st.sampled_from([0o600, 0o644, 0o664]))
-def test_the_digest_depends_on_the_files_alone(
+def test_the_digest_depends_on_the_files_only(
     tmp_path_factory: pytest.TempPathFactory, order: list[str], mtime: int, mode: int
 ) -> None:
     expected = Bundle.load(write(tmp_path_factory.mktemp("first"), FILES)).pack()
@@ -277,7 +277,7 @@ def test_the_digest_depends_on_the_files_alone(
     assert Bundle.load(other).pack().digest != expected.digest
 
 
-def test_a_bundle_comes_back_from_its_archive(tmp_path: Path) -> None:
+def test_a_bundle_round_trips_through_its_archive(tmp_path: Path) -> None:
     first = Bundle.load(write(tmp_path / "first", FILES))
     archive, digest = first.pack()
     second = Bundle.load(unpack(archive, tmp_path / digest, digest=digest))

@@ -1,4 +1,4 @@
-"""Graphs of services: order, circles, and what manifests say of one another."""
+"""Graphs of services: order, cycles, and contradictions between manifests."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def terms(groups: object) -> list[list[str]]:
     return [[str(name).removeprefix(SM) for name in group] for group in groups]  # type: ignore[attr-defined]
 
 
-def test_layers_hold_what_may_start_at_once() -> None:
+def test_layers_contain_what_can_start_concurrently() -> None:
     graph = ServiceGraph(
         [manifest("app", "db", "web"), manifest("web", "dns"), manifest("db", "disk"), manifest("dns")]
     )
@@ -35,7 +35,7 @@ def test_layers_hold_what_may_start_at_once() -> None:
     assert graph.edges()[SM + "web"] == (SM + "dns",)
 
 
-def test_a_circle_of_instances_is_refused_by_name() -> None:
+def test_a_cycle_of_instances_is_refused_by_name() -> None:
     with pytest.raises(BundleError) as error:
         ServiceGraph([manifest("a", "x", "b"), manifest("b", "c"), manifest("c", "a"), manifest("x")])
     (problem,) = error.value.problems
@@ -46,7 +46,7 @@ def test_a_circle_of_instances_is_refused_by_name() -> None:
     assert (problem.file, problem.line, problem.path) == ("a/manifest.json", 8, "$.depends_on[1]['http://s/sm#b']")
 
 
-def test_two_circles_are_both_named() -> None:
+def test_two_cycles_are_both_named() -> None:
     with pytest.raises(BundleError) as error:
         ServiceGraph([manifest("a", "b"), manifest("b", "a"), manifest("c", "d", "a"), manifest("d", "c")])
     assert [problem.file for problem in error.value.problems] == ["a/manifest.json", "c/manifest.json"]
@@ -60,9 +60,7 @@ def test_two_circles_are_both_named() -> None:
         ({"bind": {"parameter": "p"}}, {"p": "mutable"}, False),
     ],
 )
-def test_a_binding_breaks_a_circle_where_it_always_binds(
-    entry: object, attributes: dict[str, str], *, ends: bool
-) -> None:
+def test_a_binding_breaks_a_cycle_if_it_always_binds(entry: object, attributes: dict[str, str], *, ends: bool) -> None:
     manifests = [manifest("a", ("b", entry), **attributes), manifest("b", "a")]
     if ends:
         assert terms(ServiceGraph(manifests).layers()) == [["a"], ["b"]]
@@ -71,7 +69,7 @@ def test_a_binding_breaks_a_circle_where_it_always_binds(
             ServiceGraph(manifests)
 
 
-def test_inputs_order_suppliers_and_may_go_round() -> None:
+def test_inputs_order_suppliers_and_may_form_cycles() -> None:
     chain = manifest("app", ("c", {"inputs": [SM + "b#x"]}), ("b", {"inputs": [SM + "a#x"]}), "a", "z")
     ordered = [[item.type.removeprefix(SM) for item in layer] for layer in supplier_layers(chain)]
     assert ordered == [["a", "z"], ["b"], ["c"]]
@@ -88,7 +86,7 @@ def test_one_type_is_described_once() -> None:
         ServiceGraph([manifest("a"), manifest("a", "b")])
 
 
-def test_what_the_manifests_at_hand_show_to_be_wrong() -> None:
+def test_contradictions_between_manifests_are_reported() -> None:
     app = manifest(
         "app",
         ("maas", {"attributes": {"maas.size": "big", "maas.url": "x", "nope": 1}}),

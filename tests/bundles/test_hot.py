@@ -1,4 +1,4 @@
-"""Templates for Heat with what they name: resolved inside the bundle, rewritten to the names that travel, or refused by name."""
+"""Templates for Heat and the files that they name: resolved inside the bundle, renamed, or refused by name."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def gather(text: str = ROOT, *, environments: tuple[str, ...] = (), **more: str)
     return hot.gather("templates/main.yaml", text, read={**FILES, **more}.get, environments=environments)
 
 
-def test_names_are_relative_to_the_file_that_they_stand_in() -> None:
+def test_names_are_relative_to_their_file() -> None:
     found = gather()
     resources = found.template["resources"]
     assert resources["a"]["type"] == "templates/nested/inner.yaml"
@@ -48,7 +48,7 @@ def test_names_are_relative_to_the_file_that_they_stand_in() -> None:
     inner = json.loads(found.files["templates/nested/inner.yaml"])["resources"]["s"]
     assert inner["type"] == "templates/nested/deeper.yaml"
     assert found.files[inner["properties"]["x"]["get_file"]] == "inner"
-    # One file is a template here and a text there.
+    # The same file is a template here and a text there.
     assert found.files[inner["properties"]["y"]["get_file"]] == FILES["templates/nested/deeper.yaml"]
     assert json.loads(found.files["templates/nested/deeper.yaml"]) == {
         "heat_template_version": "2018-08-31",
@@ -57,7 +57,7 @@ def test_names_are_relative_to_the_file_that_they_stand_in() -> None:
     assert set(found.names) == FILES.keys() - {"unused.yaml"}
 
 
-def test_the_same_again_from_what_was_gathered() -> None:
+def test_gathering_is_idempotent() -> None:
     first = gather()
     again = hot.gather("templates/main.yaml", ROOT, read={name: FILES[name] for name in first.names}.get)
     assert (again.template, again.files) == (first.template, first.files)
@@ -77,7 +77,7 @@ def test_the_same_again_from_what_was_gathered() -> None:
         "nowhere.yaml",
     ],
 )
-def test_what_is_not_in_the_bundle_is_refused_by_name_and_place(reference: str) -> None:
+def test_files_outside_the_bundle_are_refused_by_name_and_position(reference: str) -> None:
     outside = {"../outside.yaml": VERSION, "../../outside.yaml": VERSION, "/etc/passwd.yaml": VERSION}
     for text in (
         f'resources:\n  a: {{type: "{reference}"}}\n',
@@ -90,7 +90,7 @@ def test_what_is_not_in_the_bundle_is_refused_by_name_and_place(reference: str) 
         assert reference.rpartition("/")[2].rpartition("\\")[2] in problem.message
 
 
-def test_environments_register_nested_templates_and_the_later_wins() -> None:
+def test_environments_register_nested_templates_and_later_ones_win() -> None:
     more = {
         "env/one.yaml": "parameters: {a: 1, b: 1}\nresource_registry: {'Our::Thing': ../common/shared.template}\n",
         "env/two.yaml": "parameters: {b: 2}\nresource_registry: {resources: {x: {'Our::Other': 'OS::Heat::None'}}}\n",

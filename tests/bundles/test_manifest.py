@@ -1,4 +1,4 @@
-"""Manifests: Hurtle's and ours, what is refused in which words, and that schema, reader and documentation agree."""
+"""Manifests: Hurtle's and ours, error texts, and agreement of schema, reader and documentation."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def examples() -> list[str]:
 
 
 def full() -> dict[str, object]:
-    """The documentation's large example as plain values, with the fields that it leaves out."""
+    """The documentation's large example as plain values, with the fields that it omits."""
     document = read_manifest(examples()[1], file="manifest.yaml").source.document()
     assert isinstance(document, dict)
     document |= {
@@ -93,7 +93,7 @@ def test_yaml_and_json_give_equal_manifests() -> None:
     assert read_manifest(HURTLE, file="manifest.json") == read_manifest(HURTLE, file="manifest.yaml")
 
 
-def test_the_example_says_what_it_says() -> None:
+def test_the_example_has_the_expected_values() -> None:
     manifest = read_manifest(examples()[1], file="manifest.yaml")
     size = manifest.attributes["guestbook.size"]
     assert size.required
@@ -253,7 +253,7 @@ ERRORS = [
 
 
 @pytest.mark.parametrize(("text", "expected"), ERRORS, ids=range(len(ERRORS)))
-def test_an_error_names_place_and_remedy(text: str, expected: str) -> None:
+def test_an_error_has_position_and_remedy(text: str, expected: str) -> None:
     if "service_type" not in expected and not expected.startswith("manifest.yaml:1:1") and "service_type" not in text:
         text = "service_type: http://s/t#me\n" + text
     lines = refused(text)
@@ -262,12 +262,12 @@ def test_an_error_names_place_and_remedy(text: str, expected: str) -> None:
     assert "hunter2" not in "\n".join(lines)
 
 
-def test_everything_wrong_is_reported_at_once_in_the_order_of_the_text() -> None:
+def test_all_problems_are_reported_at_once_in_the_order_of_the_text() -> None:
     lines = refused("service_type: x\nversion: 1\nphases: {deply: {}}\nservice_attributes: {a: b}\nicon: x.exe\n")
     assert [line.split(":")[1] for line in lines] == ["1", "2", "3", "4", "5"]
 
 
-def test_many_problems_are_cut_short() -> None:
+def test_the_number_of_problems_is_limited() -> None:
     lines = refused("".join(f"key{number}: 1\n" for number in range(5_000)))
     assert len(lines) == 100
 
@@ -347,7 +347,7 @@ def test_every_field_of_the_schema_changes_the_manifest() -> None:
         assert read_manifest(json.dumps(less), file="manifest.json") != whole, name
 
 
-def test_the_schema_is_one_and_is_published_under_its_name() -> None:
+def test_the_schema_is_valid_and_published_under_its_name() -> None:
     schema = manifest_schema()
     jsonschema.Draft202012Validator.check_schema(schema)
     assert schema["$id"] == "http://schemas.archelon.org/bundle/manifest.json"
@@ -373,7 +373,7 @@ def places(value: object, path: tuple[object, ...] = ()) -> list[tuple[object, .
 
 
 @given(st.data())
-def test_what_the_schema_refuses_is_refused_and_nothing_that_it_accepts_breaks_the_reader(data: st.DataObject) -> None:
+def test_the_reader_refuses_what_the_schema_refuses_and_accepts_or_reports_the_rest(data: st.DataObject) -> None:
     document = copy.deepcopy(full())
     for _ in range(data.draw(st.integers(1, 2))):
         path = data.draw(st.sampled_from([place for place in places(document) if place]))
@@ -401,7 +401,7 @@ def test_what_the_schema_refuses_is_refused_and_nothing_that_it_accepts_breaks_t
     assert all(problem.line and problem.remedy for problem in problems)
 
 
-def test_parameters_in_a_file_of_their_own() -> None:
+def test_parameters_in_a_separate_file() -> None:
     text = '{"initialise": [{"name": "a", "type": "number", "value": 1}], "deploy": [{"name": "b", "value": "x"}]}'
     (root,) = read_text(text, file="service_params.json")
     internal = read_internal(root, file="service_params.json")
@@ -411,7 +411,10 @@ def test_parameters_in_a_file_of_their_own() -> None:
     }
     for bad, expected in [
         ('"other.json"', "service_params.json:1:1: is text, not a map"),
-        ('{"deploy": [{"name": "b", "value": 7}]}', "service_params.json:1:36: $.deploy[0].value: is not of type string"),
+        (
+            '{"deploy": [{"name": "b", "value": 7}]}',
+            "service_params.json:1:36: $.deploy[0].value: is not of type string",
+        ),
         ('{"deplоy": []}', "no such key; did you mean deploy?"),
     ]:
         (root,) = read_text(bad, file="service_params.json")
@@ -469,21 +472,21 @@ def test_unfit_patterns_are_refused(declared: str | dict[str, object]) -> None:
         Pattern(declared)  # type: ignore[arg-type]
 
 
-def test_the_actions_that_every_service_has_are_taken() -> None:
+def test_the_actions_of_every_service_are_reserved() -> None:
     for action in (*wire.LIFECYCLE_ACTIONS, wire.REPORT, wire.RENEW):
         text = f"service_type: http://example.org/s#s\nservice_actions: {{{action.term}: {{}}}}\n"
         with pytest.raises(BundleError, match="every service already has this action"):
             read_manifest(text, file="manifest.yaml")
 
 
-def test_a_manifest_of_more_values_than_one_needs_is_refused_by_the_limit() -> None:
+def test_a_manifest_with_too_many_values_is_refused() -> None:
     text = "depends_on:\n" + "- http://e.org/occi/sm#s: {inputs: []}\n" * 10_000
     with pytest.raises(BundleError, match="more than 20000 values") as told:
         read_manifest(text, file="manifest.yaml")
     assert len(told.value.problems) == 1
 
 
-def test_a_hundred_problems_are_told_and_reading_stops() -> None:
+def test_reading_stops_after_a_hundred_problems() -> None:
     with pytest.raises(BundleError) as told:
         read_manifest("service_attributes:\n" + "  a: {}\n" * 5_000, file="manifest.yaml")
     assert len(told.value.problems) == 100

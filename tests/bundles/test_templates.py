@@ -1,4 +1,4 @@
-"""Values into templates: what is replaced, what is refused, and that no value becomes structure."""
+"""Substitution of values in templates: results, refusals, and that no value becomes structure."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_inside_other_text_a_value_becomes_text(value: object, text: str) -> Non
     assert rendered("a: v=${v}.", v=value) == {"a": f"v={text}."}
 
 
-def test_what_a_value_holds_is_never_read_again() -> None:
+def test_references_inside_values_are_not_substituted() -> None:
     assert rendered("a: ${v}\nb: x${v}", v="${w} $${", w="no") == {"a": "${w} $${", "b": "x${w} $${"}
 
 
@@ -86,7 +86,7 @@ def test_escapes_and_lone_dollars_stay() -> None:
     assert rendered("$${x}: 1") == {"$${x}": 1}
 
 
-def test_references_are_listed_in_order_with_their_places() -> None:
+def test_references_are_listed_in_order_with_their_positions() -> None:
     template = Template.parse("a: ${x}\nb:\n  - ${ node:y.z }-${x}\n---\n${w}\n", file="t.yaml")
     assert [(found.node, found.name, found.document, found.mark.line) for found in template.references] == [
         (None, "x", 0, 1),
@@ -96,15 +96,13 @@ def test_references_are_listed_in_order_with_their_places() -> None:
     ]
 
 
-def test_a_part_is_a_template_that_still_knows_its_place() -> None:
+def test_a_part_is_a_template_that_keeps_its_position() -> None:
     whole = Template.parse("nodes:\n  web: {url: '${store:url}', size: '${size}'}\n  store: {size: 1}\n", file="t.yaml")
     web = whole.part(("nodes", "web"))
     assert [found.text for found in web.references] == ["store:url", "size"]
     assert whole.part(("nodes", "store")).references == ()
     assert web.render(Scope({"size": 2}, {"store": {"url": "u"}})) == [{"url": "u", "size": 2}]
-    with pytest.raises(
-        BundleError, match=r"t\.yaml:2:14: \$\.nodes\.web\.url: \$\{store:url\}: no node store"
-    ):
+    with pytest.raises(BundleError, match=r"t\.yaml:2:14: \$\.nodes\.web\.url: \$\{store:url\}: no node store"):
         web.render(Scope({"size": 2}))
     with pytest.raises(KeyError, match=r"nodes\.nope"):
         whole.part(("nodes", "nope"))
@@ -115,12 +113,12 @@ def test_values_are_in_no_representation() -> None:
 
 
 @pytest.mark.timeout(60)
-def test_many_unknown_names_are_cut_short() -> None:
+def test_the_number_of_unknown_names_is_limited() -> None:
     text = "[" + "'${x}${y}'," * 40_000 + "]"
     assert len(refused(text, **{f"name{number}": 1 for number in range(500)})) == 100
 
 
-def test_unknown_names_are_all_named_with_the_line_and_the_names_that_exist() -> None:
+def test_all_unknown_names_are_reported_with_line_and_known_names() -> None:
     assert refused("a: ${motto}\nb:\n  c: x${moto}\nd: ${store:port}\n", motto="m", size=1) == [
         "t.yaml:3:6: $.b.c: ${moto} is unknown; expected one of motto, size",
         "t.yaml:4:4: $.d: ${store:port}: no node store; expected one of none",
@@ -130,7 +128,7 @@ def test_unknown_names_are_all_named_with_the_line_and_the_names_that_exist() ->
 
 
 @pytest.mark.parametrize("bad", ["${", "${}", "${a b}", "${a:b:c}", "${-a}", "a ${b", "${a\n}x${"])
-def test_what_is_no_reference_is_refused_with_the_syntax(bad: str) -> None:
+def test_an_invalid_reference_is_refused_with_the_syntax(bad: str) -> None:
     with pytest.raises(BundleError, match=r"is not a reference; write \$\{name\} or \$\{node:name\}, or \$\$\{ for"):
         Template.of_value({"k": bad}, file="t.yaml")
 
@@ -157,7 +155,7 @@ def test_unfit_values_are_refused_and_not_repeated(value: object, expected: str)
     assert "secret" not in line
 
 
-def test_a_value_may_not_blow_a_template_up() -> None:
+def test_a_value_cannot_expand_a_template_without_limit() -> None:
     (line,) = refused("a: ${v}${v}", v="x" * 200_000)
     assert line == "t.yaml:1:4: longer than 262144 characters with its values; shorten the value or the template"
     (line,) = refused("".join(f"a{number}: ${{v}}\n" for number in range(30)), v="x" * 200_000)
@@ -183,7 +181,7 @@ def test_no_value_changes_the_structure(instance: object, tenant: object, motto:
     before = [plain(document) for document in template.documents]
     after = template.render(scope(instance=instance, tenant=tenant, motto=motto, replicas=replicas))
     assert [shape(document) for document in after] == [shape(document) for document in before]
-    # And the text that leaves for a platform is read back as these documents, the values in their places.
+    # And the text for a platform parses to these documents, with the values in their places.
     again = [plain(document) for document in read_text(to_text(after), file="again.yaml")]
     assert again == after
     assert again[0]["data"]["motto"] == motto  # type: ignore[index,call-overload]
@@ -197,7 +195,7 @@ def _text(value: object) -> str:
 
 
 @pytest.mark.parametrize("text", ["${a}" * 20_000, "x ${a}"])
-def test_a_value_that_is_named_often_is_counted_before_it_is_written(text: str) -> None:
+def test_a_value_that_is_referred_to_often_is_counted_before_joining(text: str) -> None:
     """A tenant's value of a mebibyte in a script that names it a thousand times would be a gibibyte."""
     template = Template.of_value({"script": text})
     value = "v" * 1024 * 1024

@@ -1,10 +1,10 @@
-"""A clock that stands still until a test moves it."""
+"""A clock that only a test advances."""
 
 from __future__ import annotations
 
 
 class FakeClock:
-    """Seconds since the epoch, as told."""
+    """Seconds since the epoch, set by a test."""
 
     def __init__(self, now: float = 1_800_000_000.0) -> None:
         self.now = now

@@ -1,4 +1,4 @@
-"""The door: header combinations, what is told to whom, the cache and its bound."""
+"""The authentication middleware: header combinations, responses, the cache and its bound."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GOOD = {"token-a": "a", "token-b": "b"}
 
 
 class TableVerifier:
-    """Two tenants, a and b, and what it was asked."""
+    """Two tenants, a and b, and the tokens that it was asked about."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
@@ -50,7 +50,7 @@ class TableVerifier:
 
 
 def show_caller(environ: dict[str, Any], start_response: Any) -> list[bytes]:
-    """Answers whom it saw, and every text in the environ."""
+    """Respond with the caller, and every text in the environ."""
     caller = environ.get(IDENTITY)
     seen = {
         "tenant": caller and caller.tenant_id,
@@ -78,13 +78,13 @@ def tenant_of(answer: Answer) -> str | None:
     return tenant
 
 
-def test_either_header_will_do() -> None:
+def test_either_header_is_accepted() -> None:
     middleware = Guarded()
     assert tenant_of(middleware({"X-Auth-Token": "token-a"})) == "id-a"
     assert tenant_of(middleware({"Authorization": "Bearer token-b"})) == "id-b"
     assert tenant_of(middleware({"Authorization": "bEaReR  token-b"})) == "id-b"
     assert tenant_of(middleware({"X-Auth-Token": "token-a", "Authorization": "Bearer token-a"})) == "id-a"
-    # A proxy's own scheme is not ours to judge.
+    # A proxy's own scheme is not checked.
     assert tenant_of(middleware({"X-Auth-Token": "token-a", "Authorization": "Basic YWxpY2U6c2VjcmV0"})) == "id-a"
 
 
@@ -100,7 +100,7 @@ def test_two_different_tokens_are_a_bad_request() -> None:
     "headers",
     [{}, {"X-Auth-Token": ""}, {"Authorization": "Bearer"}, {"Authorization": "Bearer "}, {"Authorization": "Basic x"}],
 )
-def test_no_token_is_a_401_that_says_how(headers: dict[str, str]) -> None:
+def test_no_token_is_a_401_with_a_challenge(headers: dict[str, str]) -> None:
     answer = Guarded()(headers)
     assert answer.status == 401
     assert answer.headers["WWW-Authenticate"] == 'Bearer realm="archelon"'
@@ -112,7 +112,7 @@ def test_no_token_is_a_401_that_says_how(headers: dict[str, str]) -> None:
     ["nobody", "token-a,token-a", "a b", "tökén", "\x7f", "a" * 8193, "{}", "\x00"],
     ids=lambda token: repr(token[:12]),
 )
-def test_a_bad_token_is_a_401_that_does_not_say_why(token: str) -> None:
+def test_a_bad_token_is_a_401_without_the_reason(token: str) -> None:
     middleware = Guarded()
     answer = call(middleware.app, HTTP_X_AUTH_TOKEN=token)
     expected = middleware({"X-Auth-Token": "unknown"})
@@ -121,7 +121,7 @@ def test_a_bad_token_is_a_401_that_does_not_say_why(token: str) -> None:
     assert answer.headers["WWW-Authenticate"] == 'Bearer realm="archelon", error="invalid_token"'
 
 
-def test_the_tenants_name_is_compared_and_selects_nothing() -> None:
+def test_the_tenant_name_is_only_compared() -> None:
     middleware = Guarded()
     for name in ("id-a", "näme-a", "näme-a".encode().decode("latin-1")):
         assert tenant_of(middleware({"X-Auth-Token": "token-a", "X-Tenant-Name": name})) == "id-a"
@@ -131,7 +131,7 @@ def test_the_tenants_name_is_compared_and_selects_nothing() -> None:
         assert b"X-Tenant-Name" in answer.body
 
 
-def test_a_token_without_project_goes_with_no_tenants_name() -> None:
+def test_a_token_without_project_matches_no_tenant_name() -> None:
     class Nameless(TableVerifier):
         def verify(self, token: str) -> auth.Identity:
             return auth.Identity(
@@ -157,7 +157,7 @@ names = st.sampled_from([None, "", "id-a", "id-b", "näme-a", "id-c"])
 
 
 @given(x_token=tokens, scheme=schemes, bearer=tokens, name=names)
-def test_whoever_gets_through_had_one_good_token_and_named_its_tenant(
+def test_only_one_valid_token_with_its_own_tenant_passes(
     x_token: str | None, scheme: str, bearer: str | None, name: str | None
 ) -> None:
     headers = {} if x_token is None else {"X-Auth-Token": x_token}
@@ -184,7 +184,7 @@ def test_whoever_gets_through_had_one_good_token_and_named_its_tenant(
         assert b"token-b" not in answer.body + repr(answer.headers).encode()
 
 
-def test_the_token_leaves_the_environ_and_is_kept_where_it_cannot_show() -> None:
+def test_the_token_is_removed_from_the_environ_and_never_shown() -> None:
     answer = Guarded()({"X-Auth-Token": "token-a", "Authorization": "Bearer token-a"})
     seen = json.loads(answer.body)
     assert seen["token"] == "token-a"
@@ -195,7 +195,7 @@ def test_the_token_leaves_the_environ_and_is_kept_where_it_cannot_show() -> None
         pickle.dumps(presented)
 
 
-def test_probes_are_open_and_ask_nobody() -> None:
+def test_probes_need_no_token_and_no_verifier() -> None:
     middleware = Guarded()
     middleware.verifier.fault = auth.ProviderDownError("down")
     for path in ("/healthz", "/readyz"):
@@ -223,7 +223,7 @@ def test_not_allowed_is_a_403() -> None:
     assert "WWW-Authenticate" not in answer.headers
 
 
-def test_errors_are_text_or_the_json_that_was_asked_for() -> None:
+def test_errors_are_text_or_requested_json() -> None:
     middleware = Guarded()
     assert middleware({}).headers["Content-Type"] == "text/plain; charset=utf-8"
     for accept in (
@@ -240,7 +240,7 @@ def test_errors_are_text_or_the_json_that_was_asked_for() -> None:
     assert middleware({}, method="HEAD").body == b""
 
 
-def test_the_renderer_given_answers() -> None:
+def test_a_given_renderer_renders_errors() -> None:
     def render(environ: Any, start_response: Any, error: HttpError) -> list[bytes]:
         start_response(f"{error.status} {error.title}", [("Content-Type", "text/occi"), *error.headers.items()])
         return [error.where.encode()]
@@ -285,7 +285,7 @@ class TestCache:
         middleware({"X-Auth-Token": "token-a"})
         assert len(middleware.verifier.asked) == 2
 
-    def test_a_new_token_works_at_once_though_it_was_tried_before(self) -> None:
+    def test_a_new_token_works_at_once_after_an_earlier_refusal(self) -> None:
         middleware = Guarded()
         assert middleware({"X-Auth-Token": "token-c"}).status == 401
         middleware.verifier.good["token-c"] = "c"
@@ -332,7 +332,7 @@ def test_a_cached_token_costs_less_than_twenty_microseconds() -> None:
 
     authentication = auth.Authentication(app, middleware.verifier, cache=middleware.cache)
     best = float("inf")
-    # The least of several rounds: what else the machine does can only add.
+    # The minimum of several rounds: other load on the machine can only add.
     for _ in range(10):
         begin = time.thread_time()
         for _ in range(500):
@@ -344,7 +344,7 @@ def test_a_cached_token_costs_less_than_twenty_microseconds() -> None:
 
 
 class TestAnyOf:
-    def test_the_first_that_knows_the_token_answers(self) -> None:
+    def test_the_first_verifier_that_knows_the_token_decides(self) -> None:
         first, second = TableVerifier(), TableVerifier()
         del first.good["token-b"]
         both = auth.AnyOf([first, second])
@@ -354,7 +354,7 @@ class TestAnyOf:
         with pytest.raises(auth.InvalidTokenError):
             both.verify("bad")
 
-    def test_one_that_is_down_hides_nobody_and_is_not_hidden(self) -> None:
+    def test_an_unavailable_verifier_hides_no_other_and_is_reported(self) -> None:
         first, second = TableVerifier(), TableVerifier()
         first.fault = auth.ProviderDownError("down")
         both = auth.AnyOf([first, second])
@@ -362,6 +362,6 @@ class TestAnyOf:
         with pytest.raises(auth.ProviderDownError):
             both.verify("bad")
 
-    def test_none_is_a_mistake(self) -> None:
+    def test_no_verifier_raises(self) -> None:
         with pytest.raises(ValueError, match="no token verifier"):
             auth.AnyOf([])

@@ -1,4 +1,4 @@
-"""Keystone keeps the verifiers' contract; scopes, roles, domains, services' tokens, and what happens while it is away."""
+"""Keystone implements the verifiers' contract; scopes, roles, domains, services' tokens, and unavailability."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.waiting import until
 class KeystoneProvider:
     def __init__(self, openstack: OpenStack, person: Person, relay: Relay) -> None:
         self.ahead = 0.0
-        # The last character of a Fernet token in base64 without padding, which holds two or four such bits.
+        # The last character of a Fernet token, in base64 without padding, has two or four such bits.
         self.loose_end = 1
         self.person = person
         self.tenant_id = person.project_id
@@ -81,7 +81,7 @@ def verify(openstack: OpenStack) -> Callable[[str], auth.Identity]:
     return KeystoneTokens(Keystone(openstack.keystone_url), roles=RoleMap(), clock=time.time).verify
 
 
-def test_who_it_is_is_what_keystone_says(verify: Any, member: Person) -> None:
+def test_the_identity_is_keystones(verify: Any, member: Person) -> None:
     found = verify(member.token())
     assert found.subject == f"{member.name}@Default"
     assert (found.tenant_id, found.tenant_name) == (member.project_id, member.project_name)
@@ -92,7 +92,7 @@ def test_who_it_is_is_what_keystone_says(verify: Any, member: Person) -> None:
     assert not found.system_scope
 
 
-def test_an_unscoped_token_and_a_domains_are_refused_with_what_to_do(
+def test_unscoped_and_domain_tokens_are_refused_with_a_remedy(
     openstack: OpenStack, folk: People, verify: Any, member: Person
 ) -> None:
     unscoped = member.token(project_id=None, unscoped=True)
@@ -112,7 +112,7 @@ def test_a_project_of_another_domain_with_the_same_name_is_another_tenant(folk: 
     assert names[0].subject != names[1].subject
 
 
-def test_an_administrator_is_an_operator_in_the_right_scope_alone(openstack: OpenStack, folk: People) -> None:
+def test_an_administrator_is_an_operator_in_the_right_scope_only(openstack: OpenStack, folk: People) -> None:
     home = folk.project()
     keystone = Keystone(openstack.keystone_url)
     ordinary = KeystoneTokens(keystone, roles=RoleMap(), clock=time.time)
@@ -128,7 +128,7 @@ def test_an_administrator_is_an_operator_in_the_right_scope_alone(openstack: Ope
     assert (system.system_scope, "operator" in system.roles, system.tenant_id) == (True, True, "")
 
 
-def test_roles_are_mapped_as_configured_and_one_without_any_is_told(openstack: OpenStack, folk: People) -> None:
+def test_roles_are_mapped_as_configured_and_a_token_without_any_is_refused(openstack: OpenStack, folk: People) -> None:
     keystone = Keystone(openstack.keystone_url)
     boss = folk.person("boss", "reader")
     mapped = KeystoneTokens(keystone, roles=RoleMap({"boss": "provider"}), clock=time.time)
@@ -155,7 +155,7 @@ def test_a_disabled_project_and_a_deleted_user_are_refused(folk: People, verify:
         verify(gone)
 
 
-def test_a_token_that_has_really_ended_is_refused_but_not_where_a_service_passes_it_on(
+def test_an_expired_token_is_refused_unless_a_service_passes_it_on(
     openstack: OpenStack, short_lived: str, folk: People, member: Person
 ) -> None:
     tokens = KeystoneTokens(Keystone(openstack.keystone_url), roles=RoleMap(), clock=time.time)
@@ -165,7 +165,7 @@ def test_a_token_that_has_really_ended_is_refused_but_not_where_a_service_passes
         try:
             return fresh, tokens.verify(fresh).expires
         except auth.InvalidTokenError:
-            # Its few seconds were over before a busy machine had come to ask.
+            # Its few seconds were over before a busy machine could ask.
             return None
 
     found = until(alive, "a token holds while it lives")
@@ -180,7 +180,7 @@ def test_a_token_that_has_really_ended_is_refused_but_not_where_a_service_passes
     assert tokens.verify_with_service(brief, service).tenant_id == member.project_id
     with pytest.raises(auth.InvalidTokenError, match="not valid"):
         tokens.verify_with_service(brief, member.token())
-    # And so at the door, whatever other verifiers stand there.
+    # The same for the middleware, with other verifiers present.
     middleware = auth.Authentication(_greet, auth.AnyOf([tokens]), cache=auth.TokenCache(time.time, seconds=10))
     assert call(middleware, {"X-Auth-Token": brief}).status == 401
     assert call(middleware, {"X-Auth-Token": brief, "X-Service-Token": service}).status == 200
@@ -188,7 +188,7 @@ def test_a_token_that_has_really_ended_is_refused_but_not_where_a_service_passes
     assert call(middleware, {"X-Auth-Token": brief}).status == 401
 
 
-def test_while_keystone_is_away_cached_tokens_go_on_and_it_recovers_by_itself(provider: KeystoneProvider) -> None:
+def test_cached_tokens_work_while_keystone_is_down_and_it_recovers(provider: KeystoneProvider) -> None:
     served: list[str] = []
 
     def application(environ: Any, start_response: Any) -> Any:
@@ -209,7 +209,7 @@ def test_while_keystone_is_away_cached_tokens_go_on_and_it_recovers_by_itself(pr
     assert call(middleware, {"X-Auth-Token": known}).status == 503
     provider.relay.unblock()
     assert call(middleware, {"X-Auth-Token": unknown}).status == 200
-    # Revoked, it works on for as long as the cache keeps it, and not longer.
+    # After its revocation it works as long as it is cached, and no longer.
     provider.revoke(unknown)
     assert call(middleware, {"X-Auth-Token": unknown}).status == 200
     provider.ahead += 10

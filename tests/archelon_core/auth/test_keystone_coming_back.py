@@ -1,5 +1,5 @@
-"""A Keystone that has only just come back forbids everybody for a moment. A real one does so too rarely to be waited for, so a
-server stands in that answers 403 when it is told to."""
+"""Keystone forbids all requests for a moment after a start. A real one does so too rarely to wait for, so a fake server answers
+403 on request."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.do_GET()
 
     def log_message(self, *_: object) -> None:
-        """Nothing."""
+        """Do not log."""
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_403_right_after_it_was_away_is_no_answer(
     server.status = 403
     with pytest.raises(KeystoneRefusedError):
         call(keystone)
-    # Whichever call sees that it is away, the other knows.
+    # After either call has failed, both distrust a 403.
     server.status = 503
     with pytest.raises(KeystoneDownError):
         away(keystone)
@@ -75,7 +75,7 @@ def test_403_right_after_it_was_away_is_no_answer(
         call(keystone)
     server.status = 200
     assert call(keystone)
-    # Once it has settled, no is no: neither the 403 above nor time keeps it unsettled.
+    # After the settling time, a 403 is final: neither the 403 above nor time makes it unsettled again.
     server.status, now[0] = 403, 111.0
     with pytest.raises(KeystoneRefusedError):
         call(keystone)

@@ -66,7 +66,7 @@ class TestRateLimiter:
             assert passed <= burst + rate * clock.now + 1e-6
 
     @given(st.floats(0.1, 50), st.integers(1, 20))
-    def test_whoever_waits_as_told_gets_through(self, rate: float, burst: int) -> None:
+    def test_a_client_that_waits_as_long_as_stated_passes(self, rate: float, burst: int) -> None:
         clock = FakeClock(0.0)
         limiter = auth.RateLimiter(rate=rate, burst=burst, clock=clock)
         for _ in range(burst):
@@ -74,7 +74,7 @@ class TestRateLimiter:
         clock.advance(limiter.take("a") + 1e-9)
         assert limiter.take("a") == 0.0
 
-    def test_what_costs_more_than_a_bucket_holds_goes_on_and_is_paid_for_after(self) -> None:
+    def test_a_cost_above_the_bucket_passes_and_leaves_a_debt(self) -> None:
         clock = FakeClock()
         limiter = auth.RateLimiter(rate=2, burst=5, clock=clock)
         assert limiter.take("a", 105.0) == 0.0
@@ -97,7 +97,7 @@ class TestRateLimit:
         assert call(app, {"Transfer-Encoding": "chunked"}, method="POST").status == 200
         assert call(app).headers["Retry-After"] == "127"
 
-    def test_an_address_that_knocks_too_often_gets_429_with_retry_after(self) -> None:
+    def test_an_address_above_its_rate_gets_429_with_retry_after(self) -> None:
         clock = FakeClock()
         limiter = auth.RateLimiter(rate=0.25, burst=2, clock=clock)
         app = auth.RateLimit(hello, limiter, key=auth.ClientAddress())
@@ -109,7 +109,7 @@ class TestRateLimit:
         clock.advance(int(refused.headers["Retry-After"]))
         assert call(app).status == 200
 
-    def test_tenants_have_a_bucket_each_and_nobody_has_none(self) -> None:
+    def test_each_tenant_has_a_bucket_and_anonymous_requests_none(self) -> None:
         limiter = auth.RateLimiter(rate=1, burst=1, clock=FakeClock())
         app = auth.RateLimit(hello, limiter, key=auth.by_tenant)
 
@@ -154,7 +154,7 @@ class TestClientAddress:
         assert of("203.0.113.9", "1.1.1.1") == "203.0.113.9"
         assert of("10.0.0.1", ", ".join(["1.1.1.1"] + ["10.0.0.2"] * 1000)) == "10.0.0.2"
 
-    def test_a_proxy_that_is_no_network_is_a_mistake(self) -> None:
+    def test_an_invalid_proxy_network_raises(self) -> None:
         with pytest.raises(ValueError):
             auth.ClientAddress(["proxy.example.org"])
 
@@ -180,7 +180,7 @@ def read_lines(environ: dict[str, Any], start_response: Any) -> list[bytes]:
 
 
 def hide_the_failure(environ: dict[str, Any], start_response: Any) -> list[bytes]:
-    """As a framework does that turns every exception into its own answer."""
+    """Like a framework that turns every exception into its own response."""
     try:
         return read_in_pieces(environ, start_response)
     except Exception:
@@ -205,7 +205,7 @@ class TestSizeLimit:
             else:
                 assert b"100 bytes" in answer.body
 
-    def test_a_body_that_says_it_is_too_large_is_not_read(self) -> None:
+    def test_a_body_declared_too_large_is_not_read(self) -> None:
         app = auth.SizeLimit(read_all, body=100)
         body = io.BytesIO(b"x" * 101)
         answer = call(app, method="POST", CONTENT_LENGTH="101", **{"wsgi.input": body})
@@ -214,25 +214,25 @@ class TestSizeLimit:
         assert call(app, method="POST", CONTENT_LENGTH="100", **{"wsgi.input": io.BytesIO(b"x" * 100)}).status == 200
 
     @pytest.mark.parametrize("length", ["-1", "+5", "1e3", "0x10", "5,5", "１２", "9" * 20, " 5"])
-    def test_a_length_that_is_no_number_is_a_bad_request(self, length: str) -> None:
+    def test_an_invalid_length_is_a_bad_request(self, length: str) -> None:
         environ: dict[str, Any] = {"REQUEST_METHOD": "POST", "CONTENT_LENGTH": length, "PATH_INFO": "/"}
         statuses = []
         app = auth.SizeLimit(read_all)
         list(app(environ, lambda status, headers, exc_info=None: statuses.append(status) or (lambda chunk: None)))
         assert statuses == ["400 Bad Request"]
 
-    def test_a_length_beside_a_coding_does_not_disarm_the_limit(self) -> None:
+    def test_a_length_with_a_coding_does_not_disable_the_limit(self) -> None:
         app = auth.SizeLimit(read_all, body=100)
         body = io.BytesIO(b"x" * 500)
         answer = call(app, {"Transfer-Encoding": "chunked"}, method="POST", CONTENT_LENGTH="5", **{"wsgi.input": body})
         assert answer.status == 413
 
-    def test_a_body_that_says_nothing_about_its_length_is_counted_too(self) -> None:
+    def test_a_body_without_a_length_is_counted_too(self) -> None:
         app = auth.SizeLimit(read_in_pieces, body=100)
         for size, status in ((100, 200), (101, 413)):
             assert call(app, method="POST", **{"wsgi.input": io.BytesIO(b"x" * size)}).status == status
 
-    def test_some_paths_take_more(self) -> None:
+    def test_some_paths_accept_larger_bodies(self) -> None:
         app = auth.SizeLimit(read_all, body=lambda path: 1000 if path.startswith("/bundle/") else 10)
         for path, status in (("/bundle/a", 200), ("/demo/", 413)):
             body = io.BytesIO(b"x" * 500)
@@ -261,7 +261,7 @@ class TestHeavyLimit:
         assert seen[3:] == [1, 1]
         assert len(running) == 0
 
-    def test_what_is_too_many_at_once_is_told_when_to_come_again(self) -> None:
+    def test_too_many_at_once_get_429_with_retry_after(self) -> None:
         running = auth.HeavyRequests(per_key=2, total=3)
         app = auth.HeavyLimit(hello, running, key=lambda environ: environ["HTTP_X_WHO"])
 
@@ -275,12 +275,12 @@ class TestHeavyLimit:
         assert refused.headers["Retry-After"] == "1"
         assert ask("b").status == 200
         assert running.begin("b")
-        # Others have taken what there is: what is left of the threads is for small requests.
+        # Other tenants use the whole limit: the remaining threads are for small requests.
         assert ask("c").status == 429
         running.end("a")
         assert ask("c").status == 200
 
-    def test_one_that_fails_has_ended(self) -> None:
+    def test_a_failed_request_counts_as_ended(self) -> None:
         running = auth.HeavyRequests(per_key=1, total=1)
 
         def slip(environ: Any, start_response: Any) -> Any:
@@ -292,11 +292,11 @@ class TestHeavyLimit:
                 call(app, method="POST", CONTENT_LENGTH="20000")
         assert len(running) == 0
 
-    def test_it_leaves_threads_to_others(self) -> None:
+    def test_it_leaves_threads_to_other_tenants(self) -> None:
         threads = inspect.signature(server.serve).parameters["threads"].default
         assert auth.HeavyRequests().total < threads
 
-    def test_a_limit_that_lets_nothing_through_is_none(self) -> None:
+    def test_a_limit_of_zero_raises(self) -> None:
         with pytest.raises(ValueError, match="at least one"):
             auth.HeavyRequests(total=0)
 
@@ -332,7 +332,7 @@ class TestQuotas:
             quotas.check(Counts(instances=50, of_service=2), service="s")
 
     @given(st.integers(0, 20), st.integers(0, 20), st.integers(0, 20))
-    def test_what_passes_stays_within_the_limit(self, limit: int, present: int, of_service: int) -> None:
+    def test_accepted_orders_stay_within_the_limit(self, limit: int, present: int, of_service: int) -> None:
         quotas = Quotas(default=limit, per_service={"s": limit})
         counts = Counts(instances=present, of_service=min(present, of_service))
         fits = present + 1 <= limit
@@ -343,6 +343,6 @@ class TestQuotas:
         else:
             assert fits
 
-    def test_a_negative_limit_is_a_mistake_with_a_name(self) -> None:
+    def test_a_negative_limit_raises_with_its_name(self) -> None:
         with pytest.raises(ValueError, match="of service a is -1"):
             Quotas(per_service={"a": -1})

@@ -1,4 +1,4 @@
-"""The policy: the default table, what a file may change, and what is refused at start."""
+"""The policy: the default table, overrides by a file, and errors at start."""
 
 from __future__ import annotations
 
@@ -57,9 +57,9 @@ def default() -> Policy:
 
 WRITE = {rules.ORDER, rules.UPDATE, rules.DELETE, rules.ACT, rules.TAG}
 SEE = {rules.READ, rules.HISTORY, rules.READ_PUBLISHED}
-#: Nothing of these is an operator's.
+#: None of these belongs to an operator.
 NOT_OPERATORS = {rules.ORDER, rules.PUBLISH, rules.REPORT, rules.TAG, rules.SECRETS, rules.OUTPUTS}
-#: Role → (on one's own, on another tenant's).
+#: Role → (on its own instance, on another tenant's).
 TABLE: dict[str, tuple[set[Rule], set[Rule]]] = {
     "tenant": (WRITE | SEE | {rules.SECRETS, rules.OUTPUTS}, set()),
     "read-only": (SEE, set()),
@@ -85,7 +85,7 @@ def test_an_instance_token_reports_for_its_own_instance_only(default: Policy) ->
     assert not allowed(default, rules.REPORT, instance_token("i"), Target(TenantId("t")))
 
 
-def test_an_instance_token_reaches_what_it_is_composed_of_and_reads_what_it_is_bound_to(default: Policy) -> None:
+def test_an_instance_token_manages_composed_and_reads_bound_instances(default: Policy) -> None:
     write = {rules.ORDER, rules.UPDATE, rules.DELETE, rules.ACT}
     read = {rules.READ, rules.OUTPUTS}
     for target, expected in (
@@ -99,13 +99,13 @@ def test_an_instance_token_reaches_what_it_is_composed_of_and_reads_what_it_is_b
         assert {rule for rule in rules.RULES if allowed(default, rule, instance_token("i"), target)} == expected
 
 
-def test_a_project_admin_is_no_operator_and_a_system_admin_is(default: Policy) -> None:
+def test_a_system_admin_is_an_operator_and_a_project_admin_is_not(default: Policy) -> None:
     assert not allowed(default, rules.DRAIN, caller("admin"), NOBODY)
     assert allowed(default, rules.DRAIN, caller("admin", system=True), NOBODY)
     assert not allowed(default, rules.DRAIN, caller("tenant", system=True), NOBODY)
 
 
-def test_what_belongs_to_nobody_is_not_everybodys(default: Policy) -> None:
+def test_a_target_without_owner_belongs_to_no_tenant(default: Policy) -> None:
     nobodys = Target(TenantId(""))
     projectless = auth.Identity(
         subject="a",
@@ -126,7 +126,7 @@ role_sets = st.sets(st.sampled_from(sorted(TABLE)))
 
 
 @given(role_sets, st.sampled_from(sorted(rules.RULES)))
-def test_roles_add_up_and_nothing_else_happens(roles: set[str], name: str) -> None:
+def test_roles_are_additive(roles: set[str], name: str) -> None:
     default = _shared()
     for index, target in ((0, OWN), (1, OTHER)):
         expected = any(name in TABLE[role][index] for role in roles)
@@ -142,7 +142,7 @@ def _shared() -> Policy:
     return _POLICIES[0]
 
 
-def test_a_refusal_names_the_role_that_would_do(default: Policy) -> None:
+def test_a_refusal_names_the_sufficient_role(default: Policy) -> None:
     with pytest.raises(ForbiddenError) as caught:
         default.check(rules.ORDER, caller("read-only"), OWN)
     assert caught.value.message == "instance:order needs the role tenant here."
@@ -153,18 +153,18 @@ def test_a_refusal_names_the_role_that_would_do(default: Policy) -> None:
         default.check(rules.ORDER, caller("operator"), OTHER)
 
 
-def test_a_rule_that_does_not_exist_is_a_mistake_in_the_program(default: Policy) -> None:
+def test_an_unknown_rule_raises(default: Policy) -> None:
     for name in ("instance:fly", "own_project"):
         with pytest.raises(ValueError, match="no rule"):
             default.check(Rule(name), caller("operator"), OWN)
 
 
-def test_a_decision_is_kept_by_everything_it_depends_on(tmp_path: Path) -> None:
+def test_decisions_are_cached_by_everything_they_depend_on(tmp_path: Path) -> None:
     ours = Policy(_file(tmp_path, '"instance:read": "project_id:t and instance_id:i and token_kind:instance"'))
     seen = []
     for kind, instance in itertools.product(TokenKind, ("i", "j", None)):
         who = caller("tenant", kind=kind, instance=instance)
-        # Twice: decided, then remembered.
+        # Twice: decided, then cached.
         answers = {allowed(ours, rules.READ, who, OWN) for _ in range(2)}
         assert len(answers) == 1
         if answers == {True}:
@@ -172,7 +172,7 @@ def test_a_decision_is_kept_by_everything_it_depends_on(tmp_path: Path) -> None:
     assert seen == [(TokenKind.INSTANCE, "i")]
 
 
-def test_what_is_remembered_is_bounded() -> None:
+def test_the_cache_is_bounded() -> None:
     ours = Policy(decisions=10)
     for number in range(50):
         assert not allowed(ours, rules.READ, caller("tenant"), Target(TenantId(f"other-{number}")))
@@ -256,7 +256,7 @@ def test_a_missing_or_huge_file_is_refused(tmp_path: Path) -> None:
         Policy(_file(tmp_path, "#" * 300_000))
 
 
-def test_every_rule_that_is_asked_has_a_default() -> None:
+def test_every_rule_has_a_default() -> None:
     assert set(rules.DEFAULTS) - rules.RULES == {"own_project", "own_instance", "composed", "bound", "operator"}
 
 

@@ -68,7 +68,7 @@ def test_roles_are_those_granted_now(provider: RealmProvider) -> None:
         provider.verifier.verify(token)
 
 
-def test_the_file_is_looked_at_once_a_second(provider: RealmProvider) -> None:
+def test_the_file_is_checked_once_a_second(provider: RealmProvider) -> None:
     token = provider.issue()
     provider.verifier.verify(token)
     provider.file.remove_user("alice")
@@ -79,7 +79,7 @@ def test_the_file_is_looked_at_once_a_second(provider: RealmProvider) -> None:
         provider.verifier.verify(token)
 
 
-def test_a_broken_file_closes_the_realm_until_it_is_mended(
+def test_an_invalid_file_closes_the_realm_until_it_is_corrected(
     provider: RealmProvider, caplog: pytest.LogCaptureFixture
 ) -> None:
     token = provider.issue()
@@ -114,7 +114,7 @@ def test_a_file_that_others_may_read_is_refused_with_the_remedy(provider: RealmP
         provider.file.read()
 
 
-def test_what_is_written_is_what_is_read(provider: RealmProvider) -> None:
+def test_the_file_round_trips(provider: RealmProvider) -> None:
     provider.file.add_tenant("other", tenant_id="t-2")
     provider.file.add_user("bob", tenant="other", roles=["read-only", "operator"])
     provider.file.issue_token("bob", tenant="other", lifetime=None)
@@ -124,7 +124,7 @@ def test_what_is_written_is_what_is_read(provider: RealmProvider) -> None:
     assert {token.expires is None for token in data.tokens.values()} == {True, False}
 
 
-def test_removing_a_tenant_takes_its_roles_and_tokens_along(provider: RealmProvider) -> None:
+def test_removing_a_tenant_removes_its_roles_and_tokens(provider: RealmProvider) -> None:
     provider.file.add_tenant("other")
     provider.file.grant("alice", tenant="other", roles=["tenant"])
     provider.file.issue_token("alice", tenant="other", lifetime=None)
@@ -137,7 +137,7 @@ def test_removing_a_tenant_takes_its_roles_and_tokens_along(provider: RealmProvi
     assert provider.verifier.verify(kept).tenant_name == "demo"
 
 
-def test_changes_that_make_no_sense_are_refused_and_change_nothing(provider: RealmProvider) -> None:
+def test_invalid_changes_are_refused_and_change_nothing(provider: RealmProvider) -> None:
     provider.issue()
     before = provider.file.path.read_bytes()
     file = provider.file
@@ -188,7 +188,7 @@ DIGEST = "a" * 64
         (f"version: 1\ntokens:\n- {{id: t, user: u, tenant: x, sha256: {DIGEST}, secret: s}}", 3, "no member 'secret'"),
     ],
 )
-def test_a_mistake_in_the_file_is_named_with_its_line(tmp_path: Path, text: str, line: int, fault: str) -> None:
+def test_an_error_in_the_file_is_reported_with_its_line(tmp_path: Path, text: str, line: int, fault: str) -> None:
     path = tmp_path / "realm.yaml"
     with pytest.raises(auth.RealmError) as caught:
         realm_document.parse(text, path)
@@ -206,7 +206,7 @@ def test_an_expiry_needs_a_zone(tmp_path: Path, expires: str) -> None:
         realm_document.parse(text, tmp_path / "realm.yaml")
 
 
-def test_a_token_put_where_its_digest_belongs_is_not_quoted(provider: RealmProvider) -> None:
+def test_a_token_in_place_of_its_digest_is_not_quoted(provider: RealmProvider) -> None:
     token = provider.issue()
     text = provider.file.path.read_text()
     digest = next(iter(provider.file.read().tokens.values())).sha256
@@ -233,7 +233,7 @@ def test_edits_by_several_processes_lose_nothing(provider: RealmProvider) -> Non
         editor.start()
     reads = 0
     while any(editor.is_alive() for editor in editors):
-        # A reader at any moment sees a whole file.
+        # A reader always sees a complete file.
         provider.file.read()
         reads += 1
     for editor in editors:
@@ -245,7 +245,7 @@ def test_edits_by_several_processes_lose_nothing(provider: RealmProvider) -> Non
     assert reads > 0
 
 
-def test_what_a_killed_process_left_behind_is_written_over(provider: RealmProvider) -> None:
+def test_the_draft_of_a_killed_process_is_overwritten(provider: RealmProvider) -> None:
     draft = provider.file.path.with_name(".realm.yaml.draft")
     draft.write_text("half of a fi")
     draft.chmod(0o644)

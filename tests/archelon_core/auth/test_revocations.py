@@ -1,4 +1,4 @@
-"""The port of revocations, held against the list in memory and the one in either database."""
+"""The contract of revocations, for the list in memory and the one in either database."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ def database(database_url: str) -> Iterator[Database]:
 
 
 class Contract:
-    def test_a_token_is_taken_back_alone(self, port: auth.Revocations, clock: FakeClock) -> None:
+    def test_revoking_a_token_affects_no_other(self, port: auth.Revocations, clock: FakeClock) -> None:
         assert not port.is_revoked("one", None)
         port.revoke_token("one", until=clock() + 60)
         assert port.is_revoked("one", None)
         assert port.is_revoked("one", "instance")
         assert not port.is_revoked("two", "instance")
 
-    def test_an_instance_takes_all_its_tokens_along(self, port: auth.Revocations, clock: FakeClock) -> None:
+    def test_revoking_an_instance_revokes_all_its_tokens(self, port: auth.Revocations, clock: FakeClock) -> None:
         port.revoke_instance("instance", until=clock() + 60)
         assert port.is_revoked("any", "instance")
         assert not port.is_revoked("any", None)
         assert not port.is_revoked("any", "other")
-        # A name of the one sort is none of the other.
+        # A token's name does not match an instance's.
         assert not port.is_revoked("instance", "any")
 
-    def test_the_later_end_holds(self, port: auth.Revocations, clock: FakeClock) -> None:
+    def test_the_later_expiry_counts(self, port: auth.Revocations, clock: FakeClock) -> None:
         port.revoke_token("one", until=clock() + 60)
         port.revoke_token("one", until=clock() + 10)
         clock.advance(30)
@@ -71,7 +71,7 @@ class TestInADatabase(Contract):
         other.close()
         assert SqlRevocations(database, clock).is_revoked("one", None)
 
-    def test_it_stays_as_short_as_what_matters(self, database: Database, clock: FakeClock) -> None:
+    def test_expired_revocations_are_removed(self, database: Database, clock: FakeClock) -> None:
         port = SqlRevocations(database, clock)
         for number in range(30):
             port.revoke_token(f"t{number}", until=clock() + 10)
@@ -81,7 +81,7 @@ class TestInADatabase(Contract):
         assert kept is not None
         assert kept <= 11
 
-    def test_a_database_that_fails_lets_nobody_through(self, database_url: str, clock: FakeClock) -> None:
+    def test_a_failing_database_refuses_every_token(self, database_url: str, clock: FakeClock) -> None:
         empty = Database(database_url)
         port = SqlRevocations(empty, clock)
         with pytest.raises(auth.ProviderDownError) as caught:
@@ -92,5 +92,5 @@ class TestInADatabase(Contract):
         empty.close()
 
 
-def test_the_database_has_what_the_code_says(database: Database) -> None:
+def test_the_migrated_table_matches_the_code(database: Database) -> None:
     assert schema.drift(database, [revocations]) == []

@@ -1,4 +1,4 @@
-"""Signed tokens: their contract, every way of forging one that is known to us, rolling of keys, renewal, revocation."""
+"""Signed tokens: their contract, all known ways of forging, key rotation, renewal, revocation."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class FailingRevocations(auth.MemoryRevocations):
 
 
 class System:
-    """One issuer and one service that believes it."""
+    """One issuer and one service that trusts it."""
 
     tenant_id = TENANT
     loose_end = 0
@@ -92,7 +92,7 @@ class System:
 
     def signed(self, claims: dict[str, Any], **header: object) -> str:
         public = self.key.public
-        # Below jwt.encode, which refuses to make some of the tokens that must be refused.
+        # Bypasses jwt.encode, which refuses to create some of the tokens that must be refused.
         payload = json.dumps(claims).encode()
         return jwt.PyJWS().encode(payload, self.private, public.algorithm, {"kid": public.key_id, **header})
 
@@ -119,7 +119,7 @@ def refused(system: System, token: str) -> str:
     return caught.value.reason
 
 
-def test_an_instance_token_says_who_for_whom_and_until_when(system: System) -> None:
+def test_an_instance_token_states_subject_tenant_and_expiry(system: System) -> None:
     found = system.verifier.verify(system.issue())
     assert found == auth.Identity(
         subject=f"instance:{INSTANCE}",
@@ -164,7 +164,7 @@ def test_a_token_without_signature_is_refused(system: System, name: str) -> None
 
 @pytest.mark.parametrize("provider", ["EdDSA", "ES256"], indirect=True)
 @pytest.mark.parametrize("name", ["HS256", "HS384", "HS512"])
-def test_the_public_key_is_no_secret_to_sign_with(provider: System, name: str) -> None:
+def test_the_public_key_is_not_accepted_as_a_shared_secret(provider: System, name: str) -> None:
     public = provider.private.public_key()
     pem = public.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     der = public.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
@@ -202,21 +202,21 @@ def test_another_key_under_the_same_id_is_refused(system: System) -> None:
         "x" * 2000,
     ],
 )
-def test_a_key_id_is_never_opened(system: System, key_id: str) -> None:
+def test_a_key_id_is_never_used_as_a_path(system: System, key_id: str) -> None:
     assert (
         refused(system, system.signed(system.claims(), kid=key_id)) == "signed token: no key is configured for its kid"
     )
 
 
 @pytest.mark.parametrize("key_id", [None, 1, ["a"], {"a": 1}, True])
-def test_a_key_id_that_is_no_text_is_refused(system: System, key_id: object) -> None:
+def test_a_key_id_that_is_not_text_is_refused(system: System, key_id: object) -> None:
     header = {"alg": "EdDSA", "kid": key_id}
     signing_input = _unsigned(header, system.claims())
     assert isinstance(system.private, ed25519.Ed25519PrivateKey)
     refused(system, f"{signing_input}.{_segment(system.private.sign(signing_input.encode()))}")
 
 
-def test_a_key_that_the_token_brings_along_is_not_used(system: System) -> None:
+def test_a_key_in_the_tokens_header_is_not_used(system: System) -> None:
     mine = ed25519.Ed25519PrivateKey.generate()
     brought = {"kty": "OKP", "crv": "Ed25519", "x": _segment(mine.public_key().public_bytes_raw())}
     for header in ({"jwk": brought}, {"jku": "https://evil.example/jwks"}, {"x5u": "https://evil.example/cert"}):
@@ -260,21 +260,21 @@ def test_a_critical_extension_that_is_not_understood_is_refused(system: System) 
         ({"exp": 10**30}, "'exp' is not a time"),
     ],
 )
-def test_claims_that_are_not_ours_are_refused(system: System, changed: dict[str, object], reason: str) -> None:
+def test_invalid_claims_are_refused(system: System, changed: dict[str, object], reason: str) -> None:
     assert reason in refused(system, system.signed(system.claims(**changed)))
 
 
 @pytest.mark.parametrize("name", ["iss", "sub", "aud", "tenant", "jti", "iat", "nbf", "exp"])
-def test_every_claim_is_needed(system: System, name: str) -> None:
+def test_every_claim_is_required(system: System, name: str) -> None:
     assert "MissingRequiredClaimError" in refused(system, system.signed(system.claims(**{name: None})))
 
 
-def test_roles_in_a_token_count_for_nothing(system: System) -> None:
+def test_roles_in_a_token_are_ignored(system: System) -> None:
     token = system.signed(system.claims(roles=["operator"], role="operator", scope="operator"))
     assert system.verifier.verify(token).roles == {"instance"}
 
 
-def test_times_are_kept_to_five_seconds(system: System) -> None:
+def test_times_are_checked_with_five_seconds_leeway(system: System) -> None:
     token = system.issue()
     system.clock.advance(-auth.LEEWAY)
     system.verifier.verify(token)
@@ -293,7 +293,7 @@ def test_a_token_that_lives_too_long_is_refused(system: System) -> None:
         system.issuer.for_instance(INSTANCE, tenant_id=TENANT, audience=AUDIENCE, lifetime=901)
 
 
-def test_one_issuers_key_does_not_speak_for_another(system: System) -> None:
+def test_a_key_is_not_accepted_for_another_issuer(system: System) -> None:
     peer = auth.SigningKey.of(ed25519.Ed25519PrivateKey.generate(), issuer="https://peer.example.org")
     verifier = auth.SignedTokens(
         auth.VerificationKeys([system.key.public, peer.public]),
@@ -312,7 +312,7 @@ def test_one_issuers_key_does_not_speak_for_another(system: System) -> None:
     assert "another issuer" in caught.value.reason
 
 
-def test_keys_are_rolled_without_refusing_a_good_token(system: System) -> None:
+def test_key_rotation_refuses_no_valid_token(system: System) -> None:
     old_token = system.issue()
     new = auth.SigningKey.of(ec.generate_private_key(ec.SECP256R1()), issuer=ISSUER)
     both = auth.VerificationKeys([system.key.public, new.public])
@@ -352,7 +352,7 @@ def test_renewal_until_the_instance_is_gone(system: System) -> None:
         system.issuer.renew(token, audience=AUDIENCE)
 
 
-def test_what_is_not_renewed(system: System) -> None:
+def test_tokens_that_are_not_renewed(system: System) -> None:
     exchanged = system.issuer.for_instance(INSTANCE, tenant_id=TENANT, audience="sm", lifetime=60, renewable=False)
     with pytest.raises(auth.NotAllowedError, match="not renewable"):
         system.issuer.renew(exchanged, audience="sm")
@@ -367,7 +367,7 @@ def test_what_is_not_renewed(system: System) -> None:
         system.issuer.renew(token, audience=AUDIENCE)
 
 
-def test_an_instance_that_is_gone_takes_all_its_tokens_along(system: System) -> None:
+def test_a_deleted_instance_has_all_its_tokens_revoked(system: System) -> None:
     tokens = [system.issue(), system.issue()]
     other = system.issuer.for_instance(str(uuid.UUID(int=9)), tenant_id=TENANT, audience=AUDIENCE)
     service = system.issuer.for_service("demo", tenant_id=TENANT, audience=AUDIENCE, instance_id=INSTANCE)
@@ -375,11 +375,11 @@ def test_an_instance_that_is_gone_takes_all_its_tokens_along(system: System) -> 
     for token in tokens:
         assert "revoked" in refused(system, token)
     assert system.verifier.verify(other).tenant_id == TENANT
-    # It is the service manager that disposes of the instance.
+    # The service manager disposes of the instance.
     assert system.verifier.verify(service).instance_id == INSTANCE
 
 
-def test_revocations_are_forgotten_when_they_no_longer_matter() -> None:
+def test_expired_revocations_are_dropped() -> None:
     clock = FakeClock()
     revocations = auth.MemoryRevocations(clock)
     for number in range(100):
@@ -390,7 +390,7 @@ def test_revocations_are_forgotten_when_they_no_longer_matter() -> None:
 
 
 class TestKeys:
-    def test_they_travel_as_a_jwk_set(self, system: System) -> None:
+    def test_they_round_trip_as_a_jwk_set(self, system: System) -> None:
         other = auth.SigningKey.of(ec.generate_private_key(ec.SECP256R1()), issuer="elsewhere").public
         text = auth.write_jwk_set([system.key.public, other])
         found = auth.read_jwk_set(text)
@@ -437,7 +437,7 @@ class TestKeys:
                 auth.SigningKey.from_pem(junk, issuer=ISSUER)
             assert "AAAA" not in str(caught.value)
 
-    def test_two_keys_of_one_id_are_refused(self) -> None:
+    def test_two_keys_with_one_id_are_refused(self) -> None:
         keys = [
             auth.SigningKey.of(ed25519.Ed25519PrivateKey.generate(), issuer=ISSUER, key_id="a").public for _ in range(2)
         ]

@@ -11,40 +11,40 @@ from hypothesis import strategies as st
 
 from archelon_core import auth
 
-#: Characters that tokens are made of.
+#: The characters of tokens.
 _OF_TOKENS = string.ascii_letters + string.digits + "-_."
-#: A provider serves all examples; and each implementation runs the tests as a class of its own. How long examples take to be
-#: made is the machine's affair.
+#: A provider serves all examples, and each implementation is a separate test class. The time to generate examples depends on the
+#: machine.
 _ALLOWED = [HealthCheck.function_scoped_fixture, HealthCheck.differing_executors, HealthCheck.too_slow]
 
 
 class Provider(Protocol):
-    """An identity provider that a test can make do things."""
+    """An identity provider that a test controls."""
 
     verifier: auth.TokenVerifier
 
     def issue(self) -> str:
-        """A good token of tenant `tenant_id`."""
+        """A valid token of tenant `tenant_id`."""
 
     tenant_id: str
 
     loose_end: int
-    """How many characters at a token's end hold bits that mean nothing: a decoder may read several characters alike."""
+    """How many characters at a token's end contain unused bits: a decoder may read several characters alike."""
 
     def expire(self, token: str) -> None:
         """Let time pass until the token has expired."""
 
     def revoke(self, token: str) -> None:
-        """Take the token back, and let pass what the provider needs to see it."""
+        """Revoke the token, and advance time until the provider notices."""
 
     def break_down(self) -> None:
-        """Make the provider unable to answer."""
+        """Make the provider unavailable."""
 
 
 class VerifierContract:
-    """What holds for every implementation."""
+    """The tests of every implementation."""
 
-    def test_a_good_token_gives_a_whole_identity(self, provider: Provider) -> None:
+    def test_a_valid_token_gives_a_complete_identity(self, provider: Provider) -> None:
         found = provider.verifier.verify(provider.issue())
         assert found.tenant_id == provider.tenant_id
         assert found.subject
@@ -57,7 +57,7 @@ class VerifierContract:
         ids = {provider.verifier.verify(provider.issue()).token_id for _ in range(2)}
         assert len(ids) == 2
 
-    def test_the_identity_does_not_hold_the_token(self, provider: Provider) -> None:
+    def test_the_identity_does_not_contain_the_token(self, provider: Provider) -> None:
         token = provider.issue()
         assert token not in repr(provider.verifier.verify(token))
 
@@ -70,13 +70,13 @@ class VerifierContract:
         assert len({(error.status, error.title, error.message, error.where) for error in errors}) == 1
         assert errors[0].status == 401
 
-    def test_no_error_holds_the_token(self, provider: Provider) -> None:
+    def test_no_error_contains_the_token(self, provider: Provider) -> None:
         token = provider.issue()
         provider.revoke(token)
         error = self._error(provider, token)
         assert token not in f"{error!r}{error}{error.message}{error.reason}{error.where}{error.headers}"
 
-    def test_a_provider_that_is_down_says_when_to_come_back(self, provider: Provider) -> None:
+    def test_an_unavailable_provider_sets_retry_after(self, provider: Provider) -> None:
         token = provider.issue()
         provider.break_down()
         with pytest.raises(auth.ProviderDownError) as caught:
@@ -89,7 +89,7 @@ class VerifierContract:
     @example("eyJhbGciOiJub25lIn0..")
     @example("." * 8192)
     @example("a" * 8192)
-    def test_any_text_is_refused_and_breaks_nothing(self, provider: Provider, text: str) -> None:
+    def test_any_text_is_refused_as_invalid(self, provider: Provider, text: str) -> None:
         assert self._error(provider, text).status == 401
 
     @settings(max_examples=60, suppress_health_check=_ALLOWED, deadline=None)
@@ -97,7 +97,7 @@ class VerifierContract:
     def test_a_good_token_with_one_character_changed_is_refused(
         self, provider: Provider, number: int, further: int
     ) -> None:
-        # What is drawn hangs on no token, which is another one each time: Hypothesis takes that for a fault of the test's.
+        # The drawn value does not depend on the token, which differs each time; Hypothesis would report that as flaky.
         token = provider.issue()
         place = number % (len(token) - provider.loose_end)
         other = _OF_TOKENS[(_OF_TOKENS.find(token[place]) + further) % len(_OF_TOKENS)]

@@ -1,4 +1,4 @@
-"""Text in, documents out: what YAML and JSON mean, where errors are, and what hostile texts come to."""
+"""Reading YAML and JSON: values, positions of errors, and hostile texts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from archelon_core.documents.reading import read_file, read_text
 from archelon_core.documents.tree import DocumentLimits, locate, plain, walk
 from bundles.templates import to_text
 
-#: What JSON can hold and we take: no control characters in keys, 64-bit numbers.
+#: JSON values that are accepted: no control characters in keys, 64-bit numbers.
 texts = st.text(st.characters(exclude_categories=("Cs",)), max_size=30)
 keys = st.text(st.characters(exclude_categories=("Cs", "Cc", "Zl", "Zp", "Cf")), max_size=30)
 scalars = (
@@ -60,7 +60,7 @@ def test_in_the_failsafe_schema_every_scalar_is_text() -> None:
     assert plain(document) == ["yes", "0644", "1e3", "null", "~", ".inf", "2018-08-31", "<<", "a", "5"]
 
 
-def test_tags_that_a_format_has_stay_on_their_nodes() -> None:
+def test_accepted_tags_are_kept_on_their_nodes() -> None:
     text = "a: !Ref x\nb: !Map {c: 1}\nd: !List [2]\ne: 3"
     (document,) = read_text(text, file="m.yaml", tags=frozenset({"!Ref", "!Map", "!List"}))
     assert [(path, node.tag) for path, node in walk(document) if node.tag] == [
@@ -72,11 +72,11 @@ def test_tags_that_a_format_has_stay_on_their_nodes() -> None:
         read_text(text, file="m.yaml", tags=frozenset({"!Ref"}))
 
 
-def test_a_key_is_the_text_that_was_written() -> None:
+def test_a_key_is_its_text_as_written() -> None:
     assert read("80: a\ntrue: b\n1.50: c\n") == [{"80": "a", "true": "b", "1.50": "c"}]
 
 
-def test_aliases_stand_for_what_they_name() -> None:
+def test_aliases_are_expanded() -> None:
     assert read("a: &x {b: [1]}\nc: *x\nd: &k key\n*k : 2\n") == [
         {"a": {"b": [1]}, "c": {"b": [1]}, "d": "key", "key": 2}
     ]
@@ -96,12 +96,12 @@ def test_json_reads_as_python_reads_it(documents: list[object], indent: int | st
 
 
 @given(st.lists(values, max_size=3))
-def test_what_is_written_reads_back_as_the_same_values(documents: list[object]) -> None:
+def test_written_documents_round_trip(documents: list[object]) -> None:
     assert read(to_text(documents)) == documents
 
 
 @given(st.text(max_size=60) | st.text("{}[]:,\"' \n\t-&*!|>%#?a1", max_size=60), st.sampled_from(["m.yaml", "m.json"]))
-def test_any_text_is_parsed_or_rejected_with_a_place(text: str, file: str) -> None:
+def test_any_text_is_parsed_or_rejected_with_a_position(text: str, file: str) -> None:
     try:
         documents = read_text(text, file=file)
     except DocumentError as error:
@@ -114,7 +114,7 @@ def test_any_text_is_parsed_or_rejected_with_a_place(text: str, file: str) -> No
 
 
 @pytest.mark.parametrize("file", ["m.yaml", "m.json"])
-def test_every_node_knows_its_place(file: str) -> None:
+def test_every_node_has_its_position(file: str) -> None:
     text = '{"a": [1,\n  {"b": "c"}],\n "d": true}'
     (document,) = read_text(text, file=file)
     places = {path: tuple(node.mark) for path, node in walk(document)}
@@ -130,7 +130,7 @@ def test_every_node_knows_its_place(file: str) -> None:
     assert locate(document, ("a", 1, "nothing", 3)) == (2, 3)
 
 
-def test_a_key_given_twice_names_both_lines_and_everything_is_reported_at_once() -> None:
+def test_a_duplicate_key_is_reported_with_both_lines_and_all_problems_at_once() -> None:
     lines = refused("a: 1\nb:\n  c: 0644\na: 2\nd: .nan\n<<: {e: 1}\n").splitlines()
     assert lines[0] == (
         "m.yaml:3:6: $.b.c: a number with a leading zero is octal to some readers and decimal to others; "
@@ -221,7 +221,7 @@ def test_hostile_json_is_refused(name: str) -> None:
     assert expected in refused(text, "m.json")
 
 
-def test_a_character_of_two_surrogates_is_read_whole() -> None:
+def test_a_surrogate_pair_is_one_character() -> None:
     assert read('"\\ud83d\\ude00"', "m.json") == ["😀"]
 
 

@@ -1,4 +1,4 @@
-"""A small application behind our server, in a process of its own, and raw sockets to ask it with."""
+"""A small application behind our server in a separate process, and raw sockets to test it."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class Served:
 
     @contextlib.contextmanager
     def connected(self, *, source: str = "127.0.0.1", receives: int = 0) -> Iterator[socket.socket]:
-        """A connection from an address; `receives` is the size of its buffer for what comes in."""
+        """A connection from an address; `receives` is the size of its receive buffer."""
         with socket.socket() as made:
             made.settimeout(60)
             if receives:
@@ -116,7 +116,7 @@ class Served:
             yield made
 
     def ask(self, request: bytes, **options: Any) -> bytes:
-        """All that comes until the server closes."""
+        """Send a request and receive everything until the server closes."""
         with self.connected(**options) as connection:
             connection.sendall(request)
             return b"".join(iter(lambda: connection.recv(65536), b""))
@@ -128,7 +128,7 @@ class Served:
 
 @contextlib.contextmanager
 def serving(directory: Path, *, options: dict[str, Any] | None = None, **limits: Any) -> Iterator[Served]:
-    """Start it with these limits; what they leave out is large enough to be in nobody's way."""
+    """Start it with these limits; the others are large enough not to interfere."""
     log = directory / "stderr"
     given = {"seconds": 600.0, "per_address": 1000, "body": 1 << 20, **limits}
     command = [sys.executable, "-c", _PROGRAM, str(directory), json.dumps(options or {}), json.dumps(given)]
@@ -149,7 +149,7 @@ def serving(directory: Path, *, options: dict[str, Any] | None = None, **limits:
 
 
 def answers(received: bytes) -> list[tuple[int, bytes]]:
-    """Status and body of each answer."""
+    """Status and body of each response."""
     found, at = [], 0
     while at < len(received):
         end = received.index(b"\r\n\r\n", at)
@@ -162,7 +162,7 @@ def answers(received: bytes) -> list[tuple[int, bytes]]:
 
 
 def ended(connection: socket.socket) -> bool:
-    """Whether the server has closed, after whatever it said."""
+    """Whether the server has closed, after any response."""
     while select.select([connection], [], [], 0)[0]:
         try:
             if not connection.recv(65536):

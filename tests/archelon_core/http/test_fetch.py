@@ -1,4 +1,4 @@
-"""The guarded fetcher against a real server on this machine, with resolvers that lie and servers that misbehave."""
+"""The guarded fetcher against a real local server, with spoofed resolvers and misbehaving servers."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Encoding", "gzip")
         self.end_headers()
-        # A name field in the gzip header may go on forever, and gives no output.
+        # The name field of a gzip header has no limit, and gives no output.
         self.wfile.write(b"\x1f\x8b\x08\x08\0\0\0\0\0\x03")
         self.drip()
 
@@ -165,10 +165,10 @@ FORBIDDEN = [
 
 
 @pytest.mark.parametrize("host", FORBIDDEN)
-def test_addresses_that_are_not_public(host: str) -> None:
+def test_private_addresses_are_refused(host: str) -> None:
     with pytest.raises(fetch.FetchForbiddenError, match="not a public address"):
         fetcher(allowed=()).fetch(f"http://{host}:1/")
-    # The same behind a name.
+    # The same by name.
     with pytest.raises(fetch.FetchForbiddenError, match="not a public address"):
         fetcher(allowed=(), resolve=lambda name, port: ["8.8.8.8", host.strip("[]")]).fetch("http://name.example/")
 
@@ -182,7 +182,7 @@ def test_addresses_written_as_numbers(host: str) -> None:
 
 
 @given(st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6)))
-def test_what_is_not_global_is_never_connected_to(address: addresses.Address) -> None:
+def test_no_connection_is_made_to_a_private_address(address: addresses.Address) -> None:
     class ConnectedError(Exception):
         pass
 
@@ -213,7 +213,7 @@ def test_urls_that_are_refused_before_any_connection(url: str) -> None:
 
 
 @given(st.text(max_size=40))
-def test_no_text_makes_the_fetcher_fail_in_another_way(text: str) -> None:
+def test_any_text_gives_a_fetch_error(text: str) -> None:
     for url in (text, f"http:{text}", f"http://{text}", f"file:{text}"):
         with pytest.raises(fetch.FetchError):
             fetch.Fetcher(schemes=("http",), resolve=lambda host, port: ["127.0.0.1"]).fetch(url)
@@ -230,7 +230,7 @@ def test_no_shown_url_carries_credentials(url: str) -> None:
 
 
 def test_the_connection_goes_to_the_address_that_was_checked(server: Server) -> None:
-    """DNS rebinding: the second answer leads elsewhere, and is never asked for."""
+    """DNS rebinding: the second answer leads elsewhere, but is never requested."""
     answers = iter([["127.0.0.1"], ["10.66.66.66"]])
     asked: list[str] = []
 
@@ -269,7 +269,7 @@ def test_redirects_are_followed_and_counted(server: Server) -> None:
 
 
 @pytest.mark.parametrize("path", ["large", "endless", "bomb"])
-def test_what_is_too_large_is_cut_off(server: Server, path: str) -> None:
+def test_large_content_is_refused(server: Server, path: str) -> None:
     with pytest.raises(fetch.FetchTooLargeError, match="larger than 100000 bytes"):
         fetcher().fetch(server.url(path))
     if path == "endless":
@@ -278,11 +278,11 @@ def test_what_is_too_large_is_cut_off(server: Server, path: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["drip-body", "drip-header", "drip-gzip"])
-def test_a_server_that_drips_is_cut_off_in_time(server: Server, path: str) -> None:
+def test_a_dripping_server_is_disconnected_in_time(server: Server, path: str) -> None:
     with pytest.raises(fetch.FetchTimeoutError, match="longer than 1 s"):
-        # Time enough for the server to have begun.
+        # Enough time for the server to begin.
         fetcher(seconds=1).fetch(server.url(path))
-    # Hung up on long before the server had an end of its own.
+    # Disconnected long before the server would stop by itself.
     assert server.hung_up.wait(60)
 
 
@@ -319,7 +319,7 @@ def test_a_resolver_that_never_answers() -> None:
     release.set()
 
 
-def test_nobody_there() -> None:
+def test_connection_refused() -> None:
     with closed_port() as port, pytest.raises(fetch.FetchError, match="check that it runs"):
         fetcher().fetch(f"http://127.0.0.1:{port}/")
 

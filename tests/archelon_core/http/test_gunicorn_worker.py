@@ -1,4 +1,4 @@
-"""What our server does with a connection, over raw sockets: framing, limits, who may stay, how it ends."""
+"""Our server's handling of connections, over raw sockets: framing, limits, eviction, shutdown."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ CHUNKS = b'4;name="v"\r\nWiki\r\n05\r\npedia\r\n0\r\nX-Trailer: a\r\n\r\n'
         (b"\x16\x03\x01\x02\x00\r\n\r\n", 400),
     ],
 )
-def test_what_can_be_read_in_two_ways_is_refused_with_all_behind_it(
+def test_ambiguous_requests_are_refused_with_everything_behind_them(
     served: Served, request_bytes: bytes, status: int
 ) -> None:
     assert [found for found, _ in answers(served.ask(request_bytes + GET + CLOSE))] == [status]
@@ -95,13 +95,13 @@ def test_what_can_be_read_in_two_ways_is_refused_with_all_behind_it(
     ],
 )
 @pytest.mark.parametrize("path", [b"/echo", b"/unread"])
-def test_behind_chunks_that_are_none_nothing_is_taken_for_a_request(served: Served, body: bytes, path: bytes) -> None:
+def test_nothing_behind_invalid_chunks_is_taken_for_a_request(served: Served, body: bytes, path: bytes) -> None:
     found = answers(served.ask(post(CHUNKED, path=path) + body + b"GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n" + CLOSE))
     assert len(found) <= 1
     assert not any(b"smuggled" in body for _, body in found)
 
 
-def test_a_chunked_body_that_was_not_read_is_not_read_for_the_next_request_either(served: Served) -> None:
+def test_an_unread_chunked_body_is_not_taken_for_the_next_request(served: Served) -> None:
     found = answers(
         served.ask(post(CHUNKED, path=b"/unread") + b"186a0\r\n" + b"x" * 100_000 + b"\r\n0\r\n\r\n" + CLOSE)
     )
@@ -109,7 +109,7 @@ def test_a_chunked_body_that_was_not_read_is_not_read_for_the_next_request_eithe
 
 
 @pytest.mark.parametrize("pace", [1, 3, 1 << 20])
-def test_requests_behind_one_another_are_answered_in_turn(served: Served, pace: int) -> None:
+def test_pipelined_requests_are_answered_in_order(served: Served, pace: int) -> None:
     stream = (
         b"\r\n"
         + post(b"Content-Length: 5")
@@ -137,7 +137,7 @@ def test_requests_behind_one_another_are_answered_in_turn(served: Served, pace: 
     assert echoed(found[5][1])["PATH_INFO"] == "/last"
 
 
-def test_an_answer_of_unknown_length_is_chunked_and_leaves_the_connection_open(served: Served) -> None:
+def test_a_response_of_unknown_length_is_chunked_and_keeps_the_connection(served: Served) -> None:
     head, _, rest = served.ask(b"GET /pieces HTTP/1.1\r\nHost: a\r\n\r\n" + CLOSE).partition(b"\r\n\r\n")
     assert b"Transfer-Encoding: chunked" in head
     assert rest.startswith(b"4\r\none \r\n3\r\ntwo\r\n0\r\n\r\nHTTP/1.1 200 OK\r\n")
@@ -149,11 +149,11 @@ def test_http_1_0(served: Served, field: bytes, left_open: bool) -> None:
     assert len(answers(served.ask(request + CLOSE))) == (2 if left_open else 1)
 
 
-def test_an_answer_that_breaks_off_ends_the_connection(served: Served) -> None:
+def test_an_interrupted_response_closes_the_connection(served: Served) -> None:
     assert served.ask(b"GET /breaks HTTP/1.1\r\nHost: a\r\n\r\n" + CLOSE).endswith(b"\r\n\r\nx")
 
 
-def test_an_answer_that_breaks_off_while_nobody_takes_it_ends_no_other(served: Served) -> None:
+def test_an_unread_interrupted_response_affects_no_other_connection(served: Served) -> None:
     with served.connected(receives=4096) as connection:
         connection.sendall(b"GET /breaks?9000000 HTTP/1.1\r\nHost: a\r\n\r\n")
         connection.recv(1)
@@ -163,7 +163,7 @@ def test_an_answer_that_breaks_off_while_nobody_takes_it_ends_no_other(served: S
         assert answers(served.ask(CLOSE))[0][0] == 200
 
 
-def test_continue_is_said_before_the_body_and_once(served: Served) -> None:
+def test_continue_is_sent_once_before_the_body(served: Served) -> None:
     with served.connected() as connection:
         connection.sendall(post(b"Content-Length: 5", b"Expect: 100-continue", b"Connection: close"))
         assert connection.recv(65536) == b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -173,9 +173,7 @@ def test_continue_is_said_before_the_body_and_once(served: Served) -> None:
 
 
 @pytest.mark.parametrize("expect", [(), (b"Expect: 100-continue",)])
-def test_a_body_that_says_it_is_too_large_is_refused_and_not_received(
-    served: Served, expect: tuple[bytes, ...]
-) -> None:
+def test_a_body_declared_too_large_is_refused_and_not_received(served: Served, expect: tuple[bytes, ...]) -> None:
     found = answers(served.ask(post(b"Content-Length: 1048577", *expect)))
     assert [status for status, _ in found] == [413]
 
@@ -189,7 +187,7 @@ def test_a_chunked_body_that_grows_too_large_is_refused(served: Served) -> None:
         assert connection.recv(65536).startswith(b"HTTP/1.1 413 ")
 
 
-def test_fields_of_a_proxy_are_believed_of_no_one_else(served: Served) -> None:
+def test_proxy_fields_are_trusted_from_proxies_only(served: Served) -> None:
     fields = (b"X-Forwarded-Proto: https", b"SCRIPT_NAME: /a", b"Connection: close")
     [(_, body)] = answers(served.ask(post(*fields, path=b"/a/b")))
     assert echoed(body)["wsgi.url_scheme"] == "http"
@@ -215,11 +213,11 @@ def test_fields_of_a_proxy_are_believed_of_no_one_else(served: Served) -> None:
         (b"HEAD / HTTP/1.1\r\nHost: a\r\nExpect: miracles\r\n\r\n", 417),
     ],
 )
-def test_head_is_answered_without_a_body_whoever_answers(served: Served, request_bytes: bytes, status: int) -> None:
+def test_head_responses_have_no_body(served: Served, request_bytes: bytes, status: int) -> None:
     stream = served.ask(request_bytes + CLOSE)
     head, _, rest = stream.partition(b"\r\n\r\n")
     assert int(head.split(b" ")[1]) == status
-    # What follows is nothing, or the answer to the next request.
+    # What follows is nothing, or the response to the next request.
     assert not rest or (status == 200 and rest.startswith(b"HTTP/1.1 200 OK\r\n") and len(answers(rest)) == 1)
 
 
@@ -235,18 +233,18 @@ def hasty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 @pytest.mark.parametrize(
     "begun", [b"G", b"HEAD / HT", GET[:-2], post(b"Content-Length: 9") + b"{", post(CHUNKED) + b"5\r\n"]
 )
-def test_a_request_that_does_not_come_to_its_end_is_answered_408(hasty: Served, begun: bytes) -> None:
+def test_an_incomplete_request_is_answered_with_408(hasty: Served, begun: bytes) -> None:
     head, _, body = hasty.ask(begun).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 408 Request Timeout\r\nServer: Test/1 OCCI/1.2\r\n")
     assert bool(body) != begun.startswith(b"HEAD")
 
 
-def test_who_asks_nothing_is_hung_up_on(hasty: Served) -> None:
+def test_an_idle_client_is_disconnected(hasty: Served) -> None:
     assert hasty.ask(b"") == b""
 
 
 @pytest.mark.parametrize("begun", [b"GET /plain HTTP/1.1\r\nX-A: ", post(b"Content-Length: 900000")])
-def test_a_byte_now_and_then_prolongs_nothing(hasty: Served, begun: bytes) -> None:
+def test_single_bytes_do_not_extend_the_deadline(hasty: Served, begun: bytes) -> None:
     with hasty.connected() as connection:
         connection.sendall(begun)
 
@@ -258,11 +256,11 @@ def test_a_byte_now_and_then_prolongs_nothing(hasty: Served, begun: bytes) -> No
         until(over, "it is hung up on")
 
 
-def test_a_body_has_longer_by_what_has_come(hasty: Served) -> None:
+def test_received_bytes_extend_the_deadline_of_a_body(hasty: Served) -> None:
     body = b"x" * 100_000
     with hasty.connected() as connection:
         connection.sendall(post(b"Content-Length: 100000", b"Connection: close") + body[:90_000])
-        # Another who began after it, and sends nothing, is over: so the second is.
+        # A later client that sends nothing has timed out, so the time of the first is also past.
         hasty.ask(b"")
         hasty.ask(b"")
         connection.sendall(body[90_000:])
@@ -270,7 +268,7 @@ def test_a_body_has_longer_by_what_has_come(hasty: Served) -> None:
     assert (status, echoed(answer)["length"]) == (200, 100_000)
 
 
-def test_who_does_not_take_the_answer_is_hung_up_on(hasty: Served) -> None:
+def test_a_client_that_does_not_read_is_disconnected(hasty: Served) -> None:
     with hasty.connected(receives=4096) as connection:
         connection.sendall(b"GET /big?9000000 HTTP/1.1\r\nHost: a\r\n\r\n")
         connection.recv(1)
@@ -282,8 +280,8 @@ def test_who_does_not_take_the_answer_is_hung_up_on(hasty: Served) -> None:
 # threads ------------------------------------------------------------------------------------------------------------------
 
 
-def test_answers_that_nobody_takes_hold_no_thread_and_are_whole_at_last(served: Served) -> None:
-    """More of them than there are threads, and two answers each."""
+def test_unread_responses_occupy_no_thread_and_are_complete(served: Served) -> None:
+    """More of them than threads, and two responses each."""
     with contextlib.ExitStack() as stack:
         slow = [stack.enter_context(served.connected(receives=4096)) for _ in range(6)]
         for each in slow:
@@ -298,7 +296,7 @@ def test_answers_that_nobody_takes_hold_no_thread_and_are_whole_at_last(served: 
             assert body == b"y" * 9_000_000
 
 
-def test_who_does_not_close_after_an_answer_holds_nobody_up(served: Served) -> None:
+def test_a_client_that_does_not_close_blocks_no_other(served: Served) -> None:
     with contextlib.ExitStack() as stack:
         kept = [stack.enter_context(served.connected()) for _ in range(20)]
         for each in kept:
@@ -311,7 +309,7 @@ def test_who_does_not_close_after_an_answer_holds_nobody_up(served: Served) -> N
 
 
 class Endless:
-    """A socket of a client that sends these bytes, and then others, faster than they are received."""
+    """The socket of a client that sends these bytes, and then others, faster than they are received."""
 
     def __init__(self, begun: bytes) -> None:
         self._next = begun
@@ -330,7 +328,7 @@ class Endless:
 
 
 @pytest.mark.parametrize("begun", [CLOSE, post(b"Content-Length: 99999999"), post(CHUNKED) + b"fffffff\r\n"])
-def test_who_sends_without_end_has_turns_like_all_others(begun: bytes) -> None:
+def test_an_endless_sender_does_not_starve_others(begun: bytes) -> None:
     endless = Endless(begun)
     limits = ConnectionLimits(body=100_000_000)
     connection = Connection(gunicorn.config.Config(), endless, ("127.0.0.1", 1), None, limits=limits, source=None)
@@ -341,7 +339,7 @@ def test_who_sends_without_end_has_turns_like_all_others(begun: bytes) -> None:
     connection.close()
 
 
-def test_a_large_body_is_in_a_file_until_it_is_whole(tmp_path: Path) -> None:
+def test_a_large_body_is_in_a_file_until_it_is_complete(tmp_path: Path) -> None:
     size = 96 << 20
     with serving(tmp_path, body=size, stored=size) as running, running.connected() as connection:
         worker = running.worker()
@@ -368,10 +366,10 @@ def _size(path: Path) -> int:
         return 0
 
 
-# who may stay -------------------------------------------------------------------------------------------------------------
+# eviction -----------------------------------------------------------------------------------------------------------------
 
 
-def test_of_too_many_from_one_address_the_one_that_waited_longest_goes(tmp_path: Path) -> None:
+def test_the_longest_waiting_connection_of_an_address_above_its_limit_is_closed(tmp_path: Path) -> None:
     with (
         serving(tmp_path, per_address=8, options={"trusted_proxies": ["127.0.0.3"]}) as running,
         contextlib.ExitStack() as stack,
@@ -387,7 +385,7 @@ def test_of_too_many_from_one_address_the_one_that_waited_longest_goes(tmp_path:
         many = []
         for _ in range(20):
             many.append(begun("127.0.0.1"))
-            # Who asks a whole request is not kept from it by those.
+            # They do not keep a client with a complete request from being served.
             assert answers(running.ask(CLOSE))[0][0] == 200
         until(lambda: sum(ended(each) for each in many) >= 12, "those are gone that are too many")
         for each in (other, *through_proxy, many[-1]):
@@ -396,7 +394,7 @@ def test_of_too_many_from_one_address_the_one_that_waited_longest_goes(tmp_path:
             assert each.recv(65536).startswith(b"HTTP/1.1 200 ")
 
 
-def test_of_too_many_connections_one_goes_of_the_address_that_has_most(tmp_path: Path) -> None:
+def test_above_the_limit_a_connection_of_the_busiest_address_is_closed(tmp_path: Path) -> None:
     with serving(tmp_path, connections=16) as running, contextlib.ExitStack() as stack:
         few = [stack.enter_context(running.connected(source="127.0.0.2")) for _ in range(3)]
         many = [stack.enter_context(running.connected()) for _ in range(40)]
@@ -421,12 +419,12 @@ def test_of_too_many_connections_one_goes_of_the_address_that_has_most(tmp_path:
         (b"", None),
     ],
 )
-def test_whose_a_connection_is(address: object, source: str | None) -> None:
+def test_the_source_of_a_connection(address: object, source: str | None) -> None:
     trusted = [ipaddress.ip_network("10.0.0.0/8"), ipaddress.ip_network("2001:db8:ffff::/48")]
     assert source_of(address, trusted) == source
 
 
-def test_over_a_unix_socket_no_address_is_counted(tmp_path: Path) -> None:
+def test_unix_sockets_have_no_address_limit(tmp_path: Path) -> None:
     place = tmp_path / "socket"
     bind = ["127.0.0.1:0", f"unix:{place}"]
     with serving(tmp_path, per_address=2, options={"bind": bind}), contextlib.ExitStack() as stack:
@@ -440,7 +438,7 @@ def test_over_a_unix_socket_no_address_is_counted(tmp_path: Path) -> None:
             assert each.recv(65536).startswith(b"HTTP/1.1 200 ")
 
 
-def test_of_bodies_that_are_too_much_together_the_largest_goes(tmp_path: Path) -> None:
+def test_above_the_storage_limit_the_largest_body_is_dropped(tmp_path: Path) -> None:
     with serving(tmp_path, stored=1 << 20) as running, contextlib.ExitStack() as stack:
         large, *small = (stack.enter_context(running.connected()) for _ in range(4))
         large.sendall(post(b"Content-Length: 1000000") + b"x" * 900_000)
@@ -452,7 +450,7 @@ def test_of_bodies_that_are_too_much_together_the_largest_goes(tmp_path: Path) -
             assert each.recv(65536).startswith(b"HTTP/1.1 200 ")
 
 
-def test_whose_address_keeps_most_goes_before_who_sends_much(tmp_path: Path) -> None:
+def test_the_address_that_stores_most_is_dropped_first(tmp_path: Path) -> None:
     with serving(tmp_path, body=2 << 20, stored=1 << 20) as running, contextlib.ExitStack() as stack:
         many = [stack.enter_context(running.connected()) for _ in range(6)]
         for each in many:
@@ -463,10 +461,10 @@ def test_whose_address_keeps_most_goes_before_who_sends_much(tmp_path: Path) -> 
         until(lambda: any(ended(each) for each in many), "one of many is hung up on")
 
 
-# the end ------------------------------------------------------------------------------------------------------------------
+# shutdown -----------------------------------------------------------------------------------------------------------------
 
 
-def test_at_the_end_requests_finish_and_slow_heads_do_not_count(tmp_path: Path) -> None:
+def test_on_shutdown_requests_finish_and_slow_heads_are_dropped(tmp_path: Path) -> None:
     with serving(tmp_path) as running, contextlib.ExitStack() as stack:
         idle, head, body, runs = (stack.enter_context(running.connected()) for _ in range(4))
         head.sendall(GET[:-2])
@@ -484,7 +482,7 @@ def test_at_the_end_requests_finish_and_slow_heads_do_not_count(tmp_path: Path) 
         assert running.process.wait(60) == 0
 
 
-def test_a_worker_ends_when_its_arbiter_is_gone(tmp_path: Path) -> None:
+def test_a_worker_exits_when_its_arbiter_is_gone(tmp_path: Path) -> None:
     with serving(tmp_path) as running, running.connected() as connection:
         connection.sendall(GET[:-2])
         worker = running.worker()

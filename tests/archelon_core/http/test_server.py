@@ -1,4 +1,4 @@
-"""Gunicorn and a worker started for real, in processes of their own: header, limits, draining, metrics, readiness, log lines."""
+"""Gunicorn and a worker in real processes: header, limits, draining, metrics, readiness, log lines."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ def server_fields(headers: list[tuple[str, str]]) -> list[str]:
 
 
 @pytest.mark.parametrize(("path", "status"), [("/demo", 200), ("/none", 404), ("/fails", 500), ("/healthz", 200)])
-def test_the_server_field_stands_once(web: Running, path: str, status: int) -> None:
+def test_there_is_one_server_field(web: Running, path: str, status: int) -> None:
     got, headers, _ = web.get(path)
     assert got == status
     assert server_fields(headers) == [SERVER]
@@ -213,7 +213,7 @@ def raw(web: Running, request: bytes) -> str:
         (b"GET / HTTP/1.1\r\nbad header\r\n\r\n", "400"),
     ],
 )
-def test_answers_of_gunicorn_itself(web: Running, request_text: bytes, status: str) -> None:
+def test_responses_of_gunicorn_itself(web: Running, request_text: bytes, status: str) -> None:
     head = raw(web, request_text).partition("\r\n\r\n")[0].split("\r\n")
     assert head[0].split(" ")[1] == status
     assert [line for line in head if line.lower().startswith("server:")] == [f"Server: {SERVER}"]
@@ -222,14 +222,14 @@ def test_answers_of_gunicorn_itself(web: Running, request_text: bytes, status: s
 @pytest.mark.parametrize(
     "begun", [b"GET /demo HTTP/1.1\r\nHost:", b"POST /reads HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n{"]
 )
-def test_clients_that_went_away_within_a_request_hold_no_thread(web: Running, begun: bytes) -> None:
-    """More of them than there are threads, and yet whoever comes is served."""
+def test_clients_that_disconnect_during_a_request_occupy_no_thread(web: Running, begun: bytes) -> None:
+    """More of them than threads; new clients are served nonetheless."""
     with contextlib.ExitStack() as stack:
         gone = [stack.enter_context(socket.create_connection(("127.0.0.1", web.port), timeout=60)) for _ in range(8)]
         for each in gone:
             each.sendall(begun)
         assert web.get("/demo")[0] == 200
-        # Each is hung up on, at last, whatever it is told before.
+        # Each is disconnected, possibly after a response.
         for each in gone:
             with contextlib.suppress(ConnectionResetError):
                 while each.recv(65536):
@@ -260,7 +260,7 @@ def count(text: str, **labels: str) -> float:
 
 
 def pids_of_both(web: Running) -> collections.Counter[str]:
-    """Ask until both worker processes have answered: which, and how often."""
+    """Send requests until both worker processes have responded; count the responses of each."""
     answers: collections.Counter[str] = collections.Counter()
     deadline = time.monotonic() + 60
     while len(answers) < 2 and time.monotonic() < deadline:
@@ -281,7 +281,7 @@ def test_metrics_add_up_over_the_worker_processes(web: Running) -> None:
     assert set(re.findall(r'route="([^"]*)"', text)) <= {"entity", "other"}
 
 
-def test_ready_turns_503_and_back(web: Running) -> None:
+def test_readiness_changes_to_503_and_back(web: Running) -> None:
     status, _, body = web.get("/readyz")
     assert (status, json.loads(body)) == (200, {"ready": True, "checks": {"database": "ok"}})
     (web.directory / "broken").touch()
@@ -308,7 +308,7 @@ def test_sigterm_lets_a_running_request_finish_and_leaves_clean_lines(tmp_path: 
         thread.start()
         running.wait_for("running")
         running.process.send_signal(signal.SIGTERM)
-        # The idle worker ends at once: so the signal has reached the workers.
+        # The idle worker exits at once, so the signal has reached the workers.
         deadline = time.monotonic() + 60
         while "Worker exiting" not in running.errors.read_text():
             assert time.monotonic() < deadline
@@ -336,7 +336,7 @@ def test_when_the_arbiter_was_killed_its_port_is_free_while_a_running_request_fi
     with started(WEB, tmp_path) as running:
         workers = psutil.Process(running.process.pid).children()
         with contextlib.closing(http.client.HTTPConnection("127.0.0.1", running.port, timeout=60)) as slow:
-            # Kept, and in the middle of its second request.
+            # Kept alive, and in the middle of its second request.
             slow.request("GET", "/demo")
             slow.getresponse().read()
             slow.request("GET", "/slow")
@@ -353,7 +353,7 @@ def test_when_the_arbiter_was_killed_its_port_is_free_while_a_running_request_fi
                         return False
                     return True
 
-            # Sooner than the graceful timeout, at whose end what runs is given up: the request is answered after.
+            # Sooner than the graceful timeout, after which running requests are dropped: the request is answered later.
             until(is_free, "the port is free")
             (tmp_path / "go").touch()
             answer = slow.getresponse()
@@ -361,7 +361,9 @@ def test_when_the_arbiter_was_killed_its_port_is_free_while_a_running_request_fi
         until(lambda: not any(each.is_running() for each in workers), "the workers ended")
 
 
-def test_what_killed_processes_left_goes_with_the_next_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_next_start_removes_directories_of_killed_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     temporary = tmp_path / "tmp"
     temporary.mkdir()
     monkeypatch.setenv("TMPDIR", str(temporary))
@@ -370,7 +372,7 @@ def test_what_killed_processes_left_goes_with_the_next_start(tmp_path: Path, mon
     with started(WEB, tmp_path / "killed") as killed:
         [left] = temporary.iterdir()
         arbiter = psutil.Process(killed.process.pid)
-        # The port is told before the workers are there; one that is forked after the look would live on for a moment.
+        # The port is reported before the workers run; one forked after the scan would live on for a moment.
         workers = until(lambda: len(found := arbiter.children()) == 2 and found, "both workers are there")
         processes = [arbiter, *workers]
         for each in processes:
@@ -404,13 +406,13 @@ os.register_at_fork(after_in_child=signal_the_first)
 """
 
 
-def test_a_worker_that_was_forked_this_moment_hears_sigterm(tmp_path: Path) -> None:
+def test_a_freshly_forked_worker_handles_sigterm(tmp_path: Path) -> None:
     with started(WEB.replace("server.serve(", EARLY + "server.serve("), tmp_path) as running:
         deadline = time.monotonic() + 60
         while "Worker exiting" not in running.errors.read_text():
             assert time.monotonic() < deadline, running.errors.read_text()
             threading.Event().wait(0.01)
-        # The one in its place serves, and what the processes share is still there.
+        # Its replacement serves, and the shared directory still exists.
         assert len(pids_of_both(running)) == 2
         assert running.end() == 0
 
@@ -418,7 +420,7 @@ def test_a_worker_that_was_forked_this_moment_hears_sigterm(tmp_path: Path) -> N
 def test_a_worker_drains_on_sigterm(tmp_path: Path) -> None:
     with started(WORKER, tmp_path) as running:
         assert running.get("/healthz")[0] == 200
-        # The check has 0.2 s, which its thread may need to begin on a busy machine.
+        # The check has 0.2 s, which its thread may need to start on a busy machine.
         until(lambda: running.get("/readyz")[0] == 200, "it is ready")
         assert "archelon_steps_total 1.0" in running.get("/metrics")[2]
         assert running.get("/other")[0] == 404
@@ -442,7 +444,7 @@ def test_a_worker_drains_on_sigterm(tmp_path: Path) -> None:
         ]
 
 
-def test_a_second_signal_ends_the_waiting(tmp_path: Path) -> None:
+def test_a_second_signal_ends_the_wait(tmp_path: Path) -> None:
     with started(WORKER, tmp_path) as running:
         running.process.terminate()
         running.wait_for("draining")
@@ -450,7 +452,7 @@ def test_a_second_signal_ends_the_waiting(tmp_path: Path) -> None:
         assert running.process.wait(60) == 1
 
 
-def test_the_server_carries_neither_settings_nor_metrics() -> None:
+def test_the_server_imports_neither_settings_nor_metrics() -> None:
     program = (
         "import sys, archelon_core.http.server\n"
         "print([name for name in ('pydantic', 'prometheus_client', 'sqlalchemy') if name in sys.modules])"

@@ -53,7 +53,7 @@ class Outward(Kettles):
 
 
 class ClaimLog(queue.LogObserver):
-    """One line a claim, written at once: what a killed process said before stays said."""
+    """One line per claim, written at once, so that it survives the process."""
 
     def __init__(self, path: str) -> None:
         super().__init__()

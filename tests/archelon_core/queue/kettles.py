@@ -1,4 +1,4 @@
-"""A small world for the queue's tests: kettles with a wanted and an observed temperature, and an effect for every step."""
+"""A small example for the queue's tests: kettles with a wanted and an observed temperature, and an effect for every step."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ kettles = sa.Table(
     sa.Column("message", sa.Text),
 )
 
-#: No uniqueness here: two writes of one step would show as two rows.
+#: No uniqueness constraint: two writes of one step would show as two rows.
 saves = sa.Table(
     "saves",
     metadata,
@@ -33,7 +33,7 @@ saves = sa.Table(
 
 
 class ManualClock:
-    """Time that moves when it is told."""
+    """A clock that only a test advances."""
 
     def __init__(self, now: float = 1_000_000.0) -> None:
         self.now = now
@@ -72,7 +72,7 @@ class Kettles:
 
 
 class Record:
-    """An observer that keeps what it hears."""
+    """An observer that records its events."""
 
     def __init__(self) -> None:
         self.claims: list[work.Claim] = []
@@ -96,7 +96,7 @@ class Record:
 
 
 def order(queue: work.WorkQueue, key: str, wanted: int, *, after: float = 0.0) -> None:
-    """What a request does: its own row and the work row, in one transaction."""
+    """Place an order: its own row and the work row, in one transaction."""
     with queue.database.write() as connection:
         changed = connection.execute(sa.update(kettles).where(kettles.c.key == key).values(wanted=wanted))
         if changed.rowcount == 0:

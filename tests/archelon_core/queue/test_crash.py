@@ -1,4 +1,4 @@
-"""Workers are killed with -9 at random under load: every item is done, every effect is there once, takeover within a lease."""
+"""Workers are killed with -9 at random under load: every item is done, every effect happens once, takeover within a lease."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ LEASE = 2.0
 
 
 class Standstills:
-    """Spells in which the machine lets nobody on, as one sees them that has nothing to do but to write a byte to the disk, ten
-    times a second. They are no delay of the queue's.
+    """Periods in which the machine stands still, measured by writing a byte to the disk ten times a second. They do not count as
+    delays of the queue.
 
     Args:
-        file: where to write.
+        file: the file to write.
     """
 
     _BEAT = 0.1
@@ -66,14 +66,14 @@ class Standstills:
                 last = now
 
     def within(self, begin: float, end: float) -> float:
-        """Seconds of them between two times."""
+        """Their seconds between two times."""
         return sum(max(0.0, min(end, late) - max(begin, early)) for early, late in self._spells)
 
 
 class Crew:
-    """Two worker processes; one that is killed is replaced, and the next is killed when the replacement is at work.
+    """Two worker processes; a killed one is replaced, and the next is killed once the replacement runs.
 
-    So at any time there is one to take over. When there is none, its start-up would be measured, not the queue.
+    So at any time one can take over. Otherwise the test would measure a start-up, not the queue.
     """
 
     def __init__(self, database: Database, log: Path) -> None:
@@ -83,7 +83,7 @@ class Crew:
         self._at_work: set[tuple[str, subprocess.Popen[bytes]]] = set()
         self.members = {self._start(): None for _ in range(2)}
         self.held: list[tuple[str, int, float]] = []
-        """Key, token and time of death, of every row that a killed worker held."""
+        """Key, token and time of death, for every row that a killed worker held."""
 
     def _start(self) -> tuple[str, subprocess.Popen[bytes]]:
         self._count += 1
@@ -101,7 +101,7 @@ class Crew:
         return owner, subprocess.Popen(command, stdout=subprocess.PIPE)
 
     def assemble(self) -> None:
-        """Wait until all are at work."""
+        """Wait until all workers run."""
         for member in self.members:
             if member not in self._at_work:
                 stream = member[1].stdout
@@ -126,12 +126,12 @@ class Crew:
         return [process.communicate(timeout=120) and process.returncode for _, process in self.members]
 
     def takeovers(self, standstills: Standstills) -> list[float]:
-        """Seconds from each death to the next claim of what it held, but for those in which the machine stood still."""
+        """Seconds from each death to the next claim of its rows, except those in which the machine stood still."""
         claims = [line.split() for line in self._log.read_text().splitlines()]
         seconds = []
         for key, token, died in self.held:
             later = [float(when) for name, number, _, when in claims if name == key and int(number) > token]
-            # None where the row was settled by a transaction that was under way at the kill.
+            # None if a transaction under way at the kill settled the row.
             if later:
                 seconds.append(min(later) - died - standstills.within(died, min(later)))
         return seconds
@@ -160,13 +160,13 @@ def test_killed_workers_lose_nothing_and_repeat_nothing(
                 assert time.monotonic() - started < 600, f"not done in time, seed {seed}"
                 crew.assemble()
                 member = chance.choice(list(crew.members))[1]
-                # The pause between kills; a worker that ends by itself has failed.
+                # The pause between kills; a worker that exits by itself has failed.
                 with pytest.raises(subprocess.TimeoutExpired):
                     member.wait(timeout=chance.uniform(0.1, 0.8))
                 if _unfinished(database) and kills < 12:
                     crew.kill_one(chance)
                     kills += 1
-            # The work may have come to its end before the last replacement has come to its signal's handler.
+            # The work may be done before the last replacement has set its signal handler.
             crew.assemble()
             assert crew.end() == [0, 0]
     finally:
@@ -195,7 +195,7 @@ def test_killed_workers_lose_nothing_and_repeat_nothing(
         f"{database.dialect}: {kills} kills, {len(seconds)} items taken over, p50 {statistics.median(seconds):.2f} s, "
         f"p95 {p95:.2f} s, lease {LEASE} s; {repeated} calls repeated and absorbed by the receiver, seed {seed}"
     )
-    # A lease runs from the last heartbeat; twice that leaves room for a machine that does other things.
+    # A lease runs from the last heartbeat; twice that tolerates a busy machine.
     assert p95 <= 2 * LEASE
 
 

@@ -1,7 +1,7 @@
-"""Random interleavings of workers against a model: nobody writes under an old token, and no order is lost.
+"""Random interleavings of workers against a model: no worker writes under an old token, and no order is lost.
 
-The machine drives the parts that a worker is made of (`Leases`) one call at a time, and so can stop a worker between any two of
-them, for ever or until others have done its work; each worker has a clock of its own, that may be wrong by a minute either way.
+The state machine drives a worker's `Leases` one call at a time, and so can stop a worker between any two calls, forever or until
+others have done its work; each worker has its own clock, which may be wrong by a minute either way.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ LEASE = 10.0
 
 @dataclasses.dataclass
 class Claimed:
-    """A claim in a worker's hands, and what it loaded before it was, perhaps, paused."""
+    """A worker's claim, and what it loaded before it was, perhaps, paused."""
 
     claim: Claim
     number: int
-    """The claim's place among all claims of its row: what the token must agree with, told apart without it."""
+    """The claim's number among all claims of its row: the expected order of tokens, tracked separately."""
     loaded: tuple[int, int]
 
 
 @dataclasses.dataclass
 class Row:
-    """What the model holds of one row."""
+    """The model of one row."""
 
     wanted: int = 0
     observed: int = 0
     due: float | None = None
     holder: int | None = None
-    """The number of the claim that holds it; None when nobody does."""
+    """The number of the claim that holds it; None if there is none."""
     lease_end: float = -math.inf
     claims: int = 0
     token: int = 0
@@ -81,7 +81,7 @@ class Interleavings(RuleBasedStateMachine):
         self.clock.now = self.time + self.skew[worker]
         return self.clock.now
 
-    # --- the world moves
+    # --- time and orders
 
     @rule(seconds=st.sampled_from([0.5, 5.0, 9.0, 30.0]))
     def time_passes(self, seconds: float) -> None:
@@ -100,7 +100,7 @@ class Interleavings(RuleBasedStateMachine):
         due = self.time + after
         row.due = due if row.due is None else min(row.due, due)
 
-    # --- workers do
+    # --- workers
 
     @rule(worker=WORKERS)
     def claims(self, worker: int) -> None:
@@ -112,7 +112,7 @@ class Interleavings(RuleBasedStateMachine):
             return
         key = claim.item.key
         ended = {key: when for key, when in ready.items() if self.rows[key].holder is not None}
-        # Leases that ended go first, then the oldest.
+        # Expired leases go first, then the oldest.
         assert ready[key] == min((ended or ready).values())
         row = self.rows[key]
         assert claim.takeover == (row.holder is not None)
@@ -164,7 +164,7 @@ class Interleavings(RuleBasedStateMachine):
             row.lease_end = now + 0.9 * LEASE
             if row.due is not None and row.due <= now:
                 row.due = None
-            # What was ordered for a later time is loaded too; the model keeps its due.
+            # Work enqueued for a later time is loaded too; the model keeps its due time.
             claimed.loaded = (row.wanted, row.observed)
             return
         self.held_claims[worker].remove(claimed)
@@ -174,7 +174,7 @@ class Interleavings(RuleBasedStateMachine):
         elif value != wanted and how == "done":
             row.due = min(now, math.inf if row.due is None else row.due)
         elif how == "dead" and row.due is None and value != row.wanted:
-            # Its owner was told. Only a new order, which this model then waits for, starts it again.
+            # Its owner was notified. Only a new order, which this model then waits for, restarts it.
             row.wanted = value
             with self.database.write() as connection:
                 connection.execute(sa.update(kettles).where(kettles.c.key == item.key).values(wanted=value))
@@ -199,7 +199,7 @@ class Interleavings(RuleBasedStateMachine):
     def crashes(self, worker: int) -> None:
         self.held_claims[worker].clear()
 
-    # --- what always holds
+    # --- invariants
 
     @invariant()
     def the_table_is_as_the_model(self) -> None:
@@ -217,7 +217,7 @@ class Interleavings(RuleBasedStateMachine):
             assert (state.outcome is None) == (row.due is not None or row.holder is not None)
 
     def teardown(self) -> None:
-        """All workers die; one with a right clock does what is left, and everything is as it was last wanted."""
+        """All workers die; one with a correct clock does the rest, and everything is as last wanted."""
         worker = queue.Worker(
             queue.WorkQueue(self.database, clock=self.clock),
             [queue.Topic("kettle", Kettles(), retry=queue.Retry(attempts=1000))],

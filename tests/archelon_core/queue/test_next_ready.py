@@ -1,4 +1,4 @@
-"""When a worker has to look again: what is ready now may not hide what comes next."""
+"""The next due time: a row that is ready must not hide a later one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ TOPIC = "kettle"
 
 
 class Clock:
-    """A clock that is set."""
+    """A clock that a test sets."""
 
     def __init__(self) -> None:
         self.now = 1_000.0
@@ -19,7 +19,7 @@ class Clock:
         return self.now
 
 
-def test_the_next_due_time_is_seen_behind_a_row_that_is_ready(database: Database) -> None:
+def test_the_next_due_time_is_found_behind_a_ready_row(database: Database) -> None:
     clock = Clock()
     queue = work.WorkQueue(database, clock=clock)
     leases = Leases(queue, [TOPIC], owner="tester", lease=10.0)
@@ -36,7 +36,7 @@ def test_the_next_due_time_is_seen_behind_a_row_that_is_ready(database: Database
     assert leases.next_ready() == (False, 1_009.0), "the first lease ends before the row that is due in a minute"
 
 
-def test_rows_of_others_are_not_looked_at(database: Database) -> None:
+def test_rows_of_other_topics_are_ignored(database: Database) -> None:
     clock = Clock()
     queue = work.WorkQueue(database, clock=clock)
     with database.write() as connection:

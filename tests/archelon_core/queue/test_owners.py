@@ -1,4 +1,4 @@
-"""Whose lease it is: the dead are known for certain, and what they held is taken over without waiting for its end."""
+"""Owners of leases: a dead one is detected with certainty, and its rows are taken over before the lease expires."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.waiting import until
 
 from .kettles import Kettles, observed, order
 
-#: Seconds, far beyond what a test waits: whoever takes over has not waited for it.
+#: Seconds, far longer than the test: a takeover has not waited for it.
 LEASE = 3600.0
 
 #: Claims, says so, and goes on for ever: `python -c HOLDER URL LEASE`.
@@ -39,7 +39,7 @@ work.Worker(work.WorkQueue(Database(sys.argv[1])), [topic], lease=float(sys.argv
 
 @pytest.fixture
 def sleeper() -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A process, and the name of a worker in it."""
+    """A process, and the owner name of a worker in it."""
     program = "from archelon_core.queue.owners import new_owner; print(new_owner(), flush=True); input()"
     with subprocess.Popen(
         [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -49,12 +49,12 @@ def sleeper() -> Iterator[tuple[subprocess.Popen[str], str]]:
         process.kill()
 
 
-def test_one_that_lives_is_not_dead(sleeper: tuple[subprocess.Popen[str], str]) -> None:
+def test_a_live_process_is_not_dead(sleeper: tuple[subprocess.Popen[str], str]) -> None:
     assert not is_dead(sleeper[1])
     assert not is_dead(new_owner())
 
 
-def test_one_that_was_killed_is_dead_once_it_was_waited_for(sleeper: tuple[subprocess.Popen[str], str]) -> None:
+def test_a_killed_process_is_dead_once_waited_for(sleeper: tuple[subprocess.Popen[str], str]) -> None:
     process, owner = sleeper
     process.kill()
     # A zombie's other threads may be in their last system call.
@@ -64,13 +64,13 @@ def test_one_that_was_killed_is_dead_once_it_was_waited_for(sleeper: tuple[subpr
     assert is_dead(owner)
 
 
-def test_a_later_process_of_the_same_number_is_another() -> None:
+def test_a_reused_process_id_is_another_owner() -> None:
     host, pid, chance, started, space = new_owner().split(":", 4)
     assert is_dead(f"{host}:{pid}:{chance}:{int(started) - 1}:{space}")
 
 
 @pytest.mark.parametrize("part", ["boot", "namespace", "all", "started"])
-def test_of_another_machine_or_namespace_nothing_is_known(
+def test_owners_of_another_machine_or_namespace_are_unknown(
     sleeper: tuple[subprocess.Popen[str], str], part: str
 ) -> None:
     process, owner = sleeper
@@ -89,11 +89,11 @@ def test_of_another_machine_or_namespace_nothing_is_known(
 
 
 @pytest.mark.parametrize("owner", ["", "w1", "a:b:c:d:e", ":0:x:1:", ":-1:x:1:y", "host:1:abcdef12"])
-def test_names_of_any_other_form_are_nobodys_death(owner: str) -> None:
+def test_malformed_owner_names_are_not_dead(owner: str) -> None:
     assert not is_dead(owner)
 
 
-def test_only_what_a_dead_one_held_is_ended(database: Database) -> None:
+def test_only_leases_of_dead_owners_are_ended(database: Database) -> None:
     queue = work.WorkQueue(database)
     for key in ("dead's", "living's", "free"):
         order(queue, key, 1)
@@ -102,17 +102,17 @@ def test_only_what_a_dead_one_held_is_ended(database: Database) -> None:
     assert len(claims) == 2
     assert living.end_dead(lambda owner: owner == "dead") == 1
     after = living.claim(), living.claim(), living.claim()
-    # First what was begun.
+    # Rows whose work has begun come first.
     assert after[0] is not None
     assert (after[0].item.key, after[0].takeover) == (claims[0].item.key, True)
     assert after[1] is not None
     assert (after[1].takeover, after[2]) == (False, None)
-    # And the dead one, if it could, would write nothing any more.
+    # The dead worker could not write any more even if it ran.
     with pytest.raises(LeaseLostError):
         dead.end(claims[0].item, "done")
 
 
-def test_what_another_topic_holds_is_left_to_its_workers(database: Database) -> None:
+def test_leases_of_other_topics_are_not_ended(database: Database) -> None:
     queue = work.WorkQueue(database)
     order(queue, "k", 1)
     assert Leases(queue, ["kettle"], owner="dead", lease=LEASE).claim() is not None
@@ -120,8 +120,8 @@ def test_what_another_topic_holds_is_left_to_its_workers(database: Database) -> 
 
 
 @pytest.mark.parametrize("beside", [False, True])
-def test_a_killed_process_is_taken_over_from_at_once(database: Database, beside: bool) -> None:
-    """By the next that starts, and by one that runs beside it, which looks now and then."""
+def test_rows_of_a_killed_process_are_taken_over_at_once(database: Database, beside: bool) -> None:
+    """By the next worker that starts, and by one that runs already, which polls."""
     queue = work.WorkQueue(database)
     url = database.url.render_as_string(hide_password=False)
     holder = subprocess.Popen([sys.executable, "-c", HOLDER, url, str(LEASE)], stdout=subprocess.PIPE, text=True)
@@ -130,11 +130,11 @@ def test_a_killed_process_is_taken_over_from_at_once(database: Database, beside:
         order(queue, "k", 1)
         assert holder.stdout is not None
         assert holder.stdout.readline() == "holds\n"
-        # How often one looks that runs, its own lease says.
+        # A running worker polls by its own lease.
         worker = work.Worker(queue, [work.Topic("kettle", Kettles())], lease=1.0 if beside else LEASE)
         if beside:
             stack.enter_context(worker)
-        # While it lives it is left alone.
+        # While it lives, its lease is respected.
         assert Leases(queue, ["kettle"], owner="another", lease=LEASE).end_dead(is_dead) == 0
         holder.kill()
         holder.wait()

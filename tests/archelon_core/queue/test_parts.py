@@ -1,4 +1,4 @@
-"""The parts that need no database."""
+"""Parts of the queue that need no database."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_unfit_values_are_refused(make: object) -> None:
 
 
 class Endless(queue.Handler[str, None]):
-    """What a handler has to define at least."""
+    """The minimum that a handler has to define."""
 
     def load(self, connection: sa.Connection, item: queue.Item) -> str:
         return item.key
@@ -59,7 +59,7 @@ class Endless(queue.Handler[str, None]):
         return queue.Done()
 
 
-def test_a_handler_that_is_never_given_up_refuses_to_be() -> None:
+def test_giving_up_an_endless_handler_raises() -> None:
     item = queue.Item("kettle", "k", None, None, queue.Token(1), 1, 0, None, deadline=0)
     with sa.create_engine("sqlite://").connect() as connection:
         Endless().save(connection, item, None)

@@ -1,4 +1,4 @@
-"""What becomes of a row, outcome by outcome, on both databases, with a clock that the test moves."""
+"""The state of a row after each outcome, on both databases, with a clock that the test advances."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .kettles import Kettles, ManualClock, Record, heat, kettles, observed, orde
 
 
 class Bench:
-    """A queue and its workers on one manual clock; every worker has a handler of its own."""
+    """A queue and its workers on one manual clock; every worker has its own handler."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
@@ -43,7 +43,7 @@ def bench(database: Database) -> Bench:
     return Bench(database)
 
 
-def test_an_order_is_carried_to_its_end_under_one_token(bench: Bench) -> None:
+def test_an_order_is_completed_under_one_token(bench: Bench) -> None:
     order(bench.queue, "k", 3)
     assert bench.worker.run_once()
     assert not bench.worker.run_once()
@@ -64,7 +64,7 @@ def test_no_order_without_its_transaction(bench: Bench) -> None:
     assert bench.queue.state("kettle", "k") is None
 
 
-def test_enqueueing_twice_is_one_look(bench: Bench) -> None:
+def test_enqueueing_twice_is_one_reconciliation(bench: Bench) -> None:
     order(bench.queue, "k", 1)
     order(bench.queue, "k", 2)
     assert bench.worker.run_once()
@@ -73,7 +73,7 @@ def test_enqueueing_twice_is_one_look(bench: Bench) -> None:
     assert observed(bench.database, "k") == 2
 
 
-def test_a_wake_during_the_last_step_is_one_more_look(bench: Bench) -> None:
+def test_enqueueing_during_the_last_step_is_one_more_reconciliation(bench: Bench) -> None:
     def act(wanted: int, seen: int) -> work.Progress[int]:
         if wanted == seen == 1:
             order(bench.queue, "k", 2)
@@ -88,7 +88,7 @@ def test_a_wake_during_the_last_step_is_one_more_look(bench: Bench) -> None:
     assert bench.state().outcome == "done"
 
 
-def test_a_later_wake_during_a_step_keeps_its_time(bench: Bench) -> None:
+def test_enqueueing_for_later_during_a_step_keeps_its_time(bench: Bench) -> None:
     def act(wanted: int, seen: int) -> work.Progress[int]:
         order(bench.queue, "k", 1, after=60)
         return work.Done(1)
@@ -100,7 +100,7 @@ def test_a_later_wake_during_a_step_keeps_its_time(bench: Bench) -> None:
     assert bench.state().due == bench.clock.now + 60
 
 
-def test_a_later_wake_outlives_the_steps_before_it(bench: Bench) -> None:
+def test_enqueueing_for_later_survives_the_steps_before_it(bench: Bench) -> None:
     def act(wanted: int, seen: int) -> work.Progress[int]:
         if seen == 0:
             order(bench.queue, "k", wanted, after=60)
@@ -112,7 +112,7 @@ def test_a_later_wake_outlives_the_steps_before_it(bench: Bench) -> None:
     assert bench.state().due == bench.clock.now + 60
 
 
-def test_a_wake_that_the_next_step_sees_is_not_one_more_look(bench: Bench) -> None:
+def test_enqueueing_that_the_next_step_loads_is_not_one_more_reconciliation(bench: Bench) -> None:
     def act(wanted: int, seen: int) -> work.Progress[int]:
         if seen == 0:
             order(bench.queue, "k", 2)
@@ -125,7 +125,7 @@ def test_a_wake_that_the_next_step_sees_is_not_one_more_look(bench: Bench) -> No
     assert not bench.worker.run_once()
 
 
-def test_waiting_ends_at_its_time_or_at_a_sooner_wake(bench: Bench) -> None:
+def test_waiting_ends_at_its_time_or_when_enqueued_sooner(bench: Bench) -> None:
     bench.kettles.act = lambda wanted, seen: work.Wait(30, observed=seen + 1)
     order(bench.queue, "k", 9)
     assert bench.worker.run_once()
@@ -147,7 +147,7 @@ def test_waiting_until_a_moment(bench: Bench) -> None:
     assert saved(bench.database) == []
 
 
-def test_an_exception_is_tried_again_with_growing_pauses_then_given_up(bench: Bench) -> None:
+def test_an_exception_is_retried_with_growing_pauses_then_given_up(bench: Bench) -> None:
     def act(wanted: int, seen: int) -> work.Progress[int]:
         raise ConnectionError("the stove is\ncold")
 
@@ -182,7 +182,7 @@ def test_fail_is_given_up_at_once(bench: Bench) -> None:
     assert (bench.state().outcome, bench.state().reason) == ("dead", "no such stove")
 
 
-def test_a_wake_during_the_last_attempt_starts_afresh(bench: Bench) -> None:
+def test_enqueueing_during_the_last_attempt_restarts(bench: Bench) -> None:
     def act(wanted: int, seen: int) -> work.Progress[int]:
         order(bench.queue, "k", 5)
         return work.Fail("no such stove")
@@ -209,14 +209,14 @@ def test_work_is_never_silently_dead(bench: Bench, monkeypatch: pytest.MonkeyPat
     assert isinstance(bench.record.errors[0], LookupError)
 
 
-def test_a_step_that_forgets_to_return_is_told_so(bench: Bench) -> None:
+def test_a_step_without_a_return_value_raises(bench: Bench) -> None:
     bench.kettles.act = lambda wanted, seen: None  # type: ignore[arg-type, return-value]
     order(bench.queue, "k", 1)
     assert bench.worker.run_once()
     assert bench.state().reason == "TypeError: topic kettle: step returned None; return Advance, Wait, Done or Fail"
 
 
-def test_an_error_of_the_database_shows_no_values(bench: Bench) -> None:
+def test_a_database_error_shows_no_values(bench: Bench) -> None:
     def act(wanted: int, seen: int) -> work.Progress[int]:
         with bench.database.write() as connection:
             connection.execute(sa.insert(kettles).values(key="k", wanted=1, message="secret"))
@@ -228,7 +228,7 @@ def test_an_error_of_the_database_shows_no_values(bench: Bench) -> None:
     assert bench.state().reason == "the database refused: IntegrityError"
 
 
-def test_what_is_gone_ends_its_work(bench: Bench) -> None:
+def test_work_on_a_deleted_object_ends(bench: Bench) -> None:
     with bench.database.write() as connection:
         bench.queue.enqueue(connection, "kettle", "nobody's")
     assert bench.worker.run_once()
@@ -236,7 +236,7 @@ def test_what_is_gone_ends_its_work(bench: Bench) -> None:
     assert bench.state("nobody's").outcome == "done"
 
 
-def test_one_item_leaves_others_their_turn(bench: Bench) -> None:
+def test_one_item_does_not_starve_others(bench: Bench) -> None:
     worker = bench.another(Kettles(), burst=2)
     order(bench.queue, "a", 4)
     bench.clock.now += 1
@@ -249,7 +249,7 @@ def test_one_item_leaves_others_their_turn(bench: Bench) -> None:
     assert observed(bench.database, "a") == observed(bench.database, "b") == 4
 
 
-def test_the_urgent_go_first_then_the_oldest(bench: Bench) -> None:
+def test_urgent_rows_go_first_then_the_oldest(bench: Bench) -> None:
     with bench.database.write() as connection:
         for key, priority in (
             ("sweep", work.Priority.BACKGROUND),
@@ -265,14 +265,14 @@ def test_the_urgent_go_first_then_the_oldest(bench: Bench) -> None:
     assert [claim.lag for claim in bench.record.claims] == [1, 3, 2, 4]
 
 
-def test_other_topics_stay_untouched(bench: Bench) -> None:
+def test_other_topics_are_not_claimed(bench: Bench) -> None:
     with bench.database.write() as connection:
         bench.queue.enqueue(connection, "pot", "k")
     assert not bench.worker.run_once()
 
 
-def test_a_paused_worker_that_comes_back_writes_nothing(bench: Bench) -> None:
-    """The first worker stops in the middle of its step; the second does the whole; the first wakes up and returns."""
+def test_a_paused_worker_that_resumes_writes_nothing(bench: Bench) -> None:
+    """The first worker pauses in the middle of its step; the second does all steps; the first resumes and returns."""
     second = bench.another(Kettles())
 
     def pause(wanted: int, seen: int) -> work.Progress[int]:
@@ -307,7 +307,7 @@ def test_a_worker_paused_before_its_step_does_not_begin_it(bench: Bench) -> None
     assert bench.outcomes() == ["lost"]
 
 
-def test_a_lease_that_ended_but_was_not_taken_may_still_write(bench: Bench) -> None:
+def test_an_expired_lease_that_was_not_taken_over_may_still_write(bench: Bench) -> None:
     def act(wanted: int, seen: int) -> work.Progress[int]:
         bench.clock.now += 100
         return work.Done(1)
@@ -319,7 +319,7 @@ def test_a_lease_that_ended_but_was_not_taken_may_still_write(bench: Bench) -> N
     assert observed(bench.database, "k") == 1
 
 
-def test_taking_over_waits_for_the_end_of_the_lease(bench: Bench) -> None:
+def test_a_takeover_waits_for_the_end_of_the_lease(bench: Bench) -> None:
     second = bench.another(Kettles())
     seen: list[bool] = []
 
@@ -338,7 +338,7 @@ def test_taking_over_waits_for_the_end_of_the_lease(bench: Bench) -> None:
 
 def test_a_step_that_kills_its_worker_is_given_up(bench: Bench) -> None:
     class Killed(BaseException):
-        """What no worker catches, as SIGKILL is."""
+        """Not caught by the worker, like SIGKILL."""
 
     def act(wanted: int, seen: int) -> work.Progress[int]:
         raise Killed
@@ -354,7 +354,7 @@ def test_a_step_that_kills_its_worker_is_given_up(bench: Bench) -> None:
     assert bench.state().reason == "given up after 3 attempts: its worker died each time"
 
 
-def test_retention_removes_what_ended_long_ago_and_tokens_do_not_repeat(bench: Bench) -> None:
+def test_retention_removes_old_rows_and_tokens_do_not_repeat(bench: Bench) -> None:
     order(bench.queue, "k", 1)
     assert bench.worker.run_once()
     bench.kettles.act = lambda wanted, seen: work.Fail("no")
@@ -371,13 +371,13 @@ def test_retention_removes_what_ended_long_ago_and_tokens_do_not_repeat(bench: B
         assert not tick.run_once()
         kept.append(sum(bench.queue.state("kettle", key) is not None for key in ("k", "dead", "live")))
         bench.clock.now += 50
-    # At 0, 50 and 100 seconds all stand; done goes after 100, dead after 1000.
+    # At 0, 50 and 100 seconds all rows remain; done ones are removed after 100, dead ones after 1000.
     assert kept == [3] * 3 + [2] * 18 + [1] * 3
     order(bench.queue, "k", 2)
     assert bench.state().token > former
 
 
-def test_seeding_leaves_the_rhythm_alone(bench: Bench) -> None:
+def test_seeding_does_not_change_the_interval(bench: Bench) -> None:
     with bench.database.write() as connection:
         bench.queue.seed(connection, "kettle", "tick", after=100)
         bench.queue.seed(connection, "kettle", "tick")
@@ -385,7 +385,7 @@ def test_seeding_leaves_the_rhythm_alone(bench: Bench) -> None:
     assert bench.state("tick").generation == 1
 
 
-def test_a_tick_that_fails_goes_on(bench: Bench) -> None:
+def test_a_failing_tick_continues(bench: Bench) -> None:
     def fail() -> float:
         raise OSError("no route")
 

@@ -1,4 +1,4 @@
-"""The worker's threads, on both databases: waking, draining, renewing, and coming back after a lost connection."""
+"""The worker's threads, on both databases: waking, draining, renewing, and reconnecting."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from archelon_core.queue.wakeup import wakeup_for
 
 from .kettles import Kettles, Record, heat, observed, order
 
-#: How long a condition may take on a machine under load before the test says that it never came.
+#: Maximum wait for a condition on a machine under load.
 PATIENCE = 60.0
 
 
@@ -51,10 +51,10 @@ class Signals(Record):
 
 
 class Steady:
-    """A clock that goes on by little from one look to the next, however long this process stood still in between.
+    """A clock that advances by little from one reading to the next, however long this process stood still in between.
 
-    Of leases that one process holds against itself: the thread that renews them stood still as long as the one that would take
-    over, and which of them goes on first is chance. Somebody has to look all the time.
+    For leases within one process: the thread that renews them stands still as long as the one that would take over, and which
+    resumes first is chance. Some thread has to read it all the time.
     """
 
     def __init__(self) -> None:
@@ -69,7 +69,7 @@ class Steady:
             return self._now
 
 
-def test_an_idle_worker_starts_long_before_it_would_look_by_itself(database: Database) -> None:
+def test_an_idle_worker_starts_long_before_its_next_poll(database: Database) -> None:
     queue, signals = work.WorkQueue(database), Signals()
     with work.Worker(queue, [work.Topic("kettle", Kettles())], observer=signals, lease=3600):
         for number in range(5):
@@ -85,7 +85,7 @@ def test_work_due_later_starts_then(database: Database) -> None:
         signals.until(lambda: signals.count(work.Outcome.DONE) == 1)
 
 
-def test_waiting_shorter_than_the_watcher_planned(database: Database) -> None:
+def test_a_wait_shorter_than_the_watchers_timeout(database: Database) -> None:
     queue, signals = work.WorkQueue(database), Signals()
     handler = Kettles(lambda wanted, seen: work.Done() if seen == wanted else work.Wait(0.05, observed=seen + 1))
     with work.Worker(queue, [work.Topic("kettle", handler)], observer=signals, lease=3600):
@@ -94,7 +94,7 @@ def test_waiting_shorter_than_the_watcher_planned(database: Database) -> None:
     assert observed(database, "k") == 3
 
 
-def test_items_run_beside_one_another(database: Database) -> None:
+def test_items_run_concurrently(database: Database) -> None:
     together = threading.Barrier(3, timeout=PATIENCE)
 
     def act(wanted: int, seen: int) -> work.Progress[int]:
@@ -108,7 +108,7 @@ def test_items_run_beside_one_another(database: Database) -> None:
         signals.until(lambda: signals.count(work.Outcome.DONE) == 3)
 
 
-def test_draining_finishes_the_step_and_gives_the_lease_back(database: Database) -> None:
+def test_draining_finishes_the_step_and_releases_the_lease(database: Database) -> None:
     inside, go = threading.Event(), threading.Event()
 
     def act(wanted: int, seen: int) -> work.Progress[int]:
@@ -135,15 +135,14 @@ def test_draining_finishes_the_step_and_gives_the_lease_back(database: Database)
 
 
 def test_a_long_step_keeps_its_lease(database: Database) -> None:
-    """Longer than the lease, with a second worker waiting to take over. (A lease of some length, since the heart beats as the
-    machine lets it.)"""
+    """Longer than the lease, with a second worker waiting to take over. A busy machine delays the heartbeat of a short lease."""
     lease, steps, clock = 2.0, [], Steady()
 
     def act(wanted: int, seen: int) -> work.Progress[int]:
         steps.append(seen)
         started = time.monotonic()
         ends = []
-        # Until the heart has moved the lease's end to where its first end is past.
+        # Until the heartbeat has extended the lease and its first end is past.
         while not ends or ends[-1] < ends[0] + 1.2 * lease:
             clock()
             state = queue.state("kettle", "k")
@@ -175,7 +174,7 @@ def test_an_overdue_step_loses_its_lease_and_is_reported(database: Database) -> 
     queue, signals, others = work.WorkQueue(database), Signals(), Signals()
     order(queue, "k", 1)
     hanging = work.Topic("kettle", Kettles(hang), timeout=0.3)
-    # One thread: others of this worker would be the ones to take over, and hang too.
+    # One thread: others of this worker would take over, and hang too.
     first = work.Worker(queue, [hanging], observer=signals, lease=0.4, threads=1)
     with first:
         assert stuck.wait(PATIENCE)
@@ -190,7 +189,7 @@ def test_an_overdue_step_loses_its_lease_and_is_reported(database: Database) -> 
 
 
 @pytest.mark.parametrize("database_url", [pytest.param("postgresql", marks=pytest.mark.postgres)], indirect=True)
-def test_a_lost_connection_is_made_anew(database: Database) -> None:
+def test_a_lost_connection_is_reopened(database: Database) -> None:
     queue, signals = work.WorkQueue(database), Signals()
     with work.Worker(queue, [work.Topic("kettle", Kettles())], observer=signals, lease=3600):
         order(queue, "before", 1)
@@ -221,7 +220,7 @@ def test_a_wait_ends_when_woken_before_or_meanwhile(database: Database) -> None:
 
 
 class News:
-    """A wake-up that has news without end, all at once."""
+    """A wake-up with an endless burst of notifications."""
 
     def __init__(self) -> None:
         self.times = 0
@@ -237,10 +236,10 @@ class News:
         return
 
 
-def test_much_news_at_once_is_passed_on_at_once_and_looked_into_once(
+def test_many_notifications_wake_threads_at_once_and_cause_one_poll(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each piece wakes a thread, which claims; to look what is due next as well, each time, took a quarter of a worker."""
+    """Each wakes a thread, which claims; also polling for the next due time at each took a quarter of a worker's time."""
     queue, news, looks = work.WorkQueue(database), News(), []
     monkeypatch.setattr("archelon_core.queue.worker.wakeup_for", lambda _database: news)
     worker = work.Worker(queue, [work.Topic("kettle", Kettles())], threads=2, lease=3600)

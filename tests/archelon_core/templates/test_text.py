@@ -1,4 +1,4 @@
-"""Text templates: what they say, what they may not do, what they may not cost; real child processes throughout."""
+"""Text templates: output, sandbox and limits, with real child processes throughout."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_a_template() -> None:
 
 
 def test_values_never_become_code_or_structure() -> None:
-    """One child renders a hostile value through every filter; each reader gets back the very value."""
+    """One child renders a hostile value through every filter; each reader parses the same value."""
     names = ["shell", "yaml", "json", "base64", "url", "html"]
     rendered = text_templates.render_all({name: f"{{{{ v | {name} }}}}" for name in names}, {"v": HOSTILE})
     assert shlex.split(rendered["shell"]) == [HOSTILE]
@@ -51,7 +51,7 @@ def test_values_never_become_code_or_structure() -> None:
 
 
 @given(values)
-def test_yaml_and_json_give_back_what_went_in(value: Any) -> None:
+def test_yaml_and_json_values_round_trip(value: Any) -> None:
     assert yaml.safe_load(child.yaml(value)) == value
     assert yaml.safe_load(f"- a: {child.yaml(value)}\n  b: 1") == [{"a": value, "b": 1}]
     assert json.loads(child.as_json(value)) == value
@@ -77,7 +77,7 @@ def test_an_ini_value_stays_on_its_line(text: str) -> None:
 
 
 @given(st.text())
-def test_plain_lets_nothing_special_through(text: str) -> None:
+def test_plain_refuses_special_characters(text: str) -> None:
     try:
         assert shlex.split(child.plain(text)) == ([text] if text else [])
         assert not text.startswith("-")
@@ -107,7 +107,7 @@ ESCAPES = [
 
 
 @pytest.mark.parametrize("template", ESCAPES)
-def test_attempts_to_get_out(template: str) -> None:
+def test_sandbox_escapes_are_refused(template: str) -> None:
     with pytest.raises(TemplateError) as caught:
         render("\n" + template, {"v": [1]})
     assert "class '" not in str(caught.value)
@@ -144,7 +144,7 @@ def test_errors_name_line_and_remedy(template: str, line: int, reason: str) -> N
     ["{{ {}[secret] | json }}", "{{ secret | plain }}", "{{ secret | ini }}", "{{ secret }}", "{{ secret | round }}",
      "{{ secret.hunter | json }}", "{{ secret() }}", "{{ 1 + secret }}"],
 )  # fmt: skip
-def test_no_error_shows_a_value(template: str) -> None:
+def test_no_error_contains_a_value(template: str) -> None:
     with pytest.raises(TemplateError) as caught:
         render(template, {"secret": " hunter2\n"})
     assert "hunter2" not in str(caught.value)
@@ -163,13 +163,13 @@ def test_no_error_shows_a_value(template: str) -> None:
         ("{% for a in range(99999) %}{{ 'aaaaaaaaaaaaaaaaaaaa' | plain }}{% endfor %}", "exceeds 1048576 characters"),
     ],
 )
-def test_what_costs_too_much_is_stopped(template: str, reason: str) -> None:
+def test_expensive_templates_are_stopped(template: str, reason: str) -> None:
     with pytest.raises(TemplateError, match=reason):
         render(template, {})
 
 
-def test_a_child_that_waits_for_its_turn_is_not_cut_off(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
-    """On a busy machine it may stand still for longer than it may compute."""
+def test_a_child_that_waits_for_the_processor_is_not_killed(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    """On a busy machine it may wait for longer than it may compute."""
     slow = tmp_path / "child.py"
     code = text_templates._CHILD.read_text()
     begins = "    request = json.load(sys.stdin.buffer)\n"
@@ -179,7 +179,7 @@ def test_a_child_that_waits_for_its_turn_is_not_cut_off(monkeypatch: pytest.Monk
     assert render("{{ v | plain }}", {"v": "a"}) == "a"
 
 
-def test_the_largest_text_that_is_allowed_passes() -> None:
+def test_the_largest_allowed_text_is_rendered() -> None:
     text = render("{% for a in range(1024) %}{{ v | plain }}{% endfor %}", {"v": "a" * 1024})
     assert text == "a" * 1024 * 1024
 
@@ -190,7 +190,7 @@ def test_too_much_input_starts_no_child() -> None:
 
 
 def test_a_child_that_ignores_its_limits_is_killed(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
-    """The parent does not rely on the child: this one arms nothing, floods or hangs, and starts a child of its own."""
+    """The parent does not rely on the child: this one sets no limits, floods or hangs, and starts a child of its own."""
     pids = tmp_path / "pids"
     stubborn = tmp_path / "child.py"
     stubborn.write_text(
@@ -203,7 +203,7 @@ def test_a_child_that_ignores_its_limits_is_killed(monkeypatch: pytest.MonkeyPat
     looks = 0
 
     def clock() -> float:
-        """Stands still until the child, which runs at the second look, has one of its own: its start may take any time."""
+        """Stand still until the child, which runs at the second call, has a child of its own; its start may take any time."""
         nonlocal looks
         looks += 1
         if looks > 1:
@@ -228,7 +228,7 @@ def _running(group: int) -> list[int]:
     return found
 
 
-def test_the_child_sees_nothing_of_its_parent(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+def test_the_child_inherits_nothing_from_its_parent(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     monkeypatch.setenv("ARCHELON_SECRET", "hunter2")
     inherited = os.open(tmp_path, os.O_RDONLY)
     os.set_inheritable(inherited, True)
