@@ -30,13 +30,18 @@ if TYPE_CHECKING:
     type=click.Path(dir_okay=False, path_type=Path),
     help="With a URL: write the environment to this file, a line NAME=value each, instead of to standard error.",
 )
-@click.option("--patience", default=300.0, show_default=True, help="With a URL: seconds to wait for its start.")
+@click.option("--start-timeout", default=300.0, show_default=True, help="With a URL: seconds to wait for its start.")
 @click.option(
     "--prompt", default=2.0, show_default=True, help="Seconds within which it has to respond to each request."
 )
 @click.argument("command", metavar="(COMMAND… | URL)", nargs=-1, required=True, type=click.UNPROCESSED)
 def conformance(
-    command: tuple[str, ...], listen: str, environment_file: Path | None, patience: float, prompt: float, output: Output
+    command: tuple[str, ...],
+    listen: str,
+    environment_file: Path | None,
+    start_timeout: float,
+    prompt: float,
+    output: Output,
 ) -> int:
     """Test the orchestrator that COMMAND starts, or that of a bundle's directory. It has to listen on HOST and PORT.
 
@@ -58,7 +63,7 @@ def conformance(
             restart = None
             if by_url:
                 _print_environment(bench, environment_file)
-                url = checks.await_start(command[0].rstrip("/"), bench, timeout=patience)
+                url = checks.await_start(command[0].rstrip("/"), bench, timeout=start_timeout)
             else:
                 # Its output goes to standard error: standard output is for the findings.
                 printed = sys.__stderr__.fileno() if sys.__stderr__ is not None else None

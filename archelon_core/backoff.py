@@ -10,8 +10,6 @@ import dataclasses
 import itertools
 from collections.abc import Iterator
 
-__all__ = ["Backoff"]
-
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Backoff:

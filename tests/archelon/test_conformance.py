@@ -53,7 +53,7 @@ def test_an_orchestrator_at_a_url_passes(tmp_path: Path) -> None:
     port = free_port()
     result: list[CliResult] = []
     file = tmp_path / "environment"
-    options = ("-o", "json", "--environment-file", file, "--patience", 60, "--prompt", 30)
+    options = ("-o", "json", "--environment-file", file, "--start-timeout", 60, "--prompt", 30)
     tester = threading.Thread(
         target=lambda: result.append(archelon("conformance", *options, f"http://127.0.0.1:{port}/")), daemon=True
     )
@@ -79,7 +79,7 @@ def test_an_orchestrator_at_a_url_passes(tmp_path: Path) -> None:
 
 
 def test_an_orchestrator_that_is_never_started_is_reported() -> None:
-    result = archelon("conformance", "--patience", "0.1", "http://127.0.0.1:1/")
+    result = archelon("conformance", "--start-timeout", "0.1", "http://127.0.0.1:1/")
     assert result.status == Status.FAILED
     assert "ARCHELON_TOKEN=start-" in result.err
     assert "no orchestrator renewed its tokens" in result.err
@@ -88,7 +88,7 @@ def test_an_orchestrator_that_is_never_started_is_reported() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("http://127.0.0.1:1", "--patience", "1"), "options come before it"),
+        (("http://127.0.0.1:1", "--start-timeout", "1"), "options come before it"),
         (("--listen", "nowhere", "false"), "give ADDRESS:PORT"),
         (("--environment-file", "x", "false"), "is for a URL"),
     ],

@@ -33,10 +33,10 @@ class KubernetesPlatform(Platform):
     applications: KubernetesApplications
     watcher: KubernetesWatcher
 
-    def __init__(self, cluster: Cluster, *, runs: Runs, policy: TemplatePolicy, patience: float = 600.0) -> None:
+    def __init__(self, cluster: Cluster, *, runs: Runs, policy: TemplatePolicy, stack_timeout: float = 600.0) -> None:
         self.cluster = cluster
         self.applications = KubernetesApplications(cluster, runs)
-        self.stacks = KubernetesStacks(cluster, policy, image=runs.image, patience=patience)
+        self.stacks = KubernetesStacks(cluster, policy, image=runs.image, stack_timeout=stack_timeout)
         factories = node_resources("kubernetes", {"pod": PodNodes})
         types = {name: factory(cluster, runs) for name, factory in factories.items()}
         self.declarative = DeclarativeStacks(types, soonest=_RECONCILE_SECONDS)
@@ -68,7 +68,7 @@ def open_kubernetes(
     allow_root: bool = False,
     ingress_hosts: Sequence[str] = (),
     ingress_annotations: Sequence[str] = (),
-    patience: float = 600.0,
+    stack_timeout: float = 600.0,
     connection: Callable[[], Connection] | None = None,
 ) -> KubernetesPlatform:
     """Open the platform without a request to the cluster, so that a region opens while its cluster is down.
@@ -79,7 +79,7 @@ def open_kubernetes(
         image: runs bundles. pull_secrets, pull_policy, requests, limits, user, callers, egress, address, domain: see `Runs`.
         kinds: `<version>/<kind>` that stacks may create, such as `apps/v1/Deployment`; default: `policy.KINDS`.
         service_types, allow_root, ingress_hosts, ingress_annotations: see `TemplatePolicy`.
-        patience: seconds after which a stack that is not up has failed.
+        stack_timeout: seconds after which a stack that is not up has failed.
 
     Raises:
         DeployError: a setting is invalid; the text names it.
@@ -112,4 +112,6 @@ def open_kubernetes(
         **{name: value for name, value in given.items() if value is not None},
     )
     where = Namespaces(namespace, "one" if namespaces == "one" else "tenant")
-    return KubernetesPlatform(Cluster(Api(made), context.region, where), runs=runs, policy=policy, patience=patience)
+    return KubernetesPlatform(
+        Cluster(Api(made), context.region, where), runs=runs, policy=policy, stack_timeout=stack_timeout
+    )

@@ -81,7 +81,7 @@ class KubernetesStacks:
 
     Args:
         policy: what templates may contain. image: the region's, for templates that use it.
-        patience: seconds after which a stack that is not ready has failed.
+        stack_timeout: seconds after which a stack that is not ready has failed.
         clock: seconds since the epoch.
     """
 
@@ -91,13 +91,13 @@ class KubernetesStacks:
         policy: TemplatePolicy,
         *,
         image: str = "",
-        patience: float = 600.0,
+        stack_timeout: float = 600.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._cluster = cluster
         self._policy = policy
         self._image = image
-        self._patience = patience
+        self._stack_timeout = stack_timeout
         self._clock = clock
 
     # interface --------------------------------------------------------------------------------------------------------
@@ -285,8 +285,10 @@ class KubernetesStacks:
         elif now.status == "COMPLETE":
             # An object is missing for a while and the cluster recreates it; the state is the order's, so it stays.
             now = replace(now, reason=reason)
-        elif failed or self._clock() - now.since > self._patience:
-            now = self._failed(now, order, reason if failed else f"not ready within {self._patience:g} s: {reason}")
+        elif failed or self._clock() - now.since > self._stack_timeout:
+            now = self._failed(
+                now, order, reason if failed else f"not ready within {self._stack_timeout:g} s: {reason}"
+            )
         else:
             now = replace(now, status="IN_PROGRESS", reason=reason)
         again = _UNDER_WAY if now.status == "IN_PROGRESS" else _STANDING
