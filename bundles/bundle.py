@@ -65,11 +65,7 @@ class Bundle:
 
     @classmethod
     def load(cls, directory: Path) -> Bundle:
-        """Load the bundle in a directory.
-
-        Raises:
-            DocumentError: with all problems in any of its files.
-        """
+        """Load the bundle in a directory. Raises DocumentError: with all problems in any of its files."""
         loading = _Loading(directory)
         bundle = loading.run()
         if bundle is None:
@@ -82,11 +78,7 @@ class Bundle:
         return self.manifest.image is not None or ORCHESTRATOR_FILE in self.files
 
     def read(self, path: str) -> bytes:
-        """The content of a file.
-
-        Raises:
-            KeyError: no such file.
-        """
+        """The content of a file. Raises KeyError: no such file."""
         if path not in self.files:
             raise KeyError(path)
         return (self.directory / path).read_bytes()

@@ -67,11 +67,7 @@ def read(path: Path) -> dict[str, str]:
 
 
 def check_tree(name: str, text: str) -> Any:
-    """Parse one rule.
-
-    Raises:
-        ValueError: an unknown rule, or an invalid check; without the file and line.
-    """
+    """Parse one rule. Raises ValueError: an unknown rule, or an invalid check; without the file and line."""
     if name not in rules.DEFAULTS:
         known = ", ".join(sorted(rules.DEFAULTS))
         raise ValueError(f"no rule {name!r}; expected one of {known}")

@@ -79,11 +79,7 @@ class RealmData:
 
 
 def parse(text: str, path: Path) -> RealmData:
-    """Parse a realm file's text; `path` is for error texts only.
-
-    Raises:
-        RealmError: the text names file and line.
-    """
+    """Parse a realm file's text; `path` is for error texts only. Raises RealmError: the text names file and line."""
     try:
         documents = read_text(text, file=str(path), limits=LIMITS, failsafe=True)
         root = only_document(documents, str(path), needed="the minimum is `version: 1`")
@@ -105,11 +101,7 @@ def dump(data: RealmData) -> str:
 
 
 def check_name(name: str, what: str) -> str:
-    """Return `name` if it is valid for a tenant or user.
-
-    Raises:
-        ValueError: it is not; the text states the allowed form.
-    """
+    """Return `name` if it is valid for a tenant or user. Raises ValueError: it is not; the text states the allowed form."""
     if not _NAME.fullmatch(name):
         raise ValueError(f"{what} has 1 to 63 letters, digits and . _ @ -, and begins with a letter or digit")
     return name

@@ -58,11 +58,7 @@ class RealmFile:
         self._clock = clock
 
     def read(self) -> RealmData:
-        """The present content of the file.
-
-        Raises:
-            RealmError: it is missing, invalid, too large, or readable by others.
-        """
+        """The present content of the file. Raises RealmError: it is missing, invalid, too large, or readable by others."""
         try:
             with self.path.open("rb") as file:
                 self._check_mode(os.fstat(file.fileno()))
@@ -93,11 +89,7 @@ class RealmFile:
         return tenant
 
     def remove_tenant(self, name: str) -> None:
-        """Remove a tenant, everyone's roles in it, and its tokens.
-
-        Raises:
-            RealmError: no such tenant.
-        """
+        """Remove a tenant, everyone's roles in it, and its tokens. Raises RealmError: no such tenant."""
         with self._change() as draft:
             draft.known_tenant(name)
             del draft.tenants[name]

@@ -80,26 +80,8 @@ OPERATE: Final = Rule("service:operate")
 
 #: The rules that `Policy.check` accepts.
 RULES: Final = frozenset(
-    {
-        ORDER,
-        READ,
-        SECRETS,
-        OUTPUTS,
-        UPDATE,
-        DELETE,
-        ACT,
-        REPORT,
-        TAG,
-        LIST_ALL,
-        ADOPT,
-        HISTORY,
-        PUBLISH,
-        WITHDRAW,
-        READ_BUNDLE,
-        READ_PUBLISHED,
-        DRAIN,
-        OPERATE,
-    }
+    {ORDER, READ, SECRETS, OUTPUTS, UPDATE, DELETE, ACT, REPORT, TAG, LIST_ALL, ADOPT, HISTORY}
+    | {PUBLISH, WITHDRAW, READ_BUNDLE, READ_PUBLISHED, DRAIN, OPERATE}
 )
 
 # the cloud controller's ----------------------------------------------------------------------------------------------
@@ -111,18 +93,18 @@ VALIDATE: Final = Rule("document:validate")
 #: Read an instance's stacks, logs, monitors and other objects.
 READ_OBJECTS: Final = Rule("object:read")
 #: Create, change and delete those objects, delegations and disposals.
-ACT_FOR: Final = Rule("object:write")
+WRITE_OBJECTS: Final = Rule("object:write")
 #: Upload bundles to deploy, run own applications there, and add services to the catalogue.
-OFFER: Final = Rule("cloud:publish")
+CLOUD_PUBLISH: Final = Rule("cloud:publish")
 #: Read the archive of a bundle at deploy; it belongs to each service manager or tenant that has uploaded it.
-READ_OFFERED_BUNDLE: Final = Rule("cloud:bundle")
+CLOUD_BUNDLE: Final = Rule("cloud:bundle")
 
 
 def _grants(rule: Rule, granted: Mapping[Scope, tuple[str, ...]]) -> list[Grant]:
     return [Grant(role, rule, scope) for scope, roles in granted.items() for role in roles]
 
 
-_PEOPLE: Final = (Role.TENANT, Role.READ_ONLY)
+_USERS: Final = (Role.TENANT, Role.READ_ONLY)
 
 #: The table.
 GRANTS: Final[tuple[Grant, ...]] = (
@@ -130,7 +112,7 @@ GRANTS: Final[tuple[Grant, ...]] = (
     *_grants(
         READ,
         {
-            Scope.OWN_TENANT: _PEOPLE,
+            Scope.OWN_TENANT: _USERS,
             Scope.OWN_INSTANCE: (Role.INSTANCE,),
             Scope.COMPOSED: (Role.INSTANCE,),
             Scope.BOUND: (Role.INSTANCE,),
@@ -168,19 +150,19 @@ GRANTS: Final[tuple[Grant, ...]] = (
     Grant(Role.OPERATOR, ADOPT, Scope.ANY),
     *_grants(
         HISTORY,
-        {Scope.OWN_TENANT: _PEOPLE, Scope.OWN_INSTANCE: (Role.INSTANCE,), Scope.ANY: (Role.OPERATOR,)},
+        {Scope.OWN_TENANT: _USERS, Scope.OWN_INSTANCE: (Role.INSTANCE,), Scope.ANY: (Role.OPERATOR,)},
     ),
     Grant(Role.PROVIDER, PUBLISH, Scope.OWN_TENANT),
     Grant(Role.PROVIDER, WITHDRAW, Scope.OWN_TENANT),
     Grant(Role.OPERATOR, WITHDRAW, Scope.ANY),
     Grant(Role.PROVIDER, READ_BUNDLE, Scope.OWN_TENANT),
     Grant(Role.OPERATOR, READ_BUNDLE, Scope.ANY),
-    *_grants(READ_PUBLISHED, {Scope.OWN_TENANT: (*_PEOPLE, Role.PROVIDER), Scope.ANY: (Role.OPERATOR,)}),
+    *_grants(READ_PUBLISHED, {Scope.OWN_TENANT: (*_USERS, Role.PROVIDER), Scope.ANY: (Role.OPERATOR,)}),
     Grant(Role.OPERATOR, DRAIN, Scope.ANY),
     Grant(Role.OPERATOR, OPERATE, Scope.ANY),
     *_grants(
         READ_CATALOGUE,
-        {Scope.ANY: (*_PEOPLE, Role.PROVIDER, Role.OPERATOR, Role.INSTANCE, Role.SERVICE)},
+        {Scope.ANY: (*_USERS, Role.PROVIDER, Role.OPERATOR, Role.INSTANCE, Role.SERVICE)},
     ),
     *_grants(
         VALIDATE,
@@ -199,12 +181,12 @@ GRANTS: Final[tuple[Grant, ...]] = (
         },
     ),
     *_grants(
-        ACT_FOR,
+        WRITE_OBJECTS,
         {Scope.OWN_TENANT: (Role.SERVICE,), Scope.OWN_INSTANCE: (Role.INSTANCE,), Scope.ANY: (Role.OPERATOR,)},
     ),
-    *_grants(OFFER, {Scope.OWN_TENANT: (Role.PROVIDER, Role.SERVICE), Scope.ANY: (Role.OPERATOR,)}),
+    *_grants(CLOUD_PUBLISH, {Scope.OWN_TENANT: (Role.PROVIDER, Role.SERVICE), Scope.ANY: (Role.OPERATOR,)}),
     *_grants(
-        READ_OFFERED_BUNDLE,
+        CLOUD_BUNDLE,
         {
             Scope.OWN_TENANT: (Role.PROVIDER, Role.SERVICE),
             Scope.OWN_BUNDLE: (Role.INSTANCE,),

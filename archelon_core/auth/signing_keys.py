@@ -39,11 +39,7 @@ class VerificationKey:
 
     @classmethod
     def from_pem(cls, pem: bytes, *, issuer: str, key_id: str | None = None) -> VerificationKey:
-        """Read a public key in PEM.
-
-        Raises:
-            ValueError: not a public key of an accepted kind, or a malformed key id.
-        """
+        """Read a public key in PEM. Raises ValueError: not a public key of an accepted kind, or a malformed key id."""
         if b"PRIVATE KEY" in pem:
             raise ValueError(f"the key of issuer {issuer!r} is a private key; configure the public one to verify with")
         try:
@@ -56,11 +52,7 @@ class VerificationKey:
 
     @classmethod
     def of(cls, key: PublicKey, *, issuer: str, key_id: str | None = None) -> VerificationKey:
-        """A verification key over `key`.
-
-        Raises:
-            ValueError: a curve other than P-256, no issuer, or a malformed key id.
-        """
+        """A verification key over `key`. Raises ValueError: a curve other than P-256, no issuer, or a malformed key id."""
         if not issuer:
             raise ValueError("a signing key needs an issuer")
         if key_id is not None and not _KEY_ID.fullmatch(key_id):
@@ -98,11 +90,7 @@ class SigningKey:
 
 
 class VerificationKeys:
-    """The trusted keys, by key id.
-
-    Raises:
-        ValueError: two keys share an id.
-    """
+    """The trusted keys, by key id. Raises ValueError: two keys share an id."""
 
     def __init__(self, keys: Sequence[VerificationKey]) -> None:
         by_id: dict[str, VerificationKey] = {}

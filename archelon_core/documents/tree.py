@@ -231,21 +231,13 @@ class TreeBuilder:
         self._nodes = 0
 
     def add(self, mark: Mark, message: str, remedy: str) -> None:
-        """Record a problem and continue, up to the maximum number.
-
-        Raises:
-            DocumentError: the maximum is reached.
-        """
+        """Record a problem and continue, up to the maximum number. Raises DocumentError: the maximum is reached."""
         self.problems.append(Problem(self.file, mark.line, mark.column, json_path(self._path()), message, remedy))
         if len(self.problems) >= MAX_PROBLEMS:
             raise DocumentError(self.problems)
 
     def stop(self, mark: Mark, message: str, remedy: str) -> None:
-        """Record a problem and stop reading.
-
-        Raises:
-            DocumentError: always, with everything found so far.
-        """
+        """Record a problem and stop reading. Raises DocumentError: always, with everything found so far."""
         self.add(mark, message, remedy)
         raise DocumentError(self.problems)
 
@@ -305,11 +297,7 @@ class TreeBuilder:
         self._place(node, None)
 
     def finish(self) -> tuple[Node, ...]:
-        """The documents.
-
-        Raises:
-            DocumentError: problems were recorded.
-        """
+        """The documents. Raises DocumentError: problems were recorded."""
         if self.problems:
             raise DocumentError(self.problems)
         return tuple(self._documents)

@@ -305,11 +305,7 @@ class Outgoing:
         self.is_head = False
 
     def sendall(self, data: bytes) -> None:
-        """Send or keep the data.
-
-        Raises:
-            OSError: the client has disconnected.
-        """
+        """Send or keep the data. Raises OSError: the client has disconnected."""
         view = memoryview(data)
         if self._kept is None:
             with contextlib.suppress(BlockingIOError):

@@ -1,4 +1,4 @@
-"""What Alembic runs around the revisions; `occi_service.registry.schema` gives it the connection and the transaction."""
+"""Alembic runs this around the revisions; `occi_service.registry.schema` provides the connection and the transaction."""
 
 from alembic import context
 
@@ -7,7 +7,7 @@ from archelon_core.database import metadata
 context.configure(
     connection=context.config.attributes["connection"],
     target_metadata=metadata,
-    # SQLite alters a table by making it anew; a revision that says `op.batch_alter_table` works on both databases.
+    # SQLite alters a table by recreating it; a revision with `op.batch_alter_table` works on both databases.
     render_as_batch=True,
     transactional_ddl=True,
 )

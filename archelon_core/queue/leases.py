@@ -260,11 +260,7 @@ class Leases:
         return ready is not None, later
 
     def renew(self, item: Item) -> float:
-        """Extend the lease; returns its new end.
-
-        Raises:
-            LeaseLostError: another worker has it.
-        """
+        """Extend the lease; returns its new end. Raises LeaseLostError: another worker has it."""
         end = self._clock() + self._held
         with self._database.write_lock(), self._database.read() as connection:
             if connection.execute(_RENEW, {**_mine(item), "end": end}).rowcount != 1:

@@ -1,4 +1,4 @@
-"""Names of lease owners, by which a process on the same machine can tell for certain that the owner is dead.
+"""Names of lease owners, by which a process on the same machine can determine with certainty that an owner is dead.
 
 A name contains the machine's boot, the PID namespace, the process and its start time, all from the kernel (proc(5),
 pid_namespaces(7)). If boot or namespace differ, nothing is known and the lease has to expire: this applies to another machine, or

@@ -39,7 +39,7 @@ def recurring(name: str, action: Callable[[], float], *, timeout: float = 8.0) -
         timeout: seconds after which a call is overdue.
     """
     # Never given up, since there is no owner to notify: it fails loudly, at most once a minute.
-    return Topic(name, _Tick(action), timeout=timeout, retry=Retry.for_ever())
+    return Topic(name, _Tick(action), timeout=timeout, retry=Retry.forever())
 
 
 def retention(

@@ -61,7 +61,7 @@ class Handler(Protocol[W, O]):
     """Does the work of one topic. `W` is what a step needs, `O` what it observed. One object serves a worker's threads.
 
     A subclass needs no `save` if nothing of an observation is stored, and no `gave_up` if its topic is never given up
-    (`Retry.for_ever`).
+    (`Retry.forever`).
 
     A transaction of `save` or `gave_up` writes the handler's own rows first, the queue's row last. Callers of
     `WorkQueue.enqueue` keep the same order, so no two of them can deadlock.
@@ -104,7 +104,7 @@ class Retry:
             raise ValueError(f"{self}: expected at least 1 attempt, and 0 <= first <= ceiling")
 
     @classmethod
-    def for_ever(cls, first: float = 1.0, ceiling: float = 60.0) -> Retry:
+    def forever(cls, first: float = 1.0, ceiling: float = 60.0) -> Retry:
         """For work that is never given up, since it has to be done eventually, or has no owner to notify."""
         return cls(attempts=2**31 - 1, first=first, ceiling=ceiling)
 

@@ -22,7 +22,7 @@ def process() -> list[object]:
     return [os.getpid(), os.getppid(), sorted(os.environ), os.nice(0)]
 
 
-def for_ever() -> None:
+def forever() -> None:
     while True:
         pass
 
@@ -72,7 +72,7 @@ def test_a_call_that_takes_too_long_is_killed() -> None:
     pid = child.call(f"{HERE}:process")[0]
     child._seconds = 0.2
     with pytest.raises(ChildError, match=r"longer than 0\.2 s"):
-        child.call(f"{HERE}:for_ever")
+        child.call(f"{HERE}:forever")
     assert not psutil.pid_exists(pid)
 
 

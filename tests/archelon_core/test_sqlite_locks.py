@@ -70,10 +70,10 @@ def test_a_killed_process_releases_its_lock(tmp_path: Path) -> None:
     assert other.pid is not None
     os.kill(other.pid, signal.SIGKILL)
     other.join(60)
-    turns = ProcessLock(path, timeout=1)
-    with turns.taken() as has:
+    lock = ProcessLock(path, timeout=1)
+    with lock.taken() as has:
         assert has
-    turns.close()
+    lock.close()
 
 
 def test_a_writer_proceeds_without_the_lock_after_the_timeout(tmp_path: Path) -> None:
@@ -89,8 +89,8 @@ def test_a_writer_proceeds_without_the_lock_after_the_timeout(tmp_path: Path) ->
 
 
 def test_a_writer_proceeds_if_the_lock_files_cannot_be_created(tmp_path: Path) -> None:
-    turns = ProcessLock(str(tmp_path / "missing" / "state.db"), timeout=1)
-    with turns.taken() as has:
+    lock = ProcessLock(str(tmp_path / "missing" / "state.db"), timeout=1)
+    with lock.taken() as has:
         assert not has
 
 

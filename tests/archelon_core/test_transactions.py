@@ -65,4 +65,4 @@ def test_a_transaction_concerns_one_thread_until_it_ends(database: Database) -> 
         raise ZeroDivisionError
     assert not in_transaction()
     with database.read():
-        forbid_in_transaction("reading holds up nobody")
+        forbid_in_transaction("reading blocks no writer")

@@ -289,10 +289,10 @@ def test_large_manifests_are_refused_in_time(text: str) -> None:
     assert max(len(line) for line in lines) < 2000
 
 
-@pytest.mark.parametrize(("opening", "closing", "levels"), [("properties: {p: {", "}}", 30), ("items: {", "}", 60)])
-def test_the_deepest_pattern_is_read(opening: str, closing: str, levels: int) -> None:
+@pytest.mark.parametrize(("start", "end", "levels"), [("properties: {p: {", "}}", 30), ("items: {", "}", 60)])
+def test_the_deepest_pattern_is_read(start: str, end: str, levels: int) -> None:
     text = "service_type: http://s/t#me\nservice_attributes: {a: {type: array, default: [], pattern: {"
-    manifest = read_manifest(text + opening * levels + closing * levels + "}}}", file="manifest.yaml")
+    manifest = read_manifest(text + start * levels + end * levels + "}}}", file="manifest.yaml")
     value: object = 1
     for _ in range(levels):
         value = [value]
@@ -481,12 +481,12 @@ def test_the_actions_of_every_service_are_reserved() -> None:
 
 def test_a_manifest_with_too_many_values_is_refused() -> None:
     text = "depends_on:\n" + "- http://e.org/occi/sm#s: {inputs: []}\n" * 10_000
-    with pytest.raises(BundleError, match="more than 20000 values") as told:
+    with pytest.raises(BundleError, match="more than 20000 values") as caught:
         read_manifest(text, file="manifest.yaml")
-    assert len(told.value.problems) == 1
+    assert len(caught.value.problems) == 1
 
 
 def test_reading_stops_after_a_hundred_problems() -> None:
-    with pytest.raises(BundleError) as told:
+    with pytest.raises(BundleError) as caught:
         read_manifest("service_attributes:\n" + "  a: {}\n" * 5_000, file="manifest.yaml")
-    assert len(told.value.problems) == 100
+    assert len(caught.value.problems) == 100

@@ -133,9 +133,9 @@ def test_roles_are_mapped_as_configured_and_a_token_without_any_is_refused(opens
     boss = folk.person("boss", "reader")
     mapped = KeystoneTokens(keystone, roles=RoleMap({"boss": "provider"}), clock=time.time)
     assert mapped.verify(boss.token()).roles == {"provider", "read-only"}
-    nobody = folk.person("boss")
+    unmapped = folk.person("boss")
     with pytest.raises(auth.NotAllowedError, match=r"None of this token's roles \(boss\)"):
-        KeystoneTokens(keystone, roles=RoleMap(), clock=time.time).verify(nobody.token())
+        KeystoneTokens(keystone, roles=RoleMap(), clock=time.time).verify(unmapped.token())
     for wrong in ("instance", "service", "operator"):
         with pytest.raises(ValueError, match="cannot become"):
             RoleMap({"boss": wrong})

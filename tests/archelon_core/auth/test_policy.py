@@ -18,7 +18,7 @@ from archelon_core.auth.policy_file import PolicyFileError
 from archelon_core.auth.rules import Rule, Scope
 from archelon_core.errors import ForbiddenError
 
-OWN, OTHER, NOBODY = Target(TenantId("t"), "i"), Target(TenantId("u"), "j"), Target()
+OWN, OTHER, UNOWNED = Target(TenantId("t"), "i"), Target(TenantId("u"), "j"), Target()
 
 
 def caller(
@@ -100,9 +100,9 @@ def test_an_instance_token_manages_composed_and_reads_bound_instances(default: P
 
 
 def test_a_system_admin_is_an_operator_and_a_project_admin_is_not(default: Policy) -> None:
-    assert not allowed(default, rules.DRAIN, caller("admin"), NOBODY)
-    assert allowed(default, rules.DRAIN, caller("admin", system=True), NOBODY)
-    assert not allowed(default, rules.DRAIN, caller("tenant", system=True), NOBODY)
+    assert not allowed(default, rules.DRAIN, caller("admin"), UNOWNED)
+    assert allowed(default, rules.DRAIN, caller("admin", system=True), UNOWNED)
+    assert not allowed(default, rules.DRAIN, caller("tenant", system=True), UNOWNED)
 
 
 def test_a_target_without_owner_belongs_to_no_tenant(default: Policy) -> None:
@@ -118,8 +118,8 @@ def test_a_target_without_owner_belongs_to_no_tenant(default: Policy) -> None:
         token_id="x",
     )
     assert not allowed(default, rules.READ, projectless, nobodys)
-    assert not allowed(default, rules.READ, projectless, NOBODY)
-    assert not allowed(default, rules.READ, caller("tenant"), NOBODY)
+    assert not allowed(default, rules.READ, projectless, UNOWNED)
+    assert not allowed(default, rules.READ, caller("tenant"), UNOWNED)
 
 
 role_sets = st.sets(st.sampled_from(sorted(TABLE)))
@@ -196,9 +196,9 @@ def test_a_file_overrides_what_it_names_and_nothing_else(tmp_path: Path) -> None
             '"operator": "role:chief"\n',
         )
     )
-    assert not allowed(ours, rules.PUBLISH, caller("provider", "tenant"), NOBODY)
-    assert allowed(ours, rules.PUBLISH, caller("provider", "tenant", "reviewer"), NOBODY)
-    assert not allowed(ours, rules.DRAIN, caller("operator", "chief"), NOBODY)
+    assert not allowed(ours, rules.PUBLISH, caller("provider", "tenant"), UNOWNED)
+    assert allowed(ours, rules.PUBLISH, caller("provider", "tenant", "reviewer"), UNOWNED)
+    assert not allowed(ours, rules.DRAIN, caller("operator", "chief"), UNOWNED)
     assert allowed(ours, rules.READ, caller(), OTHER)
     assert allowed(ours, rules.ADOPT, caller("chief"), OTHER)
     assert not allowed(ours, rules.ADOPT, caller("operator"), OTHER)

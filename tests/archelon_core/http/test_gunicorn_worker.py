@@ -108,8 +108,8 @@ def test_an_unread_chunked_body_is_not_taken_for_the_next_request(served: Served
     assert found == [(200, b"not read")]
 
 
-@pytest.mark.parametrize("pace", [1, 3, 1 << 20])
-def test_pipelined_requests_are_answered_in_order(served: Served, pace: int) -> None:
+@pytest.mark.parametrize("size", [1, 3, 1 << 20])
+def test_pipelined_requests_are_answered_in_order(served: Served, size: int) -> None:
     stream = (
         b"\r\n"
         + post(b"Content-Length: 5")
@@ -125,8 +125,8 @@ def test_pipelined_requests_are_answered_in_order(served: Served, pace: int) -> 
     )
     with served.connected() as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        for start in range(0, len(stream), pace):
-            connection.sendall(stream[start : start + pace])
+        for start in range(0, len(stream), size):
+            connection.sendall(stream[start : start + size])
         found = answers(b"".join(iter(lambda: connection.recv(65536), b"")))
     assert [status for status, _ in found] == [200] * 6
     first, second, third = (echoed(body) for _, body in found[:3])
@@ -332,9 +332,9 @@ def test_an_endless_sender_does_not_starve_others(begun: bytes) -> None:
     endless = Endless(begun)
     limits = ConnectionLimits(body=100_000_000)
     connection = Connection(gunicorn.config.Config(), endless, ("127.0.0.1", 1), None, limits=limits, source=None)
-    for turn in range(100):
+    for round_ in range(100):
         next(connection.steps)
-        assert endless.times <= turn + 1
+        assert endless.times <= round_ + 1
     connection.steps.close()
     connection.close()
 

@@ -92,7 +92,7 @@ class Interleavings(RuleBasedStateMachine):
         self.skew[worker] = seconds
 
     @rule(key=KEYS, wanted=st.integers(0, 5), after=st.sampled_from([0.0, 20.0]))
-    def somebody_orders(self, key: str, wanted: int, after: float) -> None:
+    def an_order_is_placed(self, key: str, wanted: int, after: float) -> None:
         self.clock.now = self.time
         order(self.queue, key, wanted, after=after)
         row = self.rows.setdefault(key, Row())

@@ -17,7 +17,7 @@ from archelon_core.queue.wakeup import wakeup_for
 from .kettles import Kettles, Record, heat, observed, order
 
 #: Maximum wait for a condition on a machine under load.
-PATIENCE = 60.0
+TIMEOUT = 60.0
 
 
 class Signals(Record):
@@ -44,7 +44,7 @@ class Signals(Record):
 
     def until(self, condition: Callable[[], bool]) -> None:
         with self.changed:
-            assert self.changed.wait_for(condition, PATIENCE), f"{self.outcomes} {self.errors}"
+            assert self.changed.wait_for(condition, TIMEOUT), f"{self.outcomes} {self.errors}"
 
     def count(self, outcome: work.Outcome) -> int:
         return sum(one is outcome for _, one in self.outcomes)
@@ -59,13 +59,13 @@ class Steady:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._looked = time.monotonic()
+        self._read_at = time.monotonic()
         self._now = time.time()
 
     def __call__(self) -> float:
         with self._lock:
-            looked, self._looked = self._looked, time.monotonic()
-            self._now += min(self._looked - looked, 0.1)
+            before, self._read_at = self._read_at, time.monotonic()
+            self._now += min(self._read_at - before, 0.1)
             return self._now
 
 
@@ -75,7 +75,7 @@ def test_an_idle_worker_starts_long_before_its_next_poll(database: Database) -> 
         for number in range(5):
             order(queue, f"k{number}", 1)
             signals.until(lambda expected=number + 1: signals.count(work.Outcome.DONE) == expected)  # type: ignore[misc]
-    assert max(claim.lag for claim in signals.claims) < PATIENCE
+    assert max(claim.lag for claim in signals.claims) < TIMEOUT
 
 
 def test_work_due_later_starts_then(database: Database) -> None:
@@ -95,7 +95,7 @@ def test_a_wait_shorter_than_the_watchers_timeout(database: Database) -> None:
 
 
 def test_items_run_concurrently(database: Database) -> None:
-    together = threading.Barrier(3, timeout=PATIENCE)
+    together = threading.Barrier(3, timeout=TIMEOUT)
 
     def act(wanted: int, seen: int) -> work.Progress[int]:
         together.wait()
@@ -113,18 +113,18 @@ def test_draining_finishes_the_step_and_releases_the_lease(database: Database) -
 
     def act(wanted: int, seen: int) -> work.Progress[int]:
         inside.set()
-        assert go.wait(PATIENCE)
+        assert go.wait(TIMEOUT)
         return heat(wanted, seen)
 
     queue, signals = work.WorkQueue(database), Signals()
     worker = work.Worker(queue, [work.Topic("kettle", Kettles(act))], observer=signals)
     order(queue, "k", 3)
     worker.start()
-    assert inside.wait(PATIENCE)
+    assert inside.wait(TIMEOUT)
     assert not worker.drain(0.05)
     order(queue, "unclaimed", 1)
     go.set()
-    assert worker.drain(PATIENCE)
+    assert worker.drain(TIMEOUT)
     state = queue.state("kettle", "k")
     assert state is not None
     assert (state.lease_owner, state.outcome, observed(database, "k")) == (None, None, 1)
@@ -149,11 +149,11 @@ def test_a_long_step_keeps_its_lease(database: Database) -> None:
             assert state is not None
             assert state.lease_end is not None
             ends.append(state.lease_end)
-            assert time.monotonic() - started < PATIENCE
+            assert time.monotonic() - started < TIMEOUT
         return work.Done(1)
 
     queue, signals = work.WorkQueue(database, clock=clock), Signals()
-    topic = work.Topic("kettle", Kettles(act), timeout=PATIENCE)
+    topic = work.Topic("kettle", Kettles(act), timeout=TIMEOUT)
     first = work.Worker(queue, [topic], observer=signals, lease=lease)
     second = work.Worker(queue, [topic], observer=signals, lease=lease)
     order(queue, "k", 1)
@@ -168,7 +168,7 @@ def test_an_overdue_step_loses_its_lease_and_is_reported(database: Database) -> 
 
     def hang(wanted: int, seen: int) -> work.Progress[int]:
         stuck.set()
-        assert release.wait(PATIENCE)
+        assert release.wait(TIMEOUT)
         return work.Done(99)
 
     queue, signals, others = work.WorkQueue(database), Signals(), Signals()
@@ -177,7 +177,7 @@ def test_an_overdue_step_loses_its_lease_and_is_reported(database: Database) -> 
     # One thread: others of this worker would take over, and hang too.
     first = work.Worker(queue, [hanging], observer=signals, lease=0.4, threads=1)
     with first:
-        assert stuck.wait(PATIENCE)
+        assert stuck.wait(TIMEOUT)
         signals.until(lambda: bool(signals.overdue_items))
         assert first.overdue == 1
         assert not first.drain(0.01)
@@ -214,12 +214,12 @@ def test_a_wait_ends_when_woken_before_or_meanwhile(database: Database) -> None:
     waker = threading.Timer(0.1, wakeup.wake)
     waker.start()
     wakeup.wait(3600)
-    assert time.monotonic() - started < PATIENCE
+    assert time.monotonic() - started < TIMEOUT
     waker.join()
     wakeup.close()
 
 
-class News:
+class EndlessNotifications:
     """A wake-up with an endless burst of notifications."""
 
     def __init__(self) -> None:
@@ -240,24 +240,24 @@ def test_many_notifications_wake_threads_at_once_and_cause_one_poll(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each wakes a thread, which claims; also polling for the next due time at each took a quarter of a worker's time."""
-    queue, news, looks = work.WorkQueue(database), News(), []
-    monkeypatch.setattr("archelon_core.queue.worker.wakeup_for", lambda _database: news)
+    queue, notifications, polls = work.WorkQueue(database), EndlessNotifications(), []
+    monkeypatch.setattr("archelon_core.queue.worker.wakeup_for", lambda _database: notifications)
     worker = work.Worker(queue, [work.Topic("kettle", Kettles())], threads=2, lease=3600)
-    look = worker._leases.next_ready
+    next_ready = worker._leases.next_ready
 
     def counted() -> tuple[bool, float | None]:
-        looks.append(time.monotonic())
-        return look()
+        polls.append(time.monotonic())
+        return next_ready()
 
     worker._leases.next_ready = counted  # type: ignore[method-assign]
     started = time.monotonic()
     with worker:
-        end = started + PATIENCE
-        while (news.times < 2000 or len(looks) < 2) and time.monotonic() < end:
+        end = started + TIMEOUT
+        while (notifications.times < 2000 or len(polls) < 2) and time.monotonic() < end:
             time.sleep(0.01)
     seconds = time.monotonic() - started
-    assert news.times >= 2000
-    assert 2 <= len(looks) <= 3 + seconds / 0.05
+    assert notifications.times >= 2000
+    assert 2 <= len(polls) <= 3 + seconds / 0.05
 
 
 def test_the_log_names_what_needs_attention(database: Database, caplog: pytest.LogCaptureFixture) -> None:

@@ -200,13 +200,13 @@ def test_a_child_that_ignores_its_limits_is_killed(monkeypatch: pytest.MonkeyPat
     )
     monkeypatch.setattr(text_templates, "_CHILD", stubborn)
     monkeypatch.setattr(text_templates, "_GRACE", 0.3)
-    looks = 0
+    calls = 0
 
     def clock() -> float:
         """Stand still until the child, which runs at the second call, has a child of its own; its start may take any time."""
-        nonlocal looks
-        looks += 1
-        if looks > 1:
+        nonlocal calls
+        calls += 1
+        if calls > 1:
             until(lambda: pids.exists() and pids.read_text().endswith("\n"), "the child has a child")
         return 0.0
 
