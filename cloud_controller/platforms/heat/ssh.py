@@ -115,7 +115,7 @@ async def _connected(task: SshTask, address: str) -> Configured:
         connect_timeout=_CONNECT,
         login_timeout=_CONNECT,
     )
-    async with connection:
+    try:
         for path, text in task.files.items():
             folder, place = shlex.quote(posixpath.dirname(path)), shlex.quote(path)
             status, output = await _command(connection, f"umask 077 && mkdir -p {folder} && cat > {place}", text)
@@ -124,6 +124,9 @@ async def _connected(task: SshTask, address: str) -> Configured:
         if not task.command:
             return Configured("done", "")
         status, output = await _command(connection, shlex.join(task.command), "")
+    finally:
+        # A close waits for the server, which may wait for the command beyond the timeout.
+        connection.abort()
     if status:
         return Configured("failed", f"the command failed with status {status}: {output}")
     return Configured("done", output)
@@ -132,15 +135,14 @@ async def _connected(task: SshTask, address: str) -> Configured:
 async def _command(connection: asyncssh.SSHClientConnection, command: str, text: str) -> tuple[int, str]:
     """Run a shell command; return its status and the start of its output."""
     process = await connection.create_process(command, stderr=asyncssh.STDOUT, encoding=None)
-    async with process:
-        process.stdin.write(text.encode())
-        process.stdin.write_eof()
-        shown, taken = b"", 0
-        while chunk := await process.stdout.read(1 << 14):
-            shown, taken = (shown + chunk)[:_SHOWN], taken + len(chunk)
-            if taken > _MOST:
-                return -1, f"more than {_MOST} bytes of output"
-        await process.wait(check=False)
-        status = process.exit_status
+    process.stdin.write(text.encode())
+    process.stdin.write_eof()
+    shown, taken = b"", 0
+    while chunk := await process.stdout.read(1 << 14):
+        shown, taken = (shown + chunk)[:_SHOWN], taken + len(chunk)
+        if taken > _MOST:
+            return -1, f"more than {_MOST} bytes of output"
+    await process.wait(check=False)
+    status = process.exit_status
     # A process killed by a signal has no status.
     return -1 if status is None else status, shown.decode("utf-8", "replace")

@@ -114,7 +114,9 @@ def test_failures_are_reported(sshd: Sshd) -> None:
     stranger = sshd.content(key=(sshd.directory / "stranger").read_text(), command=["true"])
     refused = run(parse_task(stranger), "127.0.0.1")
     assert (refused.state, "refuses the key" in refused.result) == ("failed", True)
-    slow = run(parse_task(sshd.content(command=["sleep", "30"], timeout=2)), "127.0.0.1")
+    # Runs for as long as the connection.
+    endless = ["sh", "-c", "while kill -0 $PPID; do sleep 1; done"]
+    slow = run(parse_task(sshd.content(command=endless, timeout=2)), "127.0.0.1")
     assert (slow.state, "did not finish within 2 s" in slow.result) == ("failed", True)
     flood = run(parse_task(sshd.content(command=["sh", "-c", "yes | head -c 3000000"])), "127.0.0.1")
     assert (flood.state, "bytes of output" in flood.result) == ("failed", True)
