@@ -323,7 +323,7 @@ def topics(dependencies: Dependencies) -> list[work.Topic[Any, Any]]:
         return settings.metrics_interval
 
     # Retried forever: no caller waits for the result, so a final failure could not be reported to anyone.
-    forever = work.Retry.for_ever()
+    forever = work.Retry.forever()
     return [
         work.Topic(TOPIC, reconciler, timeout=STEP_TIMEOUT, retry=work.Retry(attempts=20)),
         work.Topic(

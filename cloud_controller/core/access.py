@@ -53,7 +53,7 @@ def check_served(caller: Identity) -> None:
 
 def check_publishes(caller: Identity, what: str) -> None:
     """Raise ForbiddenError if the caller may not publish."""
-    if not scopes_of(caller, rules.OFFER):
+    if not scopes_of(caller, rules.CLOUD_PUBLISH):
         raise ForbiddenError(f"{what} requires a service manager or the role provider", "token")
 
 
@@ -65,7 +65,7 @@ def check_serves(caller: Identity, what: str) -> None:
 
 def check_acts_for(caller: Identity, instance: str) -> None:
     """Raise ForbiddenError if the caller does not act for the instance."""
-    granted = scopes_of(caller, rules.ACT_FOR)
+    granted = scopes_of(caller, rules.WRITE_OBJECTS)
     if Scope.ANY in granted:
         return
     if not granted:

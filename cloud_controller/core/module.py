@@ -101,7 +101,7 @@ _UNLABELLED: Final = (design.DELEGATION, design.VALIDATION, deploy.APP)
 _READING: Final = {
     type_id(design.SERVICE): rules.READ_CATALOGUE,
     type_id(design.VALIDATION): rules.VALIDATE,
-    type_id(deploy.BUNDLE): rules.READ_OFFERED_BUNDLE,
+    type_id(deploy.BUNDLE): rules.CLOUD_BUNDLE,
 }
 
 

@@ -34,7 +34,7 @@ class ResourceHandler(Handler[W, O]):
 
     def as_topic(self) -> Topic[W, O]:
         """Return the topic with this handler, for a worker."""
-        return Topic(self.topic, self, timeout=self.timeout, retry=Retry.for_ever(0.5, self.longest_pause))
+        return Topic(self.topic, self, timeout=self.timeout, retry=Retry.forever(0.5, self.longest_pause))
 
     def load(self, connection: sa.Connection, item: Item) -> W | None:
         """Return the input of a step; None if the row's object is gone."""

@@ -206,7 +206,7 @@ class BundleRoute:
         """Return what `find` returns, if the caller may read the bundle. Raises NotFoundError otherwise."""
         extras = extras_of(req.env)
         caller = extras["caller"]
-        access.check_may(caller, rules.READ_OFFERED_BUNDLE, "fetching a bundle")
+        access.check_may(caller, rules.CLOUD_BUNDLE, "fetching a bundle")
         with self._registry.unit_of_work(extras):
             connection = extras["connection"]
             found = find(connection, digest) if self._may_have(caller, digest, extras) else None
@@ -215,7 +215,7 @@ class BundleRoute:
         return found
 
     def _may_have(self, caller: Identity, digest: str, extras: dict[str, Any]) -> bool:
-        granted = access.scopes_of(caller, rules.READ_OFFERED_BUNDLE)
+        granted = access.scopes_of(caller, rules.CLOUD_BUNDLE)
         if Scope.ANY in granted:
             return True
         if Scope.OWN_BUNDLE in granted and self._runs(caller, digest, extras["connection"]):

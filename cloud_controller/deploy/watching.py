@@ -49,4 +49,4 @@ class Watching(Handler[str, None]):
 
 def topic(watching: Watching) -> Topic[Any, Any]:
     """Return the watchers' topic."""
-    return Topic(TOPIC, watching, timeout=30.0, retry=Retry.for_ever(0.5, 10.0))
+    return Topic(TOPIC, watching, timeout=30.0, retry=Retry.forever(0.5, 10.0))

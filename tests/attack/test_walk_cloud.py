@@ -43,14 +43,14 @@ class Rules:
     act: Rule | None = None
 
 
-OBJECT = (rules.READ_OBJECTS, rules.ACT_FOR, rules.ACT_FOR, rules.ACT_FOR)
+OBJECT = (rules.READ_OBJECTS, rules.WRITE_OBJECTS, rules.WRITE_OBJECTS, rules.WRITE_OBJECTS)
 KINDS = {
-    type_id(design.SERVICE): Rules("design", rules.READ_CATALOGUE, rules.OFFER, rules.OFFER),
+    type_id(design.SERVICE): Rules("design", rules.READ_CATALOGUE, rules.CLOUD_PUBLISH, rules.CLOUD_PUBLISH),
     type_id(design.DELEGATION): Rules("design", *OBJECT),
     type_id(design.VALIDATION): Rules("design", rules.VALIDATE, rules.VALIDATE, rules.VALIDATE, rules.VALIDATE),
-    type_id(deploy.BUNDLE): Rules("deploy", rules.READ_OFFERED_BUNDLE, None, None),
+    type_id(deploy.BUNDLE): Rules("deploy", rules.CLOUD_BUNDLE, None, None),
     type_id(deploy.APPLICATION): Rules("deploy", *OBJECT),
-    type_id(deploy.APP): Rules("deploy", rules.READ_OBJECTS, rules.OFFER, rules.OFFER, rules.OFFER),
+    type_id(deploy.APP): Rules("deploy", rules.READ_OBJECTS, rules.CLOUD_PUBLISH, rules.CLOUD_PUBLISH, rules.CLOUD_PUBLISH),
     type_id(deploy.STACK): Rules("deploy", *OBJECT),
     type_id(provision.CONFIGURATION): Rules("provision", *OBJECT),
     type_id(dns.RECORD): Rules("provision", *OBJECT),
@@ -339,7 +339,7 @@ def free_probes(walk: Walk) -> Iterator[Probe]:
         refusal = None if caller.role else "401"
         yield Probe("GET", catalogue.path, refusal or DONE, caller)
         # The table does not define further requirements on entries.
-        may_enter = granted(rules.OFFER, caller, Thing("", caller.tenant))
+        may_enter = granted(rules.CLOUD_PUBLISH, caller, Thing("", caller.tenant))
         for method, body in () if may_enter else (("PUT", entry), ("POST", entry), ("DELETE", b"")):
             yield Probe(method, catalogue.path, refusal or "403", caller, body)
         seen = caller.tenant == walk.first and caller.role != Role.INSTANCE and not caller.instance
@@ -369,10 +369,10 @@ def bundle_probes(walk: Walk, caller: Caller) -> Iterator[Probe]:
     early = refusal_of_token(caller, "deploy")
     runs = frozenset(each.instance for each in walk.of)
     owner = caller.tenant if caller.role in (Role.SERVICE, Role.INSTANCE) else "issuer"
-    may = granted(rules.READ_OFFERED_BUNDLE, caller, Thing("", owner, bundle_of=runs))
+    may = granted(rules.CLOUD_BUNDLE, caller, Thing("", owner, bundle_of=runs))
     for method in ("GET", "HEAD"):
         yield Probe(method, path, early or (DONE if may else "404"), caller)
-    offers = granted(rules.OFFER, caller, Thing("", caller.tenant))
+    offers = granted(rules.CLOUD_PUBLISH, caller, Thing("", caller.tenant))
     yield Probe("PUT", path, early or (DONE if offers else "403"), caller, BUNDLE, "application/gzip")
 
 
