@@ -6,12 +6,14 @@ import contextlib
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from cloud_controller.platforms.health import Check, Spawn, check_all
+from tests.certificates import server_context
 
 
 class Answering:
@@ -68,6 +70,30 @@ def ask(servers: list[Answering], answer: bytes | None, **asked: object) -> str:
 
 def test_no_checks_means_healthy() -> None:
     assert check_all([Check(ports={}), Check(ports={})]) == ["", ""]
+
+
+def test_a_node_that_does_not_end_tls_holds_no_check_up(tmp_path: Path) -> None:
+    context, _ = server_context(tmp_path)
+    released = threading.Event()
+
+    def hold(server: socket.socket) -> None:
+        client, _ = server.accept()
+        with context.wrap_socket(client, server_side=True):
+            assert released.wait(300)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        thread = threading.Thread(target=hold, args=(server,))
+        thread.start()
+        started = time.monotonic()
+        try:
+            check = Check(ports={"p": port}, urls=(f"https://127.0.0.1:{port}/",), timeout=3.0)
+            assert "no response within 3 s" in check_all([check])[0]
+            # Closing TLS in order would wait for the node for 30 s more.
+            assert time.monotonic() - started < 30
+        finally:
+            released.set()
+            thread.join()
 
 
 def test_ports(serve: list[Answering]) -> None:

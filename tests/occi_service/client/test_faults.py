@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import ssl
-import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -13,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from occi_service import client
+from tests.certificates import server_context
 from tests.ports import closed_port
 from tests.waiting import until
 
@@ -393,18 +392,7 @@ def test_connection_refused() -> None:
 
 
 def test_certificates_are_verified(tmp_path: Path) -> None:
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    subprocess.run(
-        [
-            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
-            *("-keyout", str(key), "-out", str(certificate), "-days", "2", "-subj", "/CN=localhost"),
-            *("-addext", "subjectAltName=DNS:localhost"),
-        ],
-        check=True,
-        capture_output=True,
-    )
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
+    context, certificate = server_context(tmp_path)
     with Scripted(OK_ENTITY, OK_ENTITY, OK_ENTITY) as server:
         server.secure_with(context)
         port = server.url.rpartition(":")[2]
