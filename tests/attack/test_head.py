@@ -179,7 +179,7 @@ def test_the_response_to_head_is_a_head_only(service: Service) -> None:
     assert {200, 401, 404} <= statuses, statuses
 
 
-def test_the_side_ports_response_to_head_is_a_head_only() -> None:
+def test_the_admin_ports_response_to_head_is_a_head_only() -> None:
     with serve_admin_port(0, [], prometheus_client.CollectorRegistry()) as side:
         for path, status in (("/healthz", 200), ("/readyz", 200), ("/metrics", 200), ("/nothing", 404)):
             assert _answered(side.port, f"HEAD {path} HTTP/1.1\r\nHost: a\r\n\r\n") == [status]

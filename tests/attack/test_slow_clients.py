@@ -205,7 +205,7 @@ def test_an_orchestrators_server_tolerates_slow_clients(tmp_path: Path) -> None:
         assert all(each.is_held() for each in slow)
 
 
-def test_a_workers_side_port_tolerates_slow_clients() -> None:
+def test_a_workers_admin_port_tolerates_slow_clients() -> None:
     with serve_admin_port(0, [], prometheus_client.CollectorRegistry()) as side, slow_clients(side.port) as slow:
         for each in slow:
             with fast(side.port, "/readyz") as asks:

@@ -50,7 +50,9 @@ KINDS = {
     type_id(design.VALIDATION): Rules("design", rules.VALIDATE, rules.VALIDATE, rules.VALIDATE, rules.VALIDATE),
     type_id(deploy.BUNDLE): Rules("deploy", rules.CLOUD_BUNDLE, None, None),
     type_id(deploy.APPLICATION): Rules("deploy", *OBJECT),
-    type_id(deploy.APP): Rules("deploy", rules.READ_OBJECTS, rules.CLOUD_PUBLISH, rules.CLOUD_PUBLISH, rules.CLOUD_PUBLISH),
+    type_id(deploy.APP): Rules(
+        "deploy", rules.READ_OBJECTS, rules.CLOUD_PUBLISH, rules.CLOUD_PUBLISH, rules.CLOUD_PUBLISH
+    ),
     type_id(deploy.STACK): Rules("deploy", *OBJECT),
     type_id(provision.CONFIGURATION): Rules("provision", *OBJECT),
     type_id(dns.RECORD): Rules("provision", *OBJECT),

@@ -41,7 +41,7 @@ class Scrape:
 
 
 def scrape(port: int, token: str = "") -> Scrape:
-    """Scrape /metrics; a worker's side port requires no token, web does."""
+    """Scrape /metrics; a worker's admin port requires no token, web does."""
     request = urllib.request.Request(f"http://127.0.0.1:{port}/metrics", headers={"X-Auth-Token": token})
     with urllib.request.urlopen(request, timeout=5) as answer:
         return Scrape(answer.read().decode())
