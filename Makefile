@@ -23,9 +23,10 @@ demo: $(VENV)/installed
 	$(BIN)/python -m archelon demo $(DEMO_ARGS)
 
 # Detects breakage within minutes, on any machine. Skips test beds and slow tests, and repeats less: it kills processes at every
-# fourth moment only, and so on.
-test: export ARCHELON_TEST_CRASH_STRIDE ?= 4
-test: export ARCHELON_TEST_KILLS ?= 20
+# eighth moment only, and so on.
+test: export ARCHELON_EXAMPLES ?= 15
+test: export ARCHELON_TEST_CRASH_STRIDE ?= 8
+test: export ARCHELON_TEST_KILLS ?= 8
 test: export ARCHELON_TEST_FUZZ ?= 2000
 test: $(VENV)/installed
 	$(PYTEST) --quick $(PYTEST_ARGS)

@@ -19,7 +19,7 @@ from tests.conftest import missing
 from .harness import ROOT, Dev, first_port
 
 #: Seconds; includes the installation, and allows for a loaded machine.
-pytestmark = pytest.mark.timeout(1200)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 PAGE = (ROOT / "docs" / "start.md").read_text()
 
