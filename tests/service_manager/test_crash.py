@@ -117,7 +117,7 @@ def test_killed_at_every_step(lab: Bench, table: Table, victim: str, name: str) 
     kills = 0
     for _ in range(ROUNDS):
         kills += kill_at_every_touch(lab, victim, name)
-    assert kills >= 4 * ROUNDS // STRIDE
+    assert kills >= max(1, 4 * ROUNDS // STRIDE)
     table.rows.append(Row(f"{victim} killed at every step of {name}", kills, kills, lab.clean()))
 
 
