@@ -138,7 +138,7 @@ class KubernetesStacks:
         now = max(1, found.minimum) if given is None else given
         then = count if count is not None else now + (by or 0)
         if not found.minimum <= then <= found.maximum:
-            raise DeployError(f"{node} has {found.minimum} to {found.maximum} instances; {then} is not among them")
+            raise DeployError(f"{node} has {found.minimum} to {found.maximum} instances; {then} is out of bounds")
         return {**order.counts, node: then}
 
     def signal(self, order: StackOrder, resource: str, data: Mapping[str, Any]) -> None:

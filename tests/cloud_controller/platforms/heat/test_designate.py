@@ -147,9 +147,9 @@ def test_an_instances_record_is_private(naming: AtDesignate) -> None:
 @pytest.mark.parametrize(
     ("changed", "result", "where"),
     [
-        ({names.REGION: "local"}, "has no name server; there are heat", names.REGION),
+        ({names.REGION: "local"}, "has no name server; expected one of heat", names.REGION),
         ({dns.VALUE: "web"}, "is not an address", dns.VALUE),
-        ({dns.NAME: "WEB"}, '"WEB" is written "web"', dns.NAME),
+        ({dns.NAME: "WEB"}, 'write "WEB" as "web"', dns.NAME),
         ({dns.TTL: 1.5}, "whole number of seconds", dns.TTL),
     ],
 )
@@ -217,7 +217,7 @@ def test_zones_are_optional_except_in_a_shared_project(naming: AtDesignate, open
         return NameOrder(of, dns_records.checked(zone, "a", "A", "192.0.2.1", ttl=60))
 
     assert limited.names is not None
-    with pytest.raises(ProvisionError, match=f"in the zone {naming.zone} ; expected one of example.net"):
+    with pytest.raises(ProvisionError, match=f"in the zone {naming.zone}; expected one of example.net"):
         limited.names.put(order(naming.zone))
     with pytest.raises(ProvisionError, match=r"no zone example\.net; create it"):
         limited.names.put(order("example.net"))
