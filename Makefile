@@ -24,7 +24,7 @@ demo: $(VENV)/installed
 
 # Detects breakage within minutes, on any machine. Skips test beds and slow tests, and repeats less: it kills processes at every
 # eighth moment only, and so on.
-test: export ARCHELON_EXAMPLES ?= 15
+test: export ARCHELON_TEST_EXAMPLES ?= 15
 test: export ARCHELON_TEST_CRASH_STRIDE ?= 8
 test: export ARCHELON_TEST_KILLS ?= 8
 test: export ARCHELON_TEST_FUZZ ?= 2000
@@ -52,7 +52,7 @@ bench: $(VENV)/installed
 	$(BIN)/python -m benchmarks
 
 crash: $(VENV)/installed
-	ARCHELON_CRASH_ROUNDS=5 $(BIN)/python -m pytest -m crash -s $(PYTEST_ARGS)
+	ARCHELON_TEST_CRASH_ROUNDS=5 $(BIN)/python -m pytest -m crash -s $(PYTEST_ARGS)
 
 # Sends nearly correct requests to every service: FUZZ_ARGS="--requests 10000 --seed 7 --start 2500 --database sqlite".
 fuzz: $(VENV)/installed

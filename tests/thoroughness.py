@@ -6,6 +6,6 @@ import os
 from typing import Final
 
 #: Repetitions of each point.
-ROUNDS: Final = int(os.environ.get("ARCHELON_CRASH_ROUNDS", "1"))
+ROUNDS: Final = int(os.environ.get("ARCHELON_TEST_CRASH_ROUNDS", "1"))
 #: Of the points of one kind, in order, only every n-th is used.
 STRIDE: Final = int(os.environ.get("ARCHELON_TEST_CRASH_STRIDE", "1"))

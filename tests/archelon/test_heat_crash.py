@@ -6,7 +6,7 @@ test bed's services are restarted by the test, Archelon's processes by their sup
 the attributes that the tenant sees, and in Heat.
 
 Each life starts with another victim and continues with the next, so seven lives cover every victim in every phase. Without
-ARCHELON_CRASH_ROUNDS there are two, in which every victim and every phase occurs.
+ARCHELON_TEST_CRASH_ROUNDS there are two, in which every victim and every phase occurs.
 """
 
 from __future__ import annotations

@@ -167,7 +167,7 @@ def _machine(registries: Callable[[], tuple[Registry, Registry]], databases: lis
 
 
 _SETTINGS = settings(
-    max_examples=int(os.environ.get("ARCHELON_EXAMPLES", "40")),
+    max_examples=int(os.environ.get("ARCHELON_TEST_EXAMPLES", "40")),
     stateful_step_count=30,
     deadline=None,
     suppress_health_check=list(HealthCheck),

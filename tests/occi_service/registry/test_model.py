@@ -266,7 +266,7 @@ class SqlMachine(RegistryMachine):
 
 
 _SETTINGS = settings(
-    max_examples=int(os.environ.get("ARCHELON_EXAMPLES", "40")),
+    max_examples=int(os.environ.get("ARCHELON_TEST_EXAMPLES", "40")),
     stateful_step_count=25,
     deadline=None,
     suppress_health_check=list(HealthCheck),

@@ -225,7 +225,7 @@ def test_zones_are_optional_except_in_a_shared_project(naming: AtDesignate, open
     account = {"username": "u", "project_name": "p", "password_file": "f"}
     for wrong, result in (
         ({"zones": "example.net"}, "must be a list of domains"),
-        ({"zones": ["-"]}, "no zone"),
+        ({"zones": ["-"]}, "not a zone"),
         ({"zone": []}, "takes only zones and service"),
     ):
         with pytest.raises(DeployError, match=result):
