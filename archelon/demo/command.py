@@ -20,7 +20,7 @@ from ..errors import CommandError, Status
 from ..state_directory import StateDirectory
 
 if TYPE_CHECKING:
-    from .plays import Scenario
+    from .scenarios import Scenario
     from .stage import Stage
     from .steps import Step
 
@@ -35,7 +35,7 @@ def demo(keep: bool) -> int:
     from archelon_core.private_files import private_umask
 
     from ..all_in_one import AllInOne
-    from .plays import choose
+    from .scenarios import choose
     from .stage import Stage
     from .steps import STEPS
 

@@ -11,8 +11,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
-from .plays import Scenario
 from .remains import left
+from .scenarios import Scenario
 from .stage import ExpectedError, Node, Stage
 
 _ENTRY: Final = "Archelon was here"

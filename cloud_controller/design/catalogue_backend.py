@@ -4,7 +4,7 @@ Tokens are sent to the catalogue's endpoints, so an entry is written only by the
 (those of our modules, and Keystone's names of services) belong to the installation, which has their addresses in its settings:
 not even an operator's token may write one, since a stolen one would then attract everyone's tokens. Every other type belongs to
 the tenant that published it. The tenant in the token of its service manager identifies that tenant; the service manager owns its
-entries, and the tenant's providers may write further ones (docs/adr/026-what-a-credential-is-sent-to.md).
+entries, and the tenant's providers may write further ones (docs/adr/026-destinations-of-credentials.md).
 """
 
 from __future__ import annotations

@@ -15,8 +15,8 @@ import pytest
 
 from archelon.all_in_one import AllInOne
 from archelon.demo.command import perform
-from archelon.demo.plays import Scenario, choose
 from archelon.demo.remains import left
+from archelon.demo.scenarios import Scenario, choose
 from archelon.demo.stage import ExpectedError, Stage
 from archelon.demo.steps import Step
 from archelon.errors import CommandError, Status
@@ -137,7 +137,7 @@ def test_left_finds_what_is_left(stage: Stage) -> None:
 
 
 def test_without_the_guestbook_it_reports_what_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("archelon.demo.plays._BUNDLES", tmp_path)
+    monkeypatch.setattr("archelon.demo.scenarios._BUNDLES", tmp_path)
     scenario = choose()
     assert scenario.service == "hello"
     assert "orchestrators/guestbook are not installed" in scenario.missing[0]

@@ -9,7 +9,7 @@ import sys
 from types import FrameType
 
 from . import parts
-from .bringing_up import SetupError, TestBed, timestamped
+from .bed import SetupError, TestBed, timestamped
 from .layout import Layout
 from .processes import ProcessError, Processes
 from .software import SoftwareError
