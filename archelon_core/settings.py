@@ -32,7 +32,7 @@ from .documents.tree import DocumentLimits, plain
 PREFIX = "ARCHELON_"
 _CONFIG = "ARCHELON_CONFIG"
 #: Read by the test suite, not by services.
-_OTHERS = re.compile(r"ARCHELON_(?:TEST_.*|CRASH_ROUNDS|REQUIRE_ALL)")
+_OTHERS = re.compile(r"ARCHELON_(?:TEST|BENCH)_.*")
 # Kubernetes sets these in every container for each Service, whose name may begin with archelon.
 _KUBERNETES = re.compile(
     r"ARCHELON_(?:.*_)?(?:SERVICE_HOST|SERVICE_PORT(?:_[A-Z0-9_]+)?|PORT_[0-9]+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)"

@@ -1,6 +1,6 @@
 """Fixtures for all tests (databases, test beds), test order, and reports of missing requirements.
 
-With ARCHELON_REQUIRE_ALL, as in CI, every skip is a failure.
+With ARCHELON_TEST_REQUIRE_ALL, as in CI, every skip is a failure.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ _WITH_KUBERNETES = 1800
 
 
 def missing(what: str, *, package: str = "", command: str = "make test-all") -> None:
-    """Skip a test, naming the missing requirement; with ARCHELON_REQUIRE_ALL (CI), fail it instead.
+    """Skip a test, naming the missing requirement; with ARCHELON_TEST_REQUIRE_ALL (CI), fail it instead.
 
     Args:
         package: Debian package that provides it.
         command: runs the test, if no package is sufficient.
     """
-    if os.environ.get("ARCHELON_REQUIRE_ALL"):
-        pytest.fail(f"{what} is missing, and ARCHELON_REQUIRE_ALL is set")
+    if os.environ.get("ARCHELON_TEST_REQUIRE_ALL"):
+        pytest.fail(f"{what} is missing, and ARCHELON_TEST_REQUIRE_ALL is set")
     pytest.skip(skips.to_run(f"{what} is missing", f"apt-get install {package} && make test" if package else command))
 
 
@@ -58,9 +58,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def _skip_is_failure(report: pytest.TestReport | pytest.CollectReport) -> None:
-    if os.environ.get("ARCHELON_REQUIRE_ALL") and report.outcome == "skipped" and not hasattr(report, "wasxfail"):
+    if os.environ.get("ARCHELON_TEST_REQUIRE_ALL") and report.outcome == "skipped" and not hasattr(report, "wasxfail"):
         report.outcome = "failed"
-        report.longrepr = f"{report.nodeid} was skipped, and ARCHELON_REQUIRE_ALL is set: {report.longrepr}"
+        report.longrepr = f"{report.nodeid} was skipped, and ARCHELON_TEST_REQUIRE_ALL is set: {report.longrepr}"
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -83,8 +83,8 @@ def test_without_skips_nothing_is_listed(checkout: pytest.Pytester) -> None:
 
 
 def test_tests_that_quick_skips_are_not_failures(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run this project's own tests with ARCHELON_REQUIRE_ALL, and a cloud and a cluster that do not respond."""
-    for name, value in {"ARCHELON_REQUIRE_ALL": "1", "OS_CLOUD": "none", "KUBECONFIG": "/none"}.items():
+    """Run this project's own tests with ARCHELON_TEST_REQUIRE_ALL, and a cloud and a cluster that do not respond."""
+    for name, value in {"ARCHELON_TEST_REQUIRE_ALL": "1", "OS_CLOUD": "none", "KUBECONFIG": "/none"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(ROOT)
     files = ["tests/test_openstack.py", "tests/deploy/test_test_bed.py"]

@@ -172,7 +172,7 @@ def test_a_failed_up_is_reported_once(bed: Bed, tmp_path: Path) -> None:
     # In CI, pytest's summary has full messages; OS_ variables would select another cloud instead of the test bed.
     excluded = ("CI", "BUILD_NUMBER", "OS_", "PYTEST_", "PYTHONPATH")
     kept = {name: value for name, value in bed.environment().items() if not name.startswith(excluded)}
-    environment = {**kept, "ARCHELON_REQUIRE_ALL": "1"}
+    environment = {**kept, "ARCHELON_TEST_REQUIRE_ALL": "1"}
     script = (
         "import socket, subprocess, sys\n"
         "with socket.create_server(('127.0.0.1', 13306)):\n"

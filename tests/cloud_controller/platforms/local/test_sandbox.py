@@ -91,7 +91,7 @@ def test_an_unprivileged_user_can_isolate_tenants(tmp_path: Path) -> None:
     pytest_ = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", f"--basetemp={tmp_path}/inside"]
     selected = ["-k", f"sandbox and not without and ({OF_A_SANDBOX})", *tests]
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
-    environment = {**inherited, "ARCHELON_REQUIRE_ALL": "1"}
+    environment = {**inherited, "ARCHELON_TEST_REQUIRE_ALL": "1"}
     done = subprocess.run([*as_user, *pytest_, *selected], cwd=ROOT, env=environment, capture_output=True, check=False)
     result = done.stdout.decode()
     assert done.returncode == 0, result
