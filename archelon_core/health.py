@@ -41,7 +41,7 @@ class Check:
 
 
 @dataclasses.dataclass(frozen=True)
-class Outcome:
+class CheckOutcome:
     """The outcome of a check, with a reason that anyone may read."""
 
     name: str
@@ -97,12 +97,12 @@ class Readiness:
         """Report not ready from now on: the process finishes its work and exits."""
         self._draining.set()
 
-    def outcomes(self) -> list[Outcome]:
+    def outcomes(self) -> list[CheckOutcome]:
         """Run all checks at once and wait for them, at most the longest timeout."""
         runs = [(check, self._run(check)) for check in self._checks]
         outcomes = [self._outcome(check, run) for check, run in runs]
         if self._draining.is_set():
-            outcomes.append(Outcome("process", "draining: it finishes its work and exits"))
+            outcomes.append(CheckOutcome("process", "draining: it finishes its work and exits"))
         return outcomes
 
     def response(self) -> tuple[int, bytes]:
@@ -120,21 +120,21 @@ class Readiness:
                 run = self._running[check.name] = _Run(check, self._clock)
             return run
 
-    def _outcome(self, check: Check, run: _Run) -> Outcome:
+    def _outcome(self, check: Check, run: _Run) -> CheckOutcome:
         remaining = run.started + check.timeout - self._clock()
         if not run.done.wait(max(remaining, 0.0)):
             reason = f"no answer within {check.timeout:g} s"
             self._log_failure(check, reason, None)
-            return Outcome(check.name, reason)
+            return CheckOutcome(check.name, reason)
         if run.error is not None:
             self._log_failure(check, "failed", run.error)
-            return Outcome(check.name, f"failed ({type(run.error).__name__})")
+            return CheckOutcome(check.name, f"failed ({type(run.error).__name__})")
         with self._lock:
             recovered = check.name in self._failing
             self._failing.discard(check.name)
         if recovered:
             _logger.info("readiness check passes again", extra={"check": check.name})
-        return Outcome(check.name, run.reason, ok=True)
+        return CheckOutcome(check.name, run.reason, ok=True)
 
     def _log_failure(self, check: Check, reason: str, error: Exception | None) -> None:
         with self._lock:

@@ -28,7 +28,7 @@ import psutil
 import urllib3
 
 from archelon.demo.remains import left
-from archelon.demo.stage import Node, Stage
+from archelon.demo.stage import RunningNode, Stage
 from occi_service import client
 
 from .goals import Goals, p95
@@ -76,7 +76,7 @@ class Program:
     path: str
 
     @classmethod
-    def of(cls, node: Node, *, path: str) -> Program:
+    def of(cls, node: RunningNode, *, path: str) -> Program:
         """Return the program of a node. Its directory is copied, since it is deleted with its instance."""
         process = psutil.Process(node.pid)
         copy = Path(tempfile.mkdtemp(prefix="archelon-bench-")) / "files"

@@ -21,7 +21,7 @@ import importlib
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from .catalogue import Design, Found
+    from .catalogue import Design, FoundService
     from .deployment import Deployment, Resource, Stack
     from .disposal import Disposal
     from .dns import Dns, Record
@@ -44,7 +44,7 @@ __all__ = [
     "Dns",
     "Event",
     "Failure",
-    "Found",
+    "FoundService",
     "Instance",
     "Orchestrator",
     "Provisioning",
@@ -60,7 +60,7 @@ __all__ = [
 ]
 
 _MODULES: Final = {
-    "catalogue": ("Design", "Found"),
+    "catalogue": ("Design", "FoundService"),
     "disposal": ("Disposal",),
     "deployment": ("Deployment", "Resource", "Stack"),
     "dns": ("Dns", "Record"),

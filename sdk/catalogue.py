@@ -16,7 +16,7 @@ from .ports import Service, ServiceClients
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Found:
+class FoundService:
     """A service in the catalogue."""
 
     type: str
@@ -36,13 +36,13 @@ class Design:
     def __init__(self, services: ServiceClients, instance: Callable[[], Instance]) -> None:
         self._services = services
         self._instance = instance
-        self._modules: dict[str, Found] = {}
+        self._modules: dict[str, FoundService] = {}
 
-    def services(self, service_type: str) -> Sequence[Found]:
+    def services(self, service_type: str) -> Sequence[FoundService]:
         """Return the catalogue's entries of a type that may be sent a token."""
         entries = self._services.design().list(design.SERVICE.location, attributes={design.SERVICE_TYPE: service_type})
         return [
-            Found(
+            FoundService(
                 service_type,
                 str(each.attributes[design.ENDPOINT]),
                 str(each.attributes.get(design.SERVICE_REGION, "")),
@@ -52,7 +52,7 @@ class Design:
             if design.is_trusted(each.attributes)
         ]
 
-    def service(self, service_type: str, region: str | None = None) -> Found:
+    def service(self, service_type: str, region: str | None = None) -> FoundService:
         """Return the location of a service: in the region if one is given and has it, else anywhere.
 
         The instance's own service manager is preferred, where its token is valid; then internal endpoints.
@@ -67,7 +67,7 @@ class Design:
             found, key=lambda each: (each.region != region, not self._is_own(each.url), each.interface != "internal")
         )
 
-    def module(self, scheme: str) -> Found:
+    def module(self, scheme: str) -> FoundService:
         """Return the location of a module of the cloud controller. Raises Failure."""
         if scheme not in self._modules:
             try:

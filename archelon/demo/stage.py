@@ -40,7 +40,7 @@ class Answer:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Node:
+class RunningNode:
     """A process of an instance: an orchestrator, or a node of one of its stacks. `pid` is None if it does not run."""
 
     instance: str
@@ -161,7 +161,7 @@ class Stage:
         )
         return time.monotonic() - begun
 
-    def nodes(self, instance: str | None = None) -> list[Node]:
+    def nodes(self, instance: str | None = None) -> list[RunningNode]:
         """Return processes of the local region, of all instances or of one."""
         found = []
         for launcher, name in self.system.running():
@@ -169,7 +169,7 @@ class Stage:
                 continue
             running = launcher.observe(name)
             if running is not None:
-                found.append(Node(name.instance, name.process, running.pid, dict(running.ports)))
+                found.append(RunningNode(name.instance, name.process, running.pid, dict(running.ports)))
         return found
 
     @property

@@ -13,7 +13,7 @@ from typing import Final
 
 from .remains import left
 from .scenarios import Scenario
-from .stage import ExpectedError, Node, Stage
+from .stage import ExpectedError, RunningNode, Stage
 
 _ENTRY: Final = "Archelon was here"
 _VISITORS: Final = 4
@@ -202,11 +202,11 @@ def _check_page(stage: Stage, *wanted: str) -> None:
         raise ExpectedError(f"{stage.url} was to contain {', '.join(wanted)}; it answered {status}: {text[:200]!r}")
 
 
-def _nodes(stage: Stage) -> list[Node]:
+def _nodes(stage: Stage) -> list[RunningNode]:
     return [each for each in stage.nodes(stage.instance) if not each.is_orchestrator]
 
 
-def _running(stage: Stage, node: str) -> list[Node]:
+def _running(stage: Stage, node: str) -> list[RunningNode]:
     """Running instances of a node."""
     return [each for each in _nodes(stage) if each.pid is not None and f".{node}" in each.process]
 

@@ -26,7 +26,15 @@ from .realm_document import RealmData, RealmError, RealmTenant, RealmToken, Real
 from .realm_file import IssuedToken, RealmFile
 from .refusal import ErrorRenderer, render_plain_error
 from .revocations import MemoryRevocations, Revocations
-from .signed_tokens import LEEWAY, LIFETIME, Instances, SignedTokens, TokenIssuer, instance_subject, service_subject
+from .signed_tokens import (
+    LEEWAY,
+    LIFETIME,
+    InstanceLookup,
+    SignedTokens,
+    TokenIssuer,
+    instance_subject,
+    service_subject,
+)
 from .signing_keys import SigningKey, VerificationKey, VerificationKeys, read_jwk_set, write_jwk_set
 from .size_limit import BodyTooLargeError, SizeLimit
 from .subject import Clock, Identity, PresentedToken, Role, TenantId, TokenKind
@@ -49,7 +57,7 @@ __all__ = [
     "HeavyRequests",
     "Identity",
     "IdentityError",
-    "Instances",
+    "InstanceLookup",
     "InvalidTokenError",
     "IssuedToken",
     "MemoryRevocations",

@@ -47,7 +47,7 @@ _OPTIONS: Any = {
 }
 
 
-class Instances(Protocol):
+class InstanceLookup(Protocol):
     """The instances of a service, as an issuer needs them at renewal."""
 
     def exists(self, instance_id: str, tenant_id: TenantId) -> bool:
@@ -145,7 +145,7 @@ class TokenIssuer:
         key: SigningKey,
         *,
         keys: VerificationKeys,
-        instances: Instances,
+        instances: InstanceLookup,
         revocations: Revocations,
         clock: Clock,
         new_id: Callable[[], str] = lambda: uuid.uuid4().hex,

@@ -185,7 +185,7 @@ class _Arbiter(gunicorn.arbiter.Arbiter):  # type: ignore[misc]
             signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
 
 
-class Worker(Protocol):
+class WorkerProcess(Protocol):
     """The interface of what `run_worker` runs, for example the claimers of the work queue."""
 
     def start(self) -> None:
@@ -196,7 +196,7 @@ class Worker(Protocol):
 
 
 def run_worker(
-    worker: Worker,
+    worker: WorkerProcess,
     *,
     port: int | None = None,
     host: str = "127.0.0.1",
@@ -253,7 +253,7 @@ def run_worker(
     return 1
 
 
-def _drain(worker: Worker, timeout: float, hurry: threading.Event) -> bool:
+def _drain(worker: WorkerProcess, timeout: float, hurry: threading.Event) -> bool:
     finished: list[bool] = []
 
     def drain() -> None:

@@ -36,7 +36,7 @@ this is not an existing product.
 from .leases import Claim
 from .observer import LogObserver, Observer, Outcome
 from .progress import Advance, Done, Fail, Progress, Wait
-from .queue import Backlog, Clock, State, WorkQueue
+from .queue import Backlog, Clock, WorkQueue, WorkState
 from .recurring import RETENTION, recurring, retention
 from .topic import Handler, Item, Priority, Retry, Token, Topic, describe
 from .worker import Worker
@@ -57,11 +57,11 @@ __all__ = [
     "Priority",
     "Progress",
     "Retry",
-    "State",
     "Token",
     "Topic",
     "Wait",
     "WorkQueue",
+    "WorkState",
     "Worker",
     "describe",
     "recurring",

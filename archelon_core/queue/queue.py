@@ -44,7 +44,7 @@ class Backlog:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class State:
+class WorkState:
     """One row, for people and tests. Times are seconds since the epoch."""
 
     due: float | None
@@ -199,12 +199,12 @@ class WorkQueue:
             },
         )
 
-    def state(self, topic: str, key: str) -> State | None:
+    def state(self, topic: str, key: str) -> WorkState | None:
         """The row of one item; None if there is none."""
-        columns = [work.c[field.name] for field in dataclasses.fields(State)]
+        columns = [work.c[field.name] for field in dataclasses.fields(WorkState)]
         with self.database.read() as connection:
             row = connection.execute(sa.select(*columns).where(work.c.topic == topic, work.c.key == key)).one_or_none()
-        return None if row is None else State(*row)
+        return None if row is None else WorkState(*row)
 
     def backlog(self) -> Sequence[Backlog]:
         """The backlog of each topic that has rows, ordered by name. Reads the whole table."""

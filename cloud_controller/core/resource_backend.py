@@ -30,7 +30,7 @@ _LONGEST_PATH: Final = 255
 
 
 @dataclasses.dataclass(frozen=True)
-class Context:
+class RequestContext:
     """The context of a request, for the backends."""
 
     caller: Identity
@@ -44,12 +44,12 @@ class Context:
         return found
 
 
-def context(extras: Any) -> Context:
+def context(extras: Any) -> RequestContext:
     """Extract the context from the extras that the application passes to the backends."""
     # An operator's orders are carried out for the tenant that owns the instance.
     owner = extras.get("identity")
     tenant = extras["caller"].tenant_id if owner is None else owner.tenant_id
-    return Context(extras["caller"], extras["connection"], tenant, extras)
+    return RequestContext(extras["caller"], extras["connection"], tenant, extras)
 
 
 class OwnedBackend(DeferredDeletion, MixinBackend, ActionBackend):
@@ -81,10 +81,12 @@ class OwnedBackend(DeferredDeletion, MixinBackend, ActionBackend):
         """Return the region of an entity."""
         return ""
 
-    def ordered(self, entity: Entity, present: Object, request: Context) -> None:
+    def ordered(self, entity: Entity, present: Object, request: RequestContext) -> None:
         """Check a new order, and set the provider's attributes. Called before anything is written. Raises HttpError."""
 
-    def reordered(self, old: Entity, new: dict[str, Any], *, present: Object, request: Context) -> dict[str, Any]:
+    def reordered(
+        self, old: Entity, new: dict[str, Any], *, present: Object, request: RequestContext
+    ) -> dict[str, Any]:
         """Check a changed order, and return the attributes to store. Raises HttpError."""
         return new
 
@@ -145,12 +147,12 @@ class OwnedBackend(DeferredDeletion, MixinBackend, ActionBackend):
         return {**dict.fromkeys(self.hidden), **answer}
 
     def act(
-        self, entity: Entity, present: Object, action: Action, *, attributes: Mapping[str, Any], request: Context
+        self, entity: Entity, present: Object, action: Action, *, attributes: Mapping[str, Any], request: RequestContext
     ) -> Mapping[str, Any]:
         """Carry out an action on a present object. Raises HttpError."""
         raise ConflictError(f"{action.term} is not an action of this object", "action")
 
-    def check_takes_more(self, instance: str, request: Context) -> None:
+    def check_takes_more(self, instance: str, request: RequestContext) -> None:
         """Reject an invalid instance id, and new objects of an instance that is being disposed of. Raises HttpError."""
         try:
             instance_subject(instance)
@@ -159,7 +161,7 @@ class OwnedBackend(DeferredDeletion, MixinBackend, ActionBackend):
         if self._is_disposed_of(request.connection, instance):
             raise ConflictError(f"the instance {instance[:64]} is being disposed of; create nothing for it", "path")
 
-    def present(self, entity: Entity, request: Context) -> Object:
+    def present(self, entity: Entity, request: RequestContext) -> Object:
         """Return the object of an entity, after checking that the caller acts for its instance."""
         found = self.objects.find(request.connection, entity.identifier)
         if found is None:
@@ -170,7 +172,7 @@ class OwnedBackend(DeferredDeletion, MixinBackend, ActionBackend):
     def _is_disposed_of(self, connection: sa.Connection, instance: str) -> bool:
         return self.objects.owner(connection, disposal.disposal_path(instance)) is not None
 
-    def _check_path(self, entity: Entity, instance: str, request: Context) -> None:
+    def _check_path(self, entity: Entity, instance: str, request: RequestContext) -> None:
         """Reject a path of another instance: paths are global, so an order there would conflict with the other's."""
         wanted = self.path(entity)
         if len(entity.identifier) > _LONGEST_PATH:

@@ -19,7 +19,7 @@ from archelon_core.errors import BadRequestError, ConflictError, shown
 
 from ..core import access
 from ..core.labels import Labels
-from ..core.resource_backend import Context, OwnedBackend, context
+from ..core.resource_backend import OwnedBackend, RequestContext, context
 from ..core.resources import PRESENT, STOPPED, Object, Objects
 from .bundles import Bundles
 
@@ -43,7 +43,7 @@ class _RunnableBackend(OwnedBackend):
         self._bundles = bundles
 
     def act(
-        self, entity: Entity, present: Object, action: Action, *, attributes: Mapping[str, Any], request: Context
+        self, entity: Entity, present: Object, action: Action, *, attributes: Mapping[str, Any], request: RequestContext
     ) -> Mapping[str, Any]:
         if action == deploy.STOP:
             self.objects.update(request.connection, present, wanted=STOPPED)
@@ -89,7 +89,7 @@ class ApplicationBackend(_RunnableBackend):
             raise ConflictError("an app has the id of this instance; the platform cannot distinguish them", "path")
         super().create(entity, extras)
 
-    def ordered(self, entity: Entity, present: Object, request: Context) -> None:
+    def ordered(self, entity: Entity, present: Object, request: RequestContext) -> None:
         self._starting(entity)
 
     def replace(self, old: Entity, new: Entity, extras: Any) -> None:
@@ -107,7 +107,9 @@ class ApplicationBackend(_RunnableBackend):
         self.present(old, context(extras))
         raise ConflictError("an application cannot be changed in part; PUT it whole", "method")
 
-    def reordered(self, old: Entity, new: dict[str, Any], *, present: Object, request: Context) -> dict[str, Any]:
+    def reordered(
+        self, old: Entity, new: dict[str, Any], *, present: Object, request: RequestContext
+    ) -> dict[str, Any]:
         before, after = _source(old.attributes), _source(new)
         if before == after:
             new[deploy.APPLICATION_ENV] = old.attributes.get(deploy.APPLICATION_ENV, {})
@@ -117,7 +119,7 @@ class ApplicationBackend(_RunnableBackend):
         environment_of(new)
         return new
 
-    def _check_source(self, attributes: Mapping[str, Any], request: Context, *, new: bool) -> None:
+    def _check_source(self, attributes: Mapping[str, Any], request: RequestContext, *, new: bool) -> None:
         if new:
             # It gets the instance's tokens and secrets, and may read its bundle: neither an orchestrator nor an operator may
             # choose it.
@@ -169,7 +171,7 @@ class AppBackend(_RunnableBackend):
         if not self.objects.add(request.connection, new):
             raise ConflictError(f"{shown(new.path)} is taken", "path")
 
-    def present(self, entity: Entity, request: Context) -> Object:
+    def present(self, entity: Entity, request: RequestContext) -> Object:
         access.check_publishes(request.caller, "an application of your own")
         found = self.objects.find(request.connection, entity.identifier)
         assert found is not None, "entity and row are created and removed together"

@@ -11,7 +11,7 @@ from occi.core_model import Action, Entity
 from archelon_api import deploy, names
 from archelon_core.errors import BadRequestError, ConflictError, HttpError
 
-from ..core.resource_backend import Context, OwnedBackend
+from ..core.resource_backend import OwnedBackend, RequestContext
 from ..core.resources import PRESENT, SUSPENDED, Object, Objects
 from ..platforms.interface import DeployError, StackOrder
 from .regions import Regions
@@ -89,11 +89,13 @@ class StackBackend(OwnedBackend):
         self._regions.stacks(str(new.attributes[names.REGION]), str(new.attributes[deploy.STACK_FORMAT]))
         super().replace(old, new, extras)
 
-    def ordered(self, entity: Entity, present: Object, request: Context) -> None:
+    def ordered(self, entity: Entity, present: Object, request: RequestContext) -> None:
         self._validate(entity.attributes, present, request)
         entity.attributes[deploy.STACK_STATE] = "CREATE_IN_PROGRESS"
 
-    def reordered(self, old: Entity, new: dict[str, Any], *, present: Object, request: Context) -> dict[str, Any]:
+    def reordered(
+        self, old: Entity, new: dict[str, Any], *, present: Object, request: RequestContext
+    ) -> dict[str, Any]:
         before = old.attributes
         changed = [
             name for name in {*before, *new} - _SET if name != names.GENERATION and before.get(name) != new.get(name)
@@ -108,7 +110,7 @@ class StackBackend(OwnedBackend):
         entity.attributes[deploy.STACK_STATE] = "DELETE_IN_PROGRESS"
 
     def act(
-        self, entity: Entity, present: Object, action: Action, *, attributes: Mapping[str, Any], request: Context
+        self, entity: Entity, present: Object, action: Action, *, attributes: Mapping[str, Any], request: RequestContext
     ) -> Mapping[str, Any]:
         if action == deploy.PREVIEW:
             return self._preview(entity, present, attributes, request)
@@ -125,7 +127,7 @@ class StackBackend(OwnedBackend):
         return {}
 
     def _preview(
-        self, entity: Entity, present: Object, attributes: Mapping[str, Any], request: Context
+        self, entity: Entity, present: Object, attributes: Mapping[str, Any], request: RequestContext
     ) -> Mapping[str, Any]:
         draft = {**entity.attributes, **attributes}
         stacks = self._regions.stacks(present.region, entity.attributes[deploy.STACK_FORMAT])
@@ -137,7 +139,7 @@ class StackBackend(OwnedBackend):
 
         return {deploy.STACK_RESOURCES: request.call_first(f"preview {present.path}", preview)}
 
-    def _signal(self, entity: Entity, present: Object, attributes: Mapping[str, Any], request: Context) -> None:
+    def _signal(self, entity: Entity, present: Object, attributes: Mapping[str, Any], request: RequestContext) -> None:
         stacks = self._regions.stacks(present.region, entity.attributes[deploy.STACK_FORMAT])
         resource, data = str(attributes[deploy.SIGNAL_RESOURCE]), attributes.get(deploy.SIGNAL_DATA) or {}
 
@@ -147,7 +149,7 @@ class StackBackend(OwnedBackend):
 
         request.call_first(f"signal {present.path}", signal)
 
-    def _scale(self, entity: Entity, present: Object, attributes: Mapping[str, Any], request: Context) -> None:
+    def _scale(self, entity: Entity, present: Object, attributes: Mapping[str, Any], request: RequestContext) -> None:
         count = _whole(attributes, deploy.SCALE_COUNT)
         by = _whole(attributes, deploy.SCALE_BY)
         key, keys = attributes.get(deploy.SCALE_KEY), present.asked.get(KEYS, [])
@@ -174,7 +176,7 @@ class StackBackend(OwnedBackend):
         if asked != present.asked:
             self.objects.update(request.connection, present, asked=asked)
 
-    def _validate(self, attributes: Mapping[str, Any], present: Object, request: Context) -> None:
+    def _validate(self, attributes: Mapping[str, Any], present: Object, request: RequestContext) -> None:
         stacks = self._regions.stacks(str(attributes[names.REGION]), str(attributes[deploy.STACK_FORMAT]))
         with _reported_as(BadRequestError, deploy.STACK_TEMPLATE):
             order = stack_order(attributes, present)

@@ -23,7 +23,7 @@ from archelon_core.errors import BadRequestError, ConflictError, ForbiddenError,
 from occi_service.server.backends import call_first
 
 from ..core import access
-from ..core.resource_backend import Context, context
+from ..core.resource_backend import RequestContext, context
 from .delegation_rows import ACTIVE, LOST, DelegationRow, DelegationRows
 from .ports import DelegationLostError, DelegationRefusedError, Delegations, IdentityDownError, PlatformToken
 
@@ -76,7 +76,7 @@ class DelegationBackend(KindBackend, ActionBackend):
         entity.attributes[design.DELEGATION_STATE] = ACTIVE
         entity.actions = list(entity.kind.actions)
 
-    def _root_for(self, request: Context, parent: str) -> str:
+    def _root_for(self, request: RequestContext, parent: str) -> str:
         found = self._rows.root(request.connection, parent)
         if found is None or found.tenant != request.tenant:
             raise ConflictError(
@@ -135,7 +135,9 @@ class DelegationBackend(KindBackend, ActionBackend):
             return self._for_platform(entity, request, root, audience=audience, extras=extras)
         return self._for_service(entity, request, root, audience)
 
-    def _for_service(self, entity: Entity, request: Context, root: DelegationRow, audience: str) -> Mapping[str, Any]:
+    def _for_service(
+        self, entity: Entity, request: RequestContext, root: DelegationRow, audience: str
+    ) -> Mapping[str, Any]:
         if root.state != ACTIVE:
             raise ConflictError(f"the delegation is {root.state}: {root.reason}", design.DELEGATION_STATE)
         # An exchange returns no token for the cloud controller, or for all services of a service manager.
@@ -151,7 +153,7 @@ class DelegationBackend(KindBackend, ActionBackend):
         return {design.DELEGATION_TOKEN: token}
 
     def _for_platform(
-        self, entity: Entity, request: Context, root: DelegationRow, *, audience: str, extras: Any
+        self, entity: Entity, request: RequestContext, root: DelegationRow, *, audience: str, extras: Any
     ) -> Mapping[str, Any]:
         if not self._is_ourselves(request.caller):
             raise ForbiddenError("only the cloud controller itself may get tokens of a platform", "token")
@@ -173,7 +175,7 @@ class DelegationBackend(KindBackend, ActionBackend):
             and caller.subject == tokens.subject_of_service_manager(tokens.CLOUD_CONTROLLER)
         )
 
-    def _adopt(self, entity: Entity, request: Context, root: DelegationRow, extras: Any) -> Mapping[str, Any]:
+    def _adopt(self, entity: Entity, request: RequestContext, root: DelegationRow, extras: Any) -> Mapping[str, Any]:
         if not access.is_operator(request.caller):
             raise ForbiddenError("adopting a delegation requires the role operator", "token")
         token = extras["subject_token"]

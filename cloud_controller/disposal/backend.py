@@ -11,7 +11,7 @@ from archelon_api import disposal
 from occi_service.server.app import Application
 
 from ..core.module import Module
-from ..core.resource_backend import Context, OwnedBackend
+from ..core.resource_backend import OwnedBackend, RequestContext
 from ..core.resources import Object, Objects
 
 TOPIC: Final = "disposal.instance"
@@ -28,10 +28,12 @@ class DisposalBackend(OwnedBackend):
     def _is_disposed_of(self, connection: sa.Connection, instance: str) -> bool:
         return False
 
-    def ordered(self, entity: Entity, present: Object, request: Context) -> None:
+    def ordered(self, entity: Entity, present: Object, request: RequestContext) -> None:
         entity.attributes[disposal.DISPOSAL_STATE] = "running"
 
-    def reordered(self, old: Entity, new: dict[str, Any], *, present: Object, request: Context) -> dict[str, Any]:
+    def reordered(
+        self, old: Entity, new: dict[str, Any], *, present: Object, request: RequestContext
+    ) -> dict[str, Any]:
         # Checking again finds what was created since a former disposal.
         new[disposal.DISPOSAL_STATE] = "running"
         new.pop(disposal.DISPOSAL_MESSAGE, None)

@@ -47,7 +47,7 @@ _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Entry:
+class AuditEntry:
     """A line of the audit. Times are in seconds since the epoch; 0: not yet."""
 
     object: str
@@ -79,7 +79,7 @@ class ObservedDisposal:
     present: Object
     state: str | None
     message: str = ""
-    audit: Sequence[Entry] = ()
+    audit: Sequence[AuditEntry] = ()
     dismiss: Sequence[Object] = ()
     since: float = 0.0
     asked: float = 0.0
@@ -132,7 +132,7 @@ class DisposalWork(ResourceHandler[WantedDisposal, ObservedDisposal]):
         if kept.get("closed"):
             return Done(ObservedDisposal(present, None)) if now >= end else Wait(end - now)
         instance = present.labels.instance
-        audit = {(entry["platform"], entry["object"]): Entry(**entry) for entry in present.kept.get("audit", ())}
+        audit = {(entry["platform"], entry["object"]): AuditEntry(**entry) for entry in present.kept.get("audit", ())}
         rank = next((rank for rank in wanted.ranks if rank), None)
         asked = float(kept.get("asked", 0.0))
         left = {
@@ -152,10 +152,10 @@ class DisposalWork(ResourceHandler[WantedDisposal, ObservedDisposal]):
         left.update((("archelon", each.path), each.path) for rank in wanted.ranks for each in rank)
         for place, name in left.items():
             if place not in audit or audit[place].removed:
-                audit[place] = Entry(name, place[0])
+                audit[place] = AuditEntry(name, place[0])
         for place, entry in audit.items():
             if place not in left and not entry.removed:
-                audit[place] = Entry(entry.object, entry.platform, removed=now)
+                audit[place] = AuditEntry(entry.object, entry.platform, removed=now)
         lines = list(audit.values())
         if rank is not None:
             dismiss = [each for each in rank if each.wanted != ABSENT]
@@ -164,7 +164,7 @@ class DisposalWork(ResourceHandler[WantedDisposal, ObservedDisposal]):
         blocked = self._remove_rest(instance)
         if blocked:
             return self._waiting(present, lines, since, asked=asked, message="; ".join(blocked))
-        closed = [Entry(each.object, each.platform, each.removed or now, now) for each in lines]
+        closed = [AuditEntry(each.object, each.platform, each.removed or now, now) for each in lines]
         # Its row stays in the queue, so that it goes by itself when its time is over.
         return Wait(self._keep, ObservedDisposal(present, "done", audit=closed, since=since, closed=now))
 
@@ -194,7 +194,7 @@ class DisposalWork(ResourceHandler[WantedDisposal, ObservedDisposal]):
     def _waiting(
         self,
         present: Object,
-        lines: Sequence[Entry],
+        lines: Sequence[AuditEntry],
         since: float,
         *,
         asked: float,

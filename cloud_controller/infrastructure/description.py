@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from .graph import Graph, before, ordered
-from .rendering import Item, Place, Scalar, Value
+from .rendering import Place, RenderedItem, Scalar, Value
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,11 @@ class Implementation:
     """One way to create a node: resource and contextualisation, interpreted by the resource type."""
 
     type: str
-    resource: Item
-    contextualisation: Item | None
-    config_management: Item | None
+    resource: RenderedItem
+    contextualisation: RenderedItem | None
+    config_management: RenderedItem | None
     health: Health
-    health_check: Item | None
+    health_check: RenderedItem | None
     place: Place
 
 

@@ -18,7 +18,7 @@ from archelon_core.transactions import forbid_in_transaction
 
 from .description import Description, Health, Implementation, Mapped, Node, Output, Parameter
 from .graph import cycle
-from .rendering import DescriptionError, Item, Place, Scalar, Value, plain, read_document, references
+from .rendering import DescriptionError, Place, RenderedItem, Scalar, Value, plain, read_document, references
 from .resources import ResourceType
 from .sections import Section, entries, word
 
@@ -111,7 +111,9 @@ def _definitions(
     top: Section, files: Mapping[str, str], types: Mapping[str, ResourceType]
 ) -> dict[str, list[Implementation]]:
     listed = top.item("node_definitions")
-    sources: list[Mapping[str, Item]] = [{key: item for key, item in top.items.items() if key.startswith(_PREFIX)}]
+    sources: list[Mapping[str, RenderedItem]] = [
+        {key: item for key, item in top.items.items() if key.startswith(_PREFIX)}
+    ]
     if listed is not None:
         names = []
         for entry in entries(listed, "'node_definitions'"):
@@ -147,7 +149,7 @@ def _check_number(number: int, what: str, place: Place) -> None:
         raise DescriptionError(place, f"more than {_MOST[what]} {what}", "remove some, or split the stack")
 
 
-def _limited_entries(item: Item | None, what: str) -> tuple[Item, ...]:
+def _limited_entries(item: RenderedItem | None, what: str) -> tuple[RenderedItem, ...]:
     """Return the entries of a list, after checking their number."""
     found = entries(item, f"{what!r}")
     if item is not None:
@@ -155,14 +157,14 @@ def _limited_entries(item: Item | None, what: str) -> tuple[Item, ...]:
     return found
 
 
-def _limited_items(item: Item, what: str) -> Mapping[str, Item]:
+def _limited_items(item: RenderedItem, what: str) -> Mapping[str, RenderedItem]:
     """Return the items of a mapping, after checking their number."""
     found = Section(item, f"{what!r}").items
     _check_number(len(found), what, item.place)
     return found
 
 
-def _implementation(item: Item) -> Implementation:
+def _implementation(item: RenderedItem) -> Implementation:
     section = Section(item, "an implementation", ("resource", "contextualisation", "config_management", "health_check"))
     resource = section.need("resource")
     return Implementation(
@@ -176,7 +178,7 @@ def _implementation(item: Item) -> Implementation:
     )
 
 
-def _health(item: Item | None) -> Health:
+def _health(item: RenderedItem | None) -> Health:
     if item is None:
         return Health()
     section = Section(item, "'health_check'", ("ping", "ports", "urls", "mysqldbs", "commands", "timeout", "interval"))
@@ -201,7 +203,7 @@ def _health(item: Item | None) -> Health:
     )
 
 
-def command_list(item: Item, what: str) -> tuple[str, ...]:
+def command_list(item: RenderedItem, what: str) -> tuple[str, ...]:
     """Return a command as an argument list; a string is rejected, since only a shell could split it."""
     if not isinstance(item.value, tuple) or not item.value:
         raise DescriptionError(item.place, f"{what} must be a list of arguments", "write [program, argument, …]")
@@ -214,7 +216,7 @@ def command_list(item: Item, what: str) -> tuple[str, ...]:
 
 
 def _node(
-    item: Item,
+    item: RenderedItem,
     definitions: Mapping[str, list[Implementation]],
     inherited: Mapping[str, Scalar],
     *,
@@ -316,7 +318,7 @@ def _with_dependencies(top: Section, nodes: dict[str, Node]) -> dict[str, Node]:
     return found
 
 
-def _dependency_end(item: Item, nodes: Mapping[str, Node]) -> str:
+def _dependency_end(item: RenderedItem, nodes: Mapping[str, Node]) -> str:
     named = isinstance(item.value, Mapping)
     name = Section(item, "a node").text("name") if named else word(item, "the end of a dependency")
     if name not in nodes:
@@ -324,7 +326,7 @@ def _dependency_end(item: Item, nodes: Mapping[str, Node]) -> str:
     return name
 
 
-def _mapped(item: Item, needed: str) -> Mapped:
+def _mapped(item: RenderedItem, needed: str) -> Mapped:
     pair = item
     if isinstance(item.value, Mapping):
         pair = Section(item, "a mapping").need("attributes")
@@ -385,7 +387,7 @@ def _parameters(top: Section) -> dict[str, Parameter]:
     return found
 
 
-def _bound(item: Item | None) -> float | None:
+def _bound(item: RenderedItem | None) -> float | None:
     if item is None:
         return None
     if isinstance(item.value, bool) or not isinstance(item.value, int | float):
@@ -406,7 +408,7 @@ def _outputs(top: Section) -> dict[str, Output]:
     return found
 
 
-def _scalars(item: Item | None, what: str) -> dict[str, Scalar]:
+def _scalars(item: RenderedItem | None, what: str) -> dict[str, Scalar]:
     if item is None:
         return {}
     found = {}
@@ -426,11 +428,13 @@ def _check_references(description: Description, top: Section) -> None:
         if found is None:
             found = referred[id(node.implementation)] = _referred(node.implementation)
         for name, place in found.items():
-            _check_reference(description, name, Item(None, place), node=node, reach=reach)
+            _check_reference(description, name, RenderedItem(None, place), node=node, reach=reach)
     outputs = top.item("outputs")
     if outputs is not None:
         for name, place in references(outputs):
-            _check_reference(description, name, Item(None, place), node=None, reach=frozenset(description.nodes))
+            _check_reference(
+                description, name, RenderedItem(None, place), node=None, reach=frozenset(description.nodes)
+            )
 
 
 def _referred(chosen: Implementation) -> dict[str, Place]:
@@ -445,7 +449,7 @@ def _referred(chosen: Implementation) -> dict[str, Place]:
 
 
 def _check_reference(
-    description: Description, name: str, at: Item, *, node: Node | None, reach: frozenset[str]
+    description: Description, name: str, at: RenderedItem, *, node: Node | None, reach: frozenset[str]
 ) -> None:
     space, _, rest = name.partition(".")
     known: list[str]
@@ -480,7 +484,7 @@ def _check_reference(
         raise DescriptionError(at.place, f"{name!r} names nothing", f"choose from {', '.join(known) or 'none'}")
 
 
-def _check_attribute(at: Item, name: str, attribute: str) -> None:
+def _check_attribute(at: RenderedItem, name: str, attribute: str) -> None:
     if attribute not in ATTRIBUTES and not attribute.startswith("ports."):
         raise DescriptionError(
             at.place, f"{name!r} names no attribute", f"choose from {', '.join(ATTRIBUTES)}, ports.<name>"

@@ -40,7 +40,7 @@ class Action(enum.Enum):
     RESUME = "RESUME"
 
 
-class Status(enum.Enum):
+class NodeStatus(enum.Enum):
     """Heat's names of an action's status."""
 
     IN_PROGRESS = "IN_PROGRESS"
@@ -74,12 +74,12 @@ class Attempts:
 
 
 @dataclass(frozen=True)
-class Record:
+class StackRecord:
     """The state of a stack that the caller keeps between two calls."""
 
     order: str = ""
     action: Action = Action.CREATE
-    status: Status = Status.IN_PROGRESS
+    status: NodeStatus = NodeStatus.IN_PROGRESS
     reason: str = ""
     nodes: Mapping[str, Attempts] = field(default_factory=dict)
 
@@ -100,10 +100,10 @@ class Record:
         }
 
     @classmethod
-    def from_json(cls, kept: Mapping[str, Any]) -> Record:
+    def from_json(cls, kept: Mapping[str, Any]) -> StackRecord:
         """Return the record from `to_json`'s result."""
         nodes = {key: Attempts(**attempts) for key, attempts in kept["nodes"].items()}
-        return cls(kept["order"], Action(kept["action"]), Status(kept["status"]), kept["reason"], nodes)
+        return cls(kept["order"], Action(kept["action"]), NodeStatus(kept["status"]), kept["reason"], nodes)
 
 
 @dataclass(frozen=True)
@@ -127,14 +127,14 @@ class Halt:
 
 
 @dataclass(frozen=True)
-class Remove:
+class RemoveNode:
     """Remove one instance."""
 
     key: str
     type: str
 
 
-Step = Ensure | Halt | Remove
+Step = Ensure | Halt | RemoveNode
 
 
 @dataclass(frozen=True)
@@ -145,11 +145,11 @@ class Plan:
     """
 
     steps: tuple[Step, ...]
-    record: Record
+    record: StackRecord
     again: float | None
 
 
-def plan(wanted: WantedNodes, record: Record | None, observed: Mapping[str, ObservedNode], now: float) -> Plan:
+def plan(wanted: WantedNodes, record: StackRecord | None, observed: Mapping[str, ObservedNode], now: float) -> Plan:
     """Compare and return the next steps; see the module's docstring. `now` is in seconds since the epoch.
 
     `observed` has every instance found, by key, with `healthy` set for those that run.
@@ -162,7 +162,7 @@ def plan(wanted: WantedNodes, record: Record | None, observed: Mapping[str, Obse
     return _Present(wanted, begun, observed, now).plan()
 
 
-def _begin(wanted: WantedNodes, record: Record | None) -> Record:
+def _begin(wanted: WantedNodes, record: StackRecord | None) -> StackRecord:
     order = wanted.order()
     if record is not None and record.order == order:
         return record
@@ -174,30 +174,30 @@ def _begin(wanted: WantedNodes, record: Record | None) -> Record:
         action = Action.CREATE
     elif record.action is Action.SUSPEND:
         action = Action.RESUME
-    elif record.action is Action.CREATE and record.status is Status.IN_PROGRESS:
+    elif record.action is Action.CREATE and record.status is NodeStatus.IN_PROGRESS:
         action = Action.CREATE
     else:
         action = Action.UPDATE
     # A new order resets every node that was given up.
-    return Record(order=order, action=action)
+    return StackRecord(order=order, action=action)
 
 
-def _take_down(record: Record, observed: Mapping[str, ObservedNode]) -> Plan:
+def _take_down(record: StackRecord, observed: Mapping[str, ObservedNode]) -> Plan:
     if not observed:
-        return Plan((), replace(record, status=Status.COMPLETE, nodes={}), None)
-    steps = tuple(Remove(node.key, node.type) for node in _last(observed))
+        return Plan((), replace(record, status=NodeStatus.COMPLETE, nodes={}), None)
+    steps = tuple(RemoveNode(node.key, node.type) for node in _last(observed))
     stuck = [f"{key}: {attempts.error}" for key, attempts in record.nodes.items() if attempts.error]
     if record.action is Action.DELETE:
         record = replace(record, reason="; ".join(stuck))
-    return Plan(steps, replace(record, status=Status.IN_PROGRESS, nodes={}), 1.0 if stuck else _SOON)
+    return Plan(steps, replace(record, status=NodeStatus.IN_PROGRESS, nodes={}), 1.0 if stuck else _SOON)
 
 
-def _suspend(wanted: WantedNodes, record: Record, observed: Mapping[str, ObservedNode]) -> Plan:
+def _suspend(wanted: WantedNodes, record: StackRecord, observed: Mapping[str, ObservedNode]) -> Plan:
     active = {key: node for key, node in observed.items() if node.condition in (Condition.RUNNING, Condition.STOPPING)}
     if not active:
-        return Plan((), replace(record, status=Status.COMPLETE), None)
+        return Plan((), replace(record, status=NodeStatus.COMPLETE), None)
     steps = tuple(Halt(node.key, node.type) for node in _last(active))
-    return Plan(steps, replace(record, status=Status.IN_PROGRESS), _SOON)
+    return Plan(steps, replace(record, status=NodeStatus.IN_PROGRESS), _SOON)
 
 
 def _last(observed: Mapping[str, ObservedNode]) -> list[ObservedNode]:
@@ -211,7 +211,9 @@ def _last(observed: Mapping[str, ObservedNode]) -> list[ObservedNode]:
 class _Present:
     """One iteration for a stack that should be present."""
 
-    def __init__(self, wanted: WantedNodes, record: Record, observed: Mapping[str, ObservedNode], now: float) -> None:
+    def __init__(
+        self, wanted: WantedNodes, record: StackRecord, observed: Mapping[str, ObservedNode], now: float
+    ) -> None:
         self._wanted = wanted
         self._record = record
         self._observed = observed
@@ -242,15 +244,15 @@ class _Present:
             return Plan((), replace(record, action=Action.ROLLBACK, reason=reason, nodes={}), 0.0)
         again = min(self._again) if self._again else _SOON
         if complete:
-            return Plan((), replace(record, status=Status.COMPLETE, reason=""), again)
+            return Plan((), replace(record, status=NodeStatus.COMPLETE, reason=""), again)
         if given_up:
-            action = Action.UPDATE if record.status is Status.COMPLETE else record.action
-            failed = replace(record, action=action, status=Status.FAILED, reason="; ".join(given_up))
+            action = Action.UPDATE if record.status is NodeStatus.COMPLETE else record.action
+            failed = replace(record, action=action, status=NodeStatus.FAILED, reason="; ".join(given_up))
             return Plan(tuple(self._steps), failed, again)
-        if record.status is Status.COMPLETE and not self._steps and not self._problems:
+        if record.status is NodeStatus.COMPLETE and not self._steps and not self._problems:
             return Plan((), record, again)  # a single failed check is not a failure yet
-        action = Action.UPDATE if record.status is not Status.IN_PROGRESS else record.action
-        record = replace(record, action=action, status=Status.IN_PROGRESS, reason="; ".join(self._problems))
+        action = Action.UPDATE if record.status is not NodeStatus.IN_PROGRESS else record.action
+        record = replace(record, action=action, status=NodeStatus.IN_PROGRESS, reason="; ".join(self._problems))
         return Plan(tuple(self._steps), record, again)
 
     def _settle(self, node: Node) -> bool:
@@ -265,7 +267,7 @@ class _Present:
                 continue
             seen = self._observed.get(key)
             if seen is not None and seen.type != target.type:
-                self._steps.append(Remove(key, seen.type))
+                self._steps.append(RemoveNode(key, seen.type))
                 unsettled += 1
             elif seen is not None and seen.condition is Condition.RUNNING and seen.revision != target.revision:
                 outdated.append(target)
@@ -372,7 +374,7 @@ class _Present:
             if gone or (node is not None and key not in self._wanted.keys(node)):
                 surplus[key] = seen
         if surplus:
-            self._steps.extend(Remove(node.key, node.type) for node in _last(surplus))
+            self._steps.extend(RemoveNode(node.key, node.type) for node in _last(surplus))
             self._again.append(_SOON)
         for key in list(self._nodes):
             name = key.rpartition(".")[0]
@@ -380,7 +382,7 @@ class _Present:
                 del self._nodes[key]
 
 
-def with_errors(record: Record, errors: Mapping[str, str], now: float) -> Record:
+def with_errors(record: StackRecord, errors: Mapping[str, str], now: float) -> StackRecord:
     """Return the record with failed steps' errors, by key; the next iteration counts each as a failure of its node."""
     nodes = dict(record.nodes)
     for key, error in errors.items():

@@ -1,8 +1,8 @@
 """Documents with source positions, and substitution of values into their leaves.
 
-A document is read as a tree of `Item`s that know their file, line and column, so that later errors can show them. Parsing takes
-linear time, with libyaml, and is limited before anything is built: bytes including imports, depth, and the number of items after
-aliases are expanded.
+A document is read as a tree of `RenderedItem`s that know their file, line and column, so that later errors can show them.
+Parsing takes linear time, with libyaml, and is limited before anything is built: bytes including imports, depth, and the number
+of items after aliases are expanded.
 
 Substitution operates on the finished tree. It fills scalar leaves only and never parses inserted values again, so a tenant's
 value cannot become a key, a list, a document or another reference. Two syntaxes are equivalent: `${parameters.size}` is ours;
@@ -75,14 +75,14 @@ def _shortened(text: str) -> str:
 
 
 @dataclass(frozen=True)
-class Item:
+class RenderedItem:
     """A value and its place: a scalar, a list of items, or a mapping of them."""
 
-    value: Scalar | tuple[Item, ...] | Mapping[str, Item]
+    value: Scalar | tuple[RenderedItem, ...] | Mapping[str, RenderedItem]
     place: Place
 
 
-def read_document(name: str, text: str, files: Mapping[str, str]) -> Item:
+def read_document(name: str, text: str, files: Mapping[str, str]) -> RenderedItem:
     """Parse one YAML document.
 
     `files` are those that `!text_import` and `!yaml_import` (Occopus' tags: `{url: file://name}`) may name. Raises
@@ -91,7 +91,7 @@ def read_document(name: str, text: str, files: Mapping[str, str]) -> Item:
     return _Reader(files).read(name, text)
 
 
-def plain(item: Item) -> Value:
+def plain(item: RenderedItem) -> Value:
     """Return the item's value without places."""
     if isinstance(item.value, tuple):
         return [plain(entry) for entry in item.value]
@@ -100,7 +100,7 @@ def plain(item: Item) -> Value:
     return item.value
 
 
-def references(item: Item) -> Iterator[tuple[str, Place]]:
+def references(item: RenderedItem) -> Iterator[tuple[str, Place]]:
     """Yield every reference in the item's leaves, in our syntax, with its place. Raises DescriptionError for an invalid one."""
     if isinstance(item.value, tuple):
         for entry in item.value:
@@ -185,7 +185,7 @@ class _Reader:
         self._items = 0
         self._open: list[str] = []
 
-    def read(self, name: str, text: str, depth: int = 0) -> Item:
+    def read(self, name: str, text: str, depth: int = 0) -> RenderedItem:
         here = Place(name, 1, 1)
         self._take(text, here)
         try:
@@ -210,17 +210,17 @@ class _Reader:
             problem = f"the file is larger than {_BYTES} bytes, including imports"
             raise DescriptionError(place, problem, "split it or shorten it")
 
-    def _item(self, name: str, node: Node, depth: int) -> Item:
+    def _item(self, name: str, node: Node, depth: int) -> RenderedItem:
         place = Place(name, *node.mark)
         if node.tag is not None:
             return self._import(node, place, depth)
         if isinstance(node, tree.Mapping):
-            return Item({entry.key: self._item(name, entry.node, depth + 1) for entry in node.entries}, place)
+            return RenderedItem({entry.key: self._item(name, entry.node, depth + 1) for entry in node.entries}, place)
         if isinstance(node, tree.Sequence):
-            return Item(tuple(self._item(name, each, depth + 1) for each in node.items), place)
-        return Item(node.value, place)
+            return RenderedItem(tuple(self._item(name, each, depth + 1) for each in node.items), place)
+        return RenderedItem(node.value, place)
 
-    def _import(self, node: Node, place: Place, depth: int) -> Item:
+    def _import(self, node: Node, place: Place, depth: int) -> RenderedItem:
         entry = node.get("url") if isinstance(node, tree.Mapping) else None
         url = entry.node.value if entry is not None and isinstance(entry.node, tree.Scalar) else None
         if not isinstance(url, str) or not url.startswith("file://"):
@@ -233,7 +233,7 @@ class _Reader:
         text = self._files[found]
         if node.tag == "!text_import":
             self._take(text, place)
-            return Item(text, place)
+            return RenderedItem(text, place)
         if found in self._open:
             raise DescriptionError(place, f"the file {found!r} imports itself", "break the cycle")
         self._open.append(found)

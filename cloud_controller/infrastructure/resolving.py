@@ -11,7 +11,7 @@ import re2
 
 from ..core.labels import Labels
 from .description import Description, Node, Parameter
-from .rendering import DescriptionError, Item, Scalar, Value, plain, references, substitute
+from .rendering import DescriptionError, RenderedItem, Scalar, Value, plain, references, substitute
 from .resources import ObservedNode, WantedNode
 
 
@@ -134,8 +134,8 @@ def resolve(wanted: WantedNodes, node: Node, index: int, observed: Mapping[str, 
             values[name] = value
     properties: dict[str, Value] = {
         "resource": plain(chosen.resource),
-        "contextualisation": plain(chosen.contextualisation or Item({}, node.place)),
-        "health_check": plain(chosen.health_check or Item({}, node.place)),
+        "contextualisation": plain(chosen.contextualisation or RenderedItem({}, node.place)),
+        "health_check": plain(chosen.health_check or RenderedItem({}, node.place)),
     }
     digest = {"type": chosen.type, "properties": properties, "values": values}
     return WantedNode(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 
-from .rendering import DescriptionError, Item, Place
+from .rendering import DescriptionError, Place, RenderedItem
 
 
 class Section:
@@ -14,10 +14,10 @@ class Section:
     Raises DescriptionError if it is not a mapping or has another key.
     """
 
-    def __init__(self, item: Item, what: str, known: Iterable[str] | None = None) -> None:
+    def __init__(self, item: RenderedItem, what: str, known: Iterable[str] | None = None) -> None:
         if not isinstance(item.value, Mapping):
             raise DescriptionError(item.place, f"{what} must be a mapping", "write it as `key: value` lines")
-        self.items: Mapping[str, Item] = item.value
+        self.items: Mapping[str, RenderedItem] = item.value
         self.place: Place = item.place
         self.what = what
         names = None if known is None else list(known)
@@ -27,12 +27,12 @@ class Section:
                 remedy = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(sorted(names))}"
                 raise DescriptionError(entry.place, f"{what} has no {key!r}", remedy)
 
-    def item(self, key: str) -> Item | None:
+    def item(self, key: str) -> RenderedItem | None:
         """Return the item of a key; None if it is missing or null."""
         found = self.items.get(key)
         return None if found is None or found.value is None else found
 
-    def need(self, key: str) -> Item:
+    def need(self, key: str) -> RenderedItem:
         """Return the item of a required key."""
         found = self.item(key)
         if found is None:
@@ -88,7 +88,7 @@ class Section:
         return value
 
 
-def entries(item: Item | None, what: str) -> tuple[Item, ...]:
+def entries(item: RenderedItem | None, what: str) -> tuple[RenderedItem, ...]:
     """Return the entries of a list; none if there is no item."""
     if item is None:
         return ()
@@ -97,7 +97,7 @@ def entries(item: Item | None, what: str) -> tuple[Item, ...]:
     return item.value
 
 
-def word(item: Item, what: str) -> str:
+def word(item: RenderedItem, what: str) -> str:
     """Return the item's text."""
     if not isinstance(item.value, str) or not item.value:
         raise DescriptionError(item.place, f"{what} must be a text", "put it in quotes if necessary")

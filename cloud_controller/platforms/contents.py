@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..infrastructure.rendering import DescriptionError, Item, Scalar, Value, substitute
+from ..infrastructure.rendering import DescriptionError, RenderedItem, Scalar, Value, substitute
 from ..infrastructure.resources import NodeError, WantedNode
 from ..infrastructure.sections import Section, entries, word
 
 
-def check_texts(item: Item | None, key: str) -> None:
+def check_texts(item: RenderedItem | None, key: str) -> None:
     """Check that an item maps names to texts. Raises DescriptionError with the place."""
     if item is None:
         return

@@ -16,7 +16,7 @@ from typing import Any
 from ..infrastructure.apart import check_description
 from ..infrastructure.description import Description
 from ..infrastructure.parsing import parse
-from ..infrastructure.planning import Ensure, Halt, Record, Step, plan, scaled, with_errors
+from ..infrastructure.planning import Ensure, Halt, StackRecord, Step, plan, scaled, with_errors
 from ..infrastructure.rendering import DescriptionError
 from ..infrastructure.resolving import WantedNodes, checked_parameters, key_of, outputs, resolve
 from ..infrastructure.resources import Condition, NodeError, ObservedNode, ResourceType, WantedNode
@@ -112,7 +112,7 @@ class DeclarativeStacks:
             wanted = WantedNodes(order.id, Description(order.name, {}, {}, {}), order.labels, presence="absent")
         else:
             wanted = self._wanted(order)
-        kept = Record.from_json(record) if record else None
+        kept = StackRecord.from_json(record) if record else None
         observed = self._observe(order.id)
         if wanted.presence == "present":
             observed = self._with_health(wanted, observed)

@@ -67,7 +67,7 @@ class _NoConfigures:
 class _NoTargets:
     """For a platform whose nodes cannot be reached from here."""
 
-    def targets(self, instance: str, stack: str, node: str, port: str) -> Sequence[Target]:
+    def targets(self, instance: str, stack: str, node: str, port: str) -> Sequence[ScrapeTarget]:
         return ()
 
 
@@ -325,12 +325,12 @@ class Configured:
 class Targets(Protocol):
     """Finds nodes on a platform."""
 
-    def targets(self, instance: str, stack: str, node: str, port: str) -> Sequence[Target]:
+    def targets(self, instance: str, stack: str, node: str, port: str) -> Sequence[ScrapeTarget]:
         """Return the running instances of a node of a stack (its id); `port` names one of its ports; empty: the first."""
 
 
 @dataclass(frozen=True)
-class Target:
+class ScrapeTarget:
     """One instance of a node, and where it listens; `key` is its name in messages.
 
     With `loopback` the platform runs it on this machine, so its address may be a loopback address; no other target's may.

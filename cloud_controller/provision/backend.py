@@ -12,7 +12,7 @@ from archelon_core.errors import BadRequestError, shown
 from occi_service.server.app import Application
 
 from ..core.module import Module
-from ..core.resource_backend import Context, OwnedBackend
+from ..core.resource_backend import OwnedBackend, RequestContext
 from ..core.resources import Object, Objects
 from ..platforms.interface import ConfigurationOrder, Configures, Names, ProvisionError
 from .dns_backend import DnsBackend
@@ -59,7 +59,7 @@ class ConfigurationBackend(OwnedBackend):
     def derives_from(self, entity: Entity) -> str | None:
         return str(entity.attributes[provision.CONFIGURATION_STACK])
 
-    def ordered(self, entity: Entity, present: Object, request: Context) -> None:
+    def ordered(self, entity: Entity, present: Object, request: RequestContext) -> None:
         if not str(entity.attributes[provision.CONFIGURATION_STACK]).startswith(deploy.STACK.location):
             given = shown(entity.attributes[provision.CONFIGURATION_STACK])
             raise BadRequestError(f"{given} is not the path of a stack", provision.CONFIGURATION_STACK)
@@ -67,7 +67,9 @@ class ConfigurationBackend(OwnedBackend):
         entity.attributes[provision.CONFIGURATION_STATE] = "waiting"
         entity.attributes[provision.CONFIGURATION_ATTEMPT] = 1
 
-    def reordered(self, old: Entity, new: dict[str, Any], *, present: Object, request: Context) -> dict[str, Any]:
+    def reordered(
+        self, old: Entity, new: dict[str, Any], *, present: Object, request: RequestContext
+    ) -> dict[str, Any]:
         # The path contains the name; configurations from before derived paths have none.
         compared = {*old.attributes, *new} - _SET - {provision.CONFIGURATION_NAME}
         changed = any(old.attributes.get(name) != new.get(name) for name in compared)
@@ -79,7 +81,7 @@ class ConfigurationBackend(OwnedBackend):
             new.pop(provision.CONFIGURATION_RESULT, None)
         return new
 
-    def _validate(self, attributes: Mapping[str, Any], present: Object, request: Context) -> None:
+    def _validate(self, attributes: Mapping[str, Any], present: Object, request: RequestContext) -> None:
         order = configuration_order(attributes, present)
         # Contents may be large and include keys, which take time to check.
         request.call_first(f"validate {present.path}", lambda: self._check(order), of=order)

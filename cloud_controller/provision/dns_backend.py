@@ -13,7 +13,7 @@ from occi.core_model import Entity
 from archelon_api import dns, dns_records, names
 from archelon_core.errors import BadRequestError, shown
 
-from ..core.resource_backend import Context, OwnedBackend
+from ..core.resource_backend import OwnedBackend, RequestContext
 from ..core.resources import Object, Objects
 from ..platforms.interface import NameOrder, Names, ProvisionError
 
@@ -60,11 +60,13 @@ class DnsBackend(OwnedBackend):
     def region(self, entity: Entity) -> str:
         return str(entity.attributes[names.REGION])
 
-    def ordered(self, entity: Entity, present: Object, request: Context) -> None:
+    def ordered(self, entity: Entity, present: Object, request: RequestContext) -> None:
         self._validate(entity.attributes, present)
         entity.attributes[dns.STATE] = WAITING
 
-    def reordered(self, old: Entity, new: dict[str, Any], *, present: Object, request: Context) -> dict[str, Any]:
+    def reordered(
+        self, old: Entity, new: dict[str, Any], *, present: Object, request: RequestContext
+    ) -> dict[str, Any]:
         # Set it again even if nothing changed: the name server may have lost it, and a failure is to be retried.
         self._validate(new, present)
         new[dns.STATE] = WAITING

@@ -14,7 +14,7 @@ from archelon_core.errors import BadRequestError, shown
 from occi_service.server.app import Application
 
 from ..core.module import Module
-from ..core.resource_backend import Context, OwnedBackend
+from ..core.resource_backend import OwnedBackend, RequestContext
 from ..core.resources import Object, Objects
 from ..core.tables import samples
 
@@ -45,16 +45,18 @@ class MonitorBackend(OwnedBackend):
     def derives_from(self, entity: Entity) -> str | None:
         return str(entity.attributes[runtime.MONITOR_STACK])
 
-    def ordered(self, entity: Entity, present: Object, request: Context) -> None:
+    def ordered(self, entity: Entity, present: Object, request: RequestContext) -> None:
         self._check(entity.attributes)
         entity.attributes[runtime.MONITOR_STATE] = "unknown"
 
-    def reordered(self, old: Entity, new: dict[str, Any], *, present: Object, request: Context) -> dict[str, Any]:
+    def reordered(
+        self, old: Entity, new: dict[str, Any], *, present: Object, request: RequestContext
+    ) -> dict[str, Any]:
         self._check(new)
         return new
 
     def act(
-        self, entity: Entity, present: Object, action: Action, *, attributes: Mapping[str, Any], request: Context
+        self, entity: Entity, present: Object, action: Action, *, attributes: Mapping[str, Any], request: RequestContext
     ) -> Mapping[str, Any]:
         metric = str(attributes[runtime.QUERY_METRIC])
         back = float(attributes.get(runtime.QUERY_RANGE) or 0.0)
@@ -93,7 +95,7 @@ class AlarmBackend(OwnedBackend):
     def derives_from(self, entity: Entity) -> str | None:
         return str(entity.attributes[runtime.ALARM_MONITOR])
 
-    def ordered(self, entity: Entity, present: Object, request: Context) -> None:
+    def ordered(self, entity: Entity, present: Object, request: RequestContext) -> None:
         monitor = str(entity.attributes[runtime.ALARM_MONITOR])
         if not monitor.startswith(runtime.MONITOR.location):
             raise BadRequestError(f"{shown(monitor)} is not the path of a monitor", runtime.ALARM_MONITOR)
@@ -101,7 +103,9 @@ class AlarmBackend(OwnedBackend):
             raise BadRequestError(f"{runtime.ALARM_FOR} must be a number of seconds, 0 or more", runtime.ALARM_FOR)
         entity.attributes[runtime.ALARM_STATE] = "unknown"
 
-    def reordered(self, old: Entity, new: dict[str, Any], *, present: Object, request: Context) -> dict[str, Any]:
+    def reordered(
+        self, old: Entity, new: dict[str, Any], *, present: Object, request: RequestContext
+    ) -> dict[str, Any]:
         if any(old.attributes.get(name) != new.get(name) for name in _RULE):
             new[runtime.ALARM_STATE] = "unknown"
             new.pop(runtime.ALARM_VALUE, None)

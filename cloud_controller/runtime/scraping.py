@@ -13,9 +13,9 @@ from typing import Final
 
 from archelon_core.http.fetch import Fetcher, FetchError, FetchLimits
 
-from ..platforms.interface import Target
+from ..platforms.interface import ScrapeTarget
 
-Fetch = Callable[[Target, str], str]
+Fetch = Callable[[ScrapeTarget, str], str]
 
 _AT_ONCE: Final = 8
 #: Maximum metrics of a node; further ones are dropped, in order of appearance.
@@ -84,7 +84,7 @@ def averaged(nodes: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {name: sum([value / len(each) for value in each]) for name, each in values.items()}
 
 
-def fetch(target: Target, path: str) -> str:
+def fetch(target: ScrapeTarget, path: str) -> str:
     """Fetch one node's metrics. Raises OSError if the response is not a 200, late or too large, or the address is forbidden."""
     host = f"[{target.host}]" if ":" in target.host else target.host
     fetcher = _HERE if target.loopback else _ELSEWHERE
@@ -94,11 +94,11 @@ def fetch(target: Target, path: str) -> str:
         raise OSError(f"{target.key}: {problem}") from problem
 
 
-def scrape(targets: Sequence[Target], path: str, *, get: Fetch = fetch) -> tuple[dict[str, float], list[str]]:
+def scrape(targets: Sequence[ScrapeTarget], path: str, *, get: Fetch = fetch) -> tuple[dict[str, float], list[str]]:
     """Return the averaged metrics of all nodes, and messages about failures."""
     problems: list[str] = []
 
-    def one(target: Target) -> dict[str, float]:
+    def one(target: ScrapeTarget) -> dict[str, float]:
         try:
             return parse(get(target, path))
         except OSError as problem:

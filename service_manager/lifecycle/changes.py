@@ -28,7 +28,7 @@ _SNAPSHOT: Final = frozenset(field.name for field in dataclasses.fields(Snapshot
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Change:
+class InstanceChange:
     """The result of a step, to be written.
 
     Attributes:
@@ -75,7 +75,7 @@ class Changes:
         self._metrics = metrics
         self._clock = clock
 
-    def write(self, connection: sa.Connection, instance_id: str, change: Change) -> None:
+    def write(self, connection: sa.Connection, instance_id: str, change: InstanceChange) -> None:
         """Write a change, in the transaction that holds the fencing token."""
         if not change.removed and change.decided_on is None and change.message is None:
             self._instances.change(connection, instance_id, change.columns)
@@ -106,7 +106,7 @@ class Changes:
             self._show(connection, instance, change, entity=entity)
         self._instances.change(connection, instance.id, change.columns)
 
-    def _show(self, connection: sa.Connection, instance: Instance, change: Change, *, entity: Entity) -> None:
+    def _show(self, connection: sa.Connection, instance: Instance, change: InstanceChange, *, entity: Entity) -> None:
         seen = instance.snapshot
         state = change.enter or str(entity.attributes.get(wire.STATE))
         if state == "active" and seen.changed > change.columns.get("applied", seen.applied):

@@ -31,7 +31,7 @@ from ..store.instances import Instance, Instances, parameters_of
 from ..store.services import Catalogue
 from ..store.snapshot import Snapshot, WantedState
 from . import planner
-from .changes import Change, Changes
+from .changes import Changes, InstanceChange
 from .history import History
 from .metrics import PhaseMetrics
 from .planner import RetryPolicy
@@ -47,7 +47,7 @@ _RETRY_BACKOFF: Final = Backoff(0.2, longest=10.0)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Order:
+class LoadedInstance:
     """An instance, its next step, and all data that this step needs (the step reads nothing else)."""
 
     instance: Instance
@@ -59,7 +59,7 @@ class Order:
     private: Mapping[str, Any] = dataclasses.field(repr=False)
 
 
-class Reconciler(queue.Handler[Order, Change]):
+class Reconciler(queue.Handler[LoadedInstance, InstanceChange]):
     """Handler of the topic `instance`.
 
     Args:
@@ -98,7 +98,7 @@ class Reconciler(queue.Handler[Order, Change]):
         self._retry_policy = retry_policy
         self._clock = clock
 
-    def load(self, connection: sa.Connection, item: queue.Item) -> Order | None:
+    def load(self, connection: sa.Connection, item: queue.Item) -> LoadedInstance | None:
         """Return the instance and its next step; None if it is gone."""
         instance = self._instances.find(connection, item.key)
         if instance is None:
@@ -116,9 +116,9 @@ class Reconciler(queue.Handler[Order, Change]):
             start_token = self._cipher.decrypt(instance.start_token, context=(instance.id, "start_token"))
         if isinstance(step, planner.Activate) and instance.private:
             private = self._cipher.decrypt(instance.private, context=(instance.id, "private"))
-        return Order(instance, manifest, step, now, parameters, start_token, json.loads(private or "{}"))
+        return LoadedInstance(instance, manifest, step, now, parameters, start_token, json.loads(private or "{}"))
 
-    def step(self, order: Order) -> queue.Progress[Change]:
+    def step(self, order: LoadedInstance) -> queue.Progress[InstanceChange]:
         """Carry out the next step."""
         try:
             return self._execute(order.next, order, order.now)
@@ -131,31 +131,31 @@ class Reconciler(queue.Handler[Order, Change]):
         except (client.ClientError, LookupError) as error:
             # Transient (unavailable, overloaded, starting), or the phase times out.
             consecutive_failures = order.instance.consecutive_failures + 1
-            change = Change(
+            change = InstanceChange(
                 {"consecutive_failures": consecutive_failures},
                 message=f"waiting: {_one_line(error)}" if consecutive_failures > 2 else None,
             )
             return queue.Wait(_RETRY_BACKOFF.delay(consecutive_failures), change)
 
-    def _time_left(self, order: Order) -> float:
+    def _time_left(self, order: LoadedInstance) -> float:
         """Return the seconds until the present attempt times out, when a worker must notice it."""
         seen = order.instance.snapshot
         overdue = seen.begun + self._retry_policies(order.manifest)[seen.state].timeout
         return overdue - order.now if overdue > order.now else math.inf
 
-    def _refused(self, order: Order, error: client.ClientError) -> queue.Progress[Change]:
+    def _refused(self, order: LoadedInstance, error: client.ClientError) -> queue.Progress[InstanceChange]:
         """Fail the attempt: a retry of the call would be refused again."""
         seen = order.instance.snapshot
         now = self._clock()
         if seen.state == "active":
             failures = {"consecutive_failures": order.instance.consecutive_failures + 1}
-            return queue.Wait(_POLL_INTERVAL, Change(failures, message=_one_line(error)))
+            return queue.Wait(_POLL_INTERVAL, InstanceChange(failures, message=_one_line(error)))
         failed = dataclasses.replace(seen, outcome="failed", outcome_message=_one_line(error))
         if isinstance(order.next, planner.Dispose):
             failed = dataclasses.replace(failed, disposal="failed")
         return self._execute(planner.plan(failed, self._retry_policies(order.manifest), now), order, now)
 
-    def _execute(self, step: planner.Step, order: Order, now: float) -> queue.Progress[Change]:
+    def _execute(self, step: planner.Step, order: LoadedInstance, now: float) -> queue.Progress[InstanceChange]:
         instance = order.instance
         seen = instance.snapshot
         match step:
@@ -167,15 +167,17 @@ class Reconciler(queue.Handler[Order, Change]):
                 if seen.disposal is not None or isinstance(order.next, planner.Dispose):
                     columns["disposal"] = "again"
                 message = f"attempt {seen.attempt + 1} of {seen.state} failed: {reason}"
-                return queue.Wait(observed=Change(columns, message=message, decided_on=seen), until=at)
+                return queue.Wait(observed=InstanceChange(columns, message=message, decided_on=seen), until=at)
             case planner.GiveUp(phase, reason):
                 failed: dict[str, Any] = {"state": "fail", "failed": phase, "sent": 0, "retry_at": None}
                 text = f"{phase} failed: {reason}"
-                return queue.Done(Change(failed, enter="fail", ended="failed", message=text, decided_on=seen))
+                return queue.Done(InstanceChange(failed, enter="fail", ended="failed", message=text, decided_on=seen))
             case planner.Await(until, application):
                 if application and instance.consecutive_failures > 0:
                     return self._poll(order, until, now)
-                return queue.Wait(_pause(until, now), Change({"consecutive_failures": 1}) if application else None)
+                return queue.Wait(
+                    _pause(until, now), InstanceChange({"consecutive_failures": 1}) if application else None
+                )
             case planner.ForgetApplication():
                 return queue.Advance(dataclasses.replace(_reset_application(seen), decided_on=seen))
             case planner.MakeApplication():
@@ -184,14 +186,14 @@ class Reconciler(queue.Handler[Order, Change]):
                 return self._then(order, self._activate(order))
             case planner.SendPhase():
                 self._send_phase(order, self._address(order))
-                return self._then(order, Change({"sent": seen.boots, "consecutive_failures": 0}))
+                return self._then(order, InstanceChange({"sent": seen.boots, "consecutive_failures": 0}))
             case planner.Dismiss():
                 try:
                     self._send_phase(order, self._address(order))
                 except client.NotFoundError:
                     # Its renewal is still to come; it has disposed of nothing.
                     return queue.Wait(_RETRY_BACKOFF.first, _restarted(seen))
-                return self._then(order, Change({"sent": seen.boots, "consecutive_failures": 0}))
+                return self._then(order, InstanceChange({"sent": seen.boots, "consecutive_failures": 0}))
             case planner.Dispose():
                 return self._dispose(order)
             case planner.Remove():
@@ -199,11 +201,11 @@ class Reconciler(queue.Handler[Order, Change]):
                 # Before the row is deleted, so that a worker that takes over in between does it again.
                 self._issuer.revoke_instance(instance.id)
                 self._cloud.forget(instance.id)
-                return queue.Done(Change(removed=True, ended="done"))
+                return queue.Done(InstanceChange(removed=True, ended="done"))
             case planner.Rest():
                 return queue.Done()
 
-    def _then(self, order: Order, change: Change) -> queue.Progress[Change]:
+    def _then(self, order: LoadedInstance, change: InstanceChange) -> queue.Progress[InstanceChange]:
         """Write a change and, if the following step only waits, wait in the same transaction.
 
         No event is lost meanwhile: a report or an order makes the work due at once, whatever it waits for.
@@ -218,7 +220,7 @@ class Reconciler(queue.Handler[Order, Change]):
             case _:
                 return queue.Advance(change)
 
-    def _enter(self, seen: Snapshot, state: str, now: float) -> Change:
+    def _enter(self, seen: Snapshot, state: str, now: float) -> InstanceChange:
         columns: dict[str, Any] = {
             "state": state,
             "attempt": 0,
@@ -236,9 +238,9 @@ class Reconciler(queue.Handler[Order, Change]):
         if seen.state not in ("active", "inactive", "fail"):
             overtaken = state == "destroy" and seen.wanted is WantedState.GONE
             ended = "overtaken" if overtaken else "done"
-        return Change(columns, enter=state, ended=ended, message="", decided_on=seen)
+        return InstanceChange(columns, enter=state, ended=ended, message="", decided_on=seen)
 
-    def _poll(self, order: Order, until: float, now: float) -> queue.Progress[Change]:
+    def _poll(self, order: LoadedInstance, until: float, now: float) -> queue.Progress[InstanceChange]:
         """Poll an awaited orchestrator.
 
         This detects a crash before the timeout. It also sends the phase again, which makes the orchestrator report again, in
@@ -258,9 +260,9 @@ class Reconciler(queue.Handler[Order, Change]):
                 self._send_phase(order, str(url).rstrip("/"))
             except client.NotFoundError:
                 return queue.Advance(_restarted(seen))
-        return queue.Wait(pause, Change({"consecutive_failures": consecutive_failures}, message=message))
+        return queue.Wait(pause, InstanceChange({"consecutive_failures": consecutive_failures}, message=message))
 
-    def _send_phase(self, order: Order, address: str) -> None:
+    def _send_phase(self, order: LoadedInstance, address: str) -> None:
         """Send an orchestrator the present phase; it does not repeat a phase that it carries out or has carried out."""
         state = order.instance.snapshot.state
         caller = _caller(order.instance)
@@ -275,7 +277,7 @@ class Reconciler(queue.Handler[Order, Change]):
         except client.NotFoundError:
             raise _ApplicationGoneError from None
 
-    def _put_application(self, order: Order) -> Change:
+    def _put_application(self, order: LoadedInstance) -> InstanceChange:
         instance = order.instance
         seen = instance.snapshot
         caller = _caller(instance)
@@ -297,22 +299,22 @@ class Reconciler(queue.Handler[Order, Change]):
             if not self._cloud.has_bundle(seen.digest, caller):
                 self._cloud.put_bundle(seen.digest, self._catalogue.archive(seen.digest), caller)
         self._cloud.put_application(attributes, f"{order.manifest.term}-{instance.id}", caller)
-        return Change({"made": seen.digest, "consecutive_failures": 0})
+        return InstanceChange({"made": seen.digest, "consecutive_failures": 0})
 
-    def _address(self, order: Order) -> str:
+    def _address(self, order: LoadedInstance) -> str:
         """Return the orchestrator's URL; it changes when its application is restarted elsewhere."""
         if order.instance.address and order.instance.consecutive_failures == 0:
             return order.instance.address
         return self._current_address(order)
 
-    def _current_address(self, order: Order) -> str:
+    def _current_address(self, order: LoadedInstance) -> str:
         """Return the URL from deploy: after the orchestrator's end, a stored address may be that of another one."""
         found = self._application(order.instance).attributes.get(deploy.APP_URL)
         if not found:
             raise LookupError("the orchestrator's application has no address yet")
         return str(found).rstrip("/")
 
-    def _activate(self, order: Order) -> Change:
+    def _activate(self, order: LoadedInstance) -> InstanceChange:
         instance = order.instance
         # It is sent the instance's tokens and secrets, so the address must be current.
         address = self._current_address(order)
@@ -328,9 +330,9 @@ class Reconciler(queue.Handler[Order, Change]):
             },
         }
         self._cloud.activate(address, attributes, _caller(instance))
-        return Change({"activated": instance.snapshot.boots, "address": address, "consecutive_failures": 0})
+        return InstanceChange({"activated": instance.snapshot.boots, "address": address, "consecutive_failures": 0})
 
-    def _order_attributes(self, order: Order, phase: str) -> dict[str, Any]:
+    def _order_attributes(self, order: LoadedInstance, phase: str) -> dict[str, Any]:
         internal = order.manifest.internal.get(bundles.Phase(phase), ())
         return {
             names.GENERATION: order.instance.snapshot.phase_generation,
@@ -338,7 +340,7 @@ class Reconciler(queue.Handler[Order, Change]):
             orchestrator.INTERNAL_PARAMETERS: {each.name: each.value for each in internal},
         }
 
-    def _dispose(self, order: Order) -> queue.Progress[Change]:
+    def _dispose(self, order: LoadedInstance) -> queue.Progress[InstanceChange]:
         instance = order.instance
         seen = instance.snapshot
         found = self._cloud.dispose(
@@ -347,10 +349,12 @@ class Reconciler(queue.Handler[Order, Change]):
         state = found.attributes.get(disposal.DISPOSAL_STATE)
         if state == "done":
             audit = json.dumps(found.attributes.get(disposal.DISPOSAL_AUDIT) or [])
-            return queue.Advance(Change({"disposal": "done", "audit": audit, "consecutive_failures": 0}))
+            return queue.Advance(InstanceChange({"disposal": "done", "audit": audit, "consecutive_failures": 0}))
         message = str(found.attributes.get(disposal.DISPOSAL_MESSAGE) or "")
         if state == "failed" and seen.disposal == "asked":
-            return queue.Advance(Change({"disposal": "failed", "outcome_message": message, "consecutive_failures": 0}))
+            return queue.Advance(
+                InstanceChange({"disposal": "failed", "outcome_message": message, "consecutive_failures": 0})
+            )
         # Disposal sends no notification. The pauses grow with its duration, so their share of it stays small.
         duration = 0.0 if seen.disposal is None else order.now - seen.begun
         pause = min(_POLL_INTERVAL, max(_RETRY_BACKOFF.first, duration / _DISPOSAL_DIVISOR))
@@ -362,7 +366,7 @@ class Reconciler(queue.Handler[Order, Change]):
         if seen.disposal is None:
             # Disposal has its own timeout and attempts.
             columns |= {"begun": order.now, "attempt": 0}
-        return queue.Wait(pause, Change(columns, message=message or None))
+        return queue.Wait(pause, InstanceChange(columns, message=message or None))
 
     def _retry_policies(self, manifest: bundles.Manifest) -> dict[str, RetryPolicy]:
         default, found = self._retry_policy, {}
@@ -375,7 +379,7 @@ class Reconciler(queue.Handler[Order, Change]):
             )
         return found
 
-    def save(self, connection: sa.Connection, item: queue.Item, observed: Change) -> None:
+    def save(self, connection: sa.Connection, item: queue.Item, observed: InstanceChange) -> None:
         """Write the result of a step."""
         self._changes.write(connection, item.key, observed)
 
@@ -387,7 +391,9 @@ class Reconciler(queue.Handler[Order, Change]):
         columns = {"state": "fail", "failed": instance.snapshot.state, "sent": 0, "retry_at": None}
         if instance.snapshot.state in ("active", "inactive", "fail"):
             columns = {}
-        self.save(connection, item, Change(columns, enter="fail" if columns else None, ended="failed", message=reason))
+        self.save(
+            connection, item, InstanceChange(columns, enter="fail" if columns else None, ended="failed", message=reason)
+        )
 
 
 _PHASE_NAMES: Final = frozenset(phase.value for phase in bundles.Phase)
@@ -397,15 +403,15 @@ class _ApplicationGoneError(Exception):
     """The orchestrator's application does not exist: someone has deleted it."""
 
 
-def _reset_application(seen: Snapshot) -> Change:
+def _reset_application(seen: Snapshot) -> InstanceChange:
     """Discard everything that was sent to the present application's orchestrator."""
     activated = -1 if seen.activated else 0
-    return Change({"made": None, "boots": 0, "activated": activated, "sent": 0, "consecutive_failures": 0})
+    return InstanceChange({"made": None, "boots": 0, "activated": activated, "sent": 0, "consecutive_failures": 0})
 
 
-def _restarted(seen: Snapshot) -> Change:
+def _restarted(seen: Snapshot) -> InstanceChange:
     """Record a restart of the orchestrator whose renewal is lost or still to come."""
-    return Change({"boots": tables.instances.c.boots + 1, "consecutive_failures": 0}, decided_on=seen)
+    return InstanceChange({"boots": tables.instances.c.boots + 1, "consecutive_failures": 0}, decided_on=seen)
 
 
 def _pause(until: float, now: float) -> float:

@@ -28,7 +28,7 @@ import urllib3
 import bundles
 from archelon.all_in_one import AllInOne
 from archelon.demo.remains import left
-from archelon.demo.stage import Node, Stage
+from archelon.demo.stage import RunningNode, Stage
 from archelon.service import await_entry, offer
 from archelon.state_directory import StateDirectory
 from occi_service import client
@@ -180,10 +180,10 @@ class Life:
         """Whether the instance is being destroyed, or its store if the store's orchestrator is the victim."""
         return self.state_of(self.store if self.victim == "store" else self.instance) == "destroy"
 
-    def processes(self, instance: str) -> list[Node]:
+    def processes(self, instance: str) -> list[RunningNode]:
         return self.system.stage.nodes(instance)
 
-    def webs(self) -> list[Node]:
+    def webs(self) -> list[RunningNode]:
         return [each for each in self.processes(self.instance) if _WEB in each.process and each.pid is not None]
 
     def orchestrator(self) -> int | None:

@@ -36,14 +36,14 @@ def test_a_hanging_check_is_not_started_again() -> None:
 
     readiness = health.Readiness([health.Check("slow", hangs, timeout=0.05)])
     for _ in range(4):
-        assert readiness.outcomes() == [health.Outcome("slow", "no answer within 0.05 s")]
+        assert readiness.outcomes() == [health.CheckOutcome("slow", "no answer within 0.05 s")]
     assert until(lambda: runs, "it was started") == [1]
     release.set()
     for thread in threading.enumerate():
         if thread.name == "check-slow":
             thread.join(60)
     # Started again; on a busy machine that alone may exceed its timeout.
-    until(lambda: readiness.outcomes() == [health.Outcome("slow", "ok", ok=True)], "it passes again")
+    until(lambda: readiness.outcomes() == [health.CheckOutcome("slow", "ok", ok=True)], "it passes again")
     assert len(runs) > 1
 
 

@@ -14,7 +14,7 @@ from typing import Final
 
 from ..interface import ConfigurationOrder, Configured, DeployError, ProvisionError, StackIndex
 from .connection import HeatConnections
-from .resources import Found
+from .resources import FoundResource
 from .software_config import SoftwareDeployments, software_of
 from .ssh import parse_task, run
 from .stacks import redact
@@ -78,7 +78,7 @@ class HeatConfigures:
         except DeployError as problem:
             raise ProvisionError(str(problem)) from problem
 
-    def _over_ssh(self, order: ConfigurationOrder, servers: Sequence[tuple[Found, str]]) -> Configured:
+    def _over_ssh(self, order: ConfigurationOrder, servers: Sequence[tuple[FoundResource, str]]) -> Configured:
         task = parse_task(order.content)
         if not servers:
             return Configured("failed", f"the stack has no server {order.node!r}")

@@ -32,7 +32,7 @@ _KINDS: Final = {
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundResource:
     """A resource, by its path and by its own name in its stack (`name/id`)."""
 
     path: str
@@ -44,7 +44,7 @@ class Found:
     reason: str
 
 
-def resources_of(client: Client, stack: str) -> list[Found]:
+def resources_of(client: Client, stack: str) -> list[FoundResource]:
     """Return all resources of a stack (`name/id`), parents before children."""
     listed: list[Any] = client.resources.list(stack, nested_depth=DEPTH)
     parents = {_link(each, "nested"): each for each in listed if _link(each, "nested")}
@@ -54,7 +54,7 @@ def resources_of(client: Client, stack: str) -> list[Found]:
         return each.resource_name if parent is None else f"{path_of(parent)}.{each.resource_name}"
 
     found = [
-        Found(
+        FoundResource(
             path_of(each),
             each.resource_name,
             _link(each, "stack"),
@@ -92,12 +92,12 @@ def seconds(timestamp: str) -> float:
     return datetime.datetime.fromisoformat(timestamp.replace("Z", "+00:00")).timestamp()
 
 
-def locate(client: Client, stack: str, path: str) -> Found | None:
+def locate(client: Client, stack: str, path: str) -> FoundResource | None:
     """Return the resource at a path."""
     return next((each for each in resources_of(client, stack) if each.path == path), None)
 
 
-def shown(found: Sequence[Found]) -> list[StackResource]:
+def shown(found: Sequence[FoundResource]) -> list[StackResource]:
     """Convert resources to the platform interface's."""
     return [
         StackResource(each.path, each.type, each.id, each.state, _KINDS.get(each.type.partition("::")[2], ""))
@@ -105,7 +105,7 @@ def shown(found: Sequence[Found]) -> list[StackResource]:
     ]
 
 
-def failures(found: Sequence[Found]) -> str:
+def failures(found: Sequence[FoundResource]) -> str:
     """Return the reasons of failed resources, each with its path, without parents of failed resources."""
     failed = [each for each in found if each.state.endswith("_FAILED") and each.reason]
     deepest = [each for each in failed if not any(other.path.startswith(f"{each.path}.") for other in failed)]

@@ -338,7 +338,7 @@ def _updated(stack: Any) -> str:
     return str(stack.updated_time or stack.creation_time or "")
 
 
-def _reason(client: Client, stack: Any, found: Sequence[resources.Found]) -> str:
+def _reason(client: Client, stack: Any, found: Sequence[resources.FoundResource]) -> str:
     """Return why a stack failed, with the names of the failed resources."""
     reason = resources.failures(found)
     if stack.stack_status.startswith("ROLLBACK"):

@@ -12,9 +12,9 @@ from typing import Any, Final
 
 from heatclient.v1.client import Client
 
-from ..interface import DeployError, StackIndex, Target
+from ..interface import DeployError, ScrapeTarget, StackIndex
 from .connection import HeatConnections
-from .resources import Found, resources_of
+from .resources import FoundResource, resources_of
 
 SERVER: Final = "OS::Nova::Server"
 #: Seconds for which results are cached.
@@ -36,9 +36,9 @@ class HeatTargets:
         self._connections = connections
         self._index = index
         self._clock = clock
-        self._cache: dict[tuple[str, str, str, str], tuple[float, Sequence[Target]]] = {}
+        self._cache: dict[tuple[str, str, str, str], tuple[float, Sequence[ScrapeTarget]]] = {}
 
-    def targets(self, instance: str, stack: str, node: str, port: str) -> Sequence[Target]:
+    def targets(self, instance: str, stack: str, node: str, port: str) -> Sequence[ScrapeTarget]:
         """Return the servers of a node: the resource of that name, or the members of the group of that name."""
         key = (instance, stack, node, port)
         found = self._cache.get(key)
@@ -48,25 +48,27 @@ class HeatTargets:
             found = self._cache[key] = (self._clock() + _CACHE_SECONDS, self._query(instance, stack, node, port))
         return found[1]
 
-    def _query(self, instance: str, stack: str, node: str, port: str) -> Sequence[Target]:
+    def _query(self, instance: str, stack: str, node: str, port: str) -> Sequence[ScrapeTarget]:
         labels = self._index.labels(instance)
         path = next((each.record.get("path") for each in self._index.all() if each.id == stack), None)
         if labels is None or not path:
             return ()
         try:
-            found: Sequence[Target] = self._connections.call(labels, lambda client: _targets(client, path, node, port))
+            found: Sequence[ScrapeTarget] = self._connections.call(
+                labels, lambda client: _targets(client, path, node, port)
+            )
         except DeployError:
             # Without a delegation; the stack's state reports it.
             return ()
         return found
 
 
-def servers_of(client: Client, stack: str, node: str) -> list[tuple[Found, str]]:
+def servers_of(client: Client, stack: str, node: str) -> list[tuple[FoundResource, str]]:
     """Return a node's servers with their addresses; an empty address if there is none yet."""
     return [(each, _address(client, each)) for each in found_servers(client, stack, node)]
 
 
-def found_servers(client: Client, stack: str, node: str) -> list[Found]:
+def found_servers(client: Client, stack: str, node: str) -> list[FoundResource]:
     """Return a node's servers."""
     return [
         each
@@ -75,7 +77,7 @@ def found_servers(client: Client, stack: str, node: str) -> list[Found]:
     ]
 
 
-def _address(client: Client, server: Found) -> str:
+def _address(client: Client, server: FoundResource) -> str:
     """Return the floating address, which is the reachable one, or else the first."""
     attributes = client.resources.get(server.stack, server.name).attributes
     found = [each for network in (attributes.get("addresses") or {}).values() for each in network]
@@ -83,12 +85,12 @@ def _address(client: Client, server: Found) -> str:
     return str(next((each["addr"] for each in (*floating, *found)), "") or attributes.get("accessIPv4") or "")
 
 
-def _targets(client: Client, stack: str, node: str, port: str) -> list[Target]:
+def _targets(client: Client, stack: str, node: str, port: str) -> list[ScrapeTarget]:
     found = []
     for server, address in servers_of(client, stack, node):
         number = int(port) if port.isdigit() else _port(client.resources.metadata(server.stack, server.name), port)
         if address and number:
-            found.append(Target(server.path, address, number))
+            found.append(ScrapeTarget(server.path, address, number))
     return found
 
 

@@ -61,7 +61,7 @@ class ApiError(Exception):
         return 400 <= self.status < 500 and self.status not in (401, 408, 409, 410, 429)
 
 
-class NotFoundError(ApiError):
+class ObjectNotFoundError(ApiError):
     """The object, or its kind, does not exist."""
 
 
@@ -76,7 +76,7 @@ class UnreachableError(ApiError):
         super().__init__(0, "Unreachable", message)
 
 
-class Connection(Protocol):
+class ClusterConnection(Protocol):
     """Makes one HTTP request and returns the response with its body unread. Raises urllib3's errors."""
 
     def __call__(
@@ -92,7 +92,7 @@ class Api:
         sleep: waits between attempts.
     """
 
-    def __init__(self, connection: Connection, *, sleep: Callable[[float], None] = time.sleep) -> None:
+    def __init__(self, connection: ClusterConnection, *, sleep: Callable[[float], None] = time.sleep) -> None:
         self._connection = connection
         self._sleep = sleep
 
@@ -106,7 +106,7 @@ class Api:
         """Return an object, or None if it does not exist. Raises ApiError."""
         try:
             return self.get(path)
-        except NotFoundError:
+        except ObjectNotFoundError:
             return None
 
     def apply(self, path: str, wanted: Json, *, dry_run: bool = False) -> Json:
@@ -126,7 +126,7 @@ class Api:
         options: Json = {"propagationPolicy": "Background"}
         if uid:
             options["preconditions"] = {"uid": uid}
-        with contextlib.suppress(NotFoundError):
+        with contextlib.suppress(ObjectNotFoundError):
             self._json("DELETE", path, {}, options, "application/json")
 
     def text(self, path: str, **query: str | int) -> bytes:
@@ -294,6 +294,6 @@ def _refusal(status: int, body: bytes) -> ApiError:
 
 
 def _error(status: int, document: Json) -> ApiError:
-    kind = NotFoundError if status == 404 else GoneError if status == 410 else ApiError
+    kind = ObjectNotFoundError if status == 404 else GoneError if status == 410 else ApiError
     message = str(document.get("message") or f"the API server returned status {status}")
     return kind(status, str(document.get("reason") or ""), message)

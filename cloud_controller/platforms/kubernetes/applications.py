@@ -14,11 +14,11 @@ from typing import Any, Final
 from ..interface import ApplicationOrder, ApplicationState, DeployError, Log, PollIntervals
 from . import diagnostics
 from .annotations import ORCHESTRATOR, REVISION, dns_name, instance_of
-from .api import ApiError, Json, NotFoundError
+from .api import ApiError, Json, ObjectNotFoundError
 from .cluster import Cluster, describe
 from .discovery import UnknownKindError
 from .logs import read_log
-from .orchestrators import CONTAINER, URL, Orchestrator, Runs
+from .orchestrators import CONTAINER, URL, OrchestratorObjects, Runs
 
 #: Every kind that an application consists of, including those that the cluster creates.
 _KINDS: Final = (
@@ -49,7 +49,7 @@ class KubernetesApplications:
         """Apply all objects. Raises DeployError if the cluster rejects them for good, ApiError if it may accept them later."""
         cluster = self._cluster
         namespace = cluster.namespaces.of(order.labels.tenant)
-        wanted = Orchestrator(order, region=cluster.region, namespace=namespace, runs=self._runs)
+        wanted = OrchestratorObjects(order, region=cluster.region, namespace=namespace, runs=self._runs)
         try:
             cluster.namespace(order.labels)
             present = cluster.api.find(cluster.path(wanted.deployment(replicas=0)))
@@ -75,7 +75,7 @@ class KubernetesApplications:
                         self._cluster.delete(found)
         except UnknownKindError as problem:
             raise DeployError(str(problem)) from problem
-        except NotFoundError:
+        except ObjectNotFoundError:
             # The namespace was removed concurrently.
             cluster.forget_namespaces()
             raise
@@ -93,7 +93,7 @@ class KubernetesApplications:
         if found["spec"].get("replicas") != 0:
             try:
                 self._cluster.api.merge(self._cluster.path(found), {"spec": {"replicas": 0}})
-            except NotFoundError:
+            except ObjectNotFoundError:
                 return True
         return not any(diagnostics.runs(each) for each in self._pods(instance, found["metadata"]["namespace"]))
 

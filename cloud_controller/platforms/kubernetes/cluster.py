@@ -15,8 +15,8 @@ from typing import Any, Final, Literal
 
 from ...core.labels import Labels
 from .annotations import MANAGED, TENANT, annotations_of, dns_name, label, selector
-from .api import Api, ApiError, Json, NotFoundError
-from .discovery import Discovery, Resource
+from .api import Api, ApiError, Json, ObjectNotFoundError
+from .discovery import ApiResource, Discovery
 
 _AT_ONCE: Final = 8
 
@@ -60,7 +60,7 @@ class Cluster:
 
     # one kind ---------------------------------------------------------------------------------------------------------
 
-    def resource(self, version: str, kind: str) -> Resource:
+    def resource(self, version: str, kind: str) -> ApiResource:
         """Return a kind that the cluster serves. Raises UnknownKindError, ApiError."""
         return self.discovery.find(version, kind)
 
@@ -68,7 +68,7 @@ class Cluster:
         """List Archelon's objects of a kind, by labels. Raises ApiError."""
         return self.items(self.resource(version, kind), namespace=namespace, **wanted)
 
-    def items(self, resource: Resource, *, namespace: str = "", **wanted: str) -> Sequence[Json]:
+    def items(self, resource: ApiResource, *, namespace: str = "", **wanted: str) -> Sequence[Json]:
         """List Archelon's objects of a resource by labels, each with `apiVersion` and `kind`. Raises ApiError."""
         path = resource.path(namespace or self.namespaces.scope)
         with self._forget_missing(resource):
@@ -107,11 +107,11 @@ class Cluster:
                 raise
 
     @contextmanager
-    def _forget_missing(self, resource: Resource) -> Iterator[None]:
+    def _forget_missing(self, resource: ApiResource) -> Iterator[None]:
         """On a 404, drop the kind from the discovery cache: its definition may have been removed."""
         try:
             yield
-        except NotFoundError:
+        except ObjectNotFoundError:
             self.discovery.forget(resource.version)
             raise
 
@@ -148,10 +148,10 @@ class Cluster:
     def everything(self, **wanted: str) -> Iterator[Json]:
         """Yield Archelon's objects of every namespaced kind that the cluster serves, by labels. Raises ApiError."""
 
-        def listed(resource: Resource) -> Sequence[Json]:
+        def listed(resource: ApiResource) -> Sequence[Json]:
             try:
                 return self.items(resource, **wanted)
-            except NotFoundError:
+            except ObjectNotFoundError:
                 # The kind's definition was removed in between, and with it all of its objects.
                 return ()
             except ApiError as problem:

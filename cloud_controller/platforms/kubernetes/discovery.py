@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from .api import Api, Json, NotFoundError
+from .api import Api, Json, ObjectNotFoundError
 
 #: Earlier versions with the same fields, by version and kind, best first.
 _SAME: Final[Mapping[tuple[str, str], tuple[str, ...]]] = {
@@ -33,7 +33,7 @@ class UnknownKindError(Exception):
 
 
 @dataclass(frozen=True)
-class Resource:
+class ApiResource:
     """A kind as the cluster serves it.
 
     Args:
@@ -67,10 +67,10 @@ class Discovery:
         self._api = api
         self._clock = clock
         self._lock = threading.Lock()
-        self._versions: dict[str, dict[str, Resource]] = {}
+        self._versions: dict[str, dict[str, ApiResource]] = {}
         self._missed: dict[tuple[str, str], float] = {}
 
-    def find(self, version: str, kind: str) -> Resource:
+    def find(self, version: str, kind: str) -> ApiResource:
         """Return the kind in this version, or in an equivalent earlier one.
 
         Raises:
@@ -87,16 +87,16 @@ class Discovery:
         with self._lock:
             self._versions.pop(version, None)
 
-    def deletable(self) -> Sequence[Resource]:
+    def deletable(self) -> Sequence[ApiResource]:
         """Return every namespaced kind that can be listed and deleted, each in one version. Raises ApiError."""
-        found: dict[tuple[str, str], Resource] = {}
+        found: dict[tuple[str, str], ApiResource] = {}
         for version in self._preferred():
             for kind, resource in self._version(version).items():
                 if resource.namespaced and {"list", "delete"} <= resource.verbs:
                     found.setdefault((version.partition("/")[0] if "/" in version else "", kind), resource)
         return list(found.values())
 
-    def _version(self, version: str, looked_for: tuple[str, str] | None = None) -> dict[str, Resource]:
+    def _version(self, version: str, looked_for: tuple[str, str] | None = None) -> dict[str, ApiResource]:
         """Return the kinds of a group's version, by name; empty if it is not served."""
         with self._lock:
             known = self._versions.get(version)
@@ -107,7 +107,7 @@ class Discovery:
         root = f"/apis/{version}" if "/" in version else f"/api/{version}"
         try:
             kinds = _kinds(version, self._api.get(root).get("resources") or ())
-        except NotFoundError:
+        except ObjectNotFoundError:
             kinds = {}
         with self._lock:
             self._versions[version] = kinds
@@ -129,9 +129,9 @@ class Discovery:
         return f"it has it in {', '.join(served)}" if served else "install its definition, or leave it out"
 
 
-def _kinds(version: str, listed: Sequence[Json]) -> dict[str, Resource]:
+def _kinds(version: str, listed: Sequence[Json]) -> dict[str, ApiResource]:
     return {
-        each["kind"]: Resource(
+        each["kind"]: ApiResource(
             version,
             each["kind"],
             each["name"],

@@ -8,7 +8,7 @@ from typing import Any, Final
 from ..declarative_stacks import DeclarativeStacks
 from ..entry_points import node_resources
 from ..interface import DeployError, Platform, PlatformContext, Stacks
-from .api import Api, Connection, Json, connect
+from .api import Api, ClusterConnection, Json, connect
 from .applications import KubernetesApplications
 from .cluster import Cluster, Namespaces
 from .inventory import KubernetesInventory, KubernetesTargets
@@ -69,7 +69,7 @@ def open_kubernetes(
     ingress_hosts: Sequence[str] = (),
     ingress_annotations: Sequence[str] = (),
     stack_timeout: float = 600.0,
-    connection: Callable[[], Connection] | None = None,
+    connection: Callable[[], ClusterConnection] | None = None,
 ) -> KubernetesPlatform:
     """Open the platform without a request to the cluster, so that a region opens while its cluster is down.
 

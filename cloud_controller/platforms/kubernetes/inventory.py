@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from ..interface import InventoryError, Target
+from ..interface import InventoryError, ScrapeTarget
 from .annotations import COMPONENT, INSTALLATION, ORCHESTRATOR, instance_of, label
 from .api import ApiError, Json
 from .cluster import Cluster, describe, describe_held
@@ -72,7 +72,7 @@ class KubernetesTargets:
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
 
-    def targets(self, instance: str, stack: str, node: str, port: str) -> Sequence[Target]:
+    def targets(self, instance: str, stack: str, node: str, port: str) -> Sequence[ScrapeTarget]:
         """Return a node's running pods; `port` is the name or number of a container's port, default the first."""
         found = []
         for pod in self._cluster.of_kind("v1", "Pod", instance=instance, stack=stack, node=node):
@@ -80,7 +80,7 @@ class KubernetesTargets:
             address = status.get("podIP")
             number = _port(pod, port)
             if address and number and status.get("phase") == "Running" and not metadata.get("deletionTimestamp"):
-                found.append(Target(metadata["name"], str(address), number))
+                found.append(ScrapeTarget(metadata["name"], str(address), number))
         return sorted(found, key=lambda each: each.key)
 
 

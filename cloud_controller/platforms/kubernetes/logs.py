@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from ..interface import Log
-from .api import Api, ApiError, Json, NotFoundError
+from .api import Api, ApiError, Json, ObjectNotFoundError
 
 _STAMP: Final = re.compile(rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d) ")
 _NANO: Final = 1_000_000_000
@@ -70,7 +70,7 @@ def _text(api: Api, pod: Json, container: str, *, since: int, previous: bool, li
         query["previous"] = "true"
     try:
         return api.text(path, **query)
-    except NotFoundError:
+    except ObjectNotFoundError:
         return b""
     except ApiError as problem:
         # A container that has not started, or whose earlier run was cleaned up, has no output.

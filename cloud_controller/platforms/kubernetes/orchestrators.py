@@ -75,7 +75,7 @@ class Runs:
     domain: str = "cluster.local"
 
 
-class Orchestrator:
+class OrchestratorObjects:
     """One order's objects.
 
     Args:

@@ -19,7 +19,7 @@ _BAD: Final = ("Failed", "Stalled")
 
 
 @dataclass(frozen=True)
-class Health:
+class ObjectHealth:
     """Readiness of one object.
 
     Args:
@@ -32,17 +32,17 @@ class Health:
     failed: bool = False
 
 
-_READY: Final = Health(ready=True)
+_READY: Final = ObjectHealth(ready=True)
 
 
-def health(found: Json, conditions: Sequence[str] = ()) -> Health:
+def health(found: Json, conditions: Sequence[str] = ()) -> ObjectHealth:
     """Return the readiness of an object as read from the cluster.
 
     Args:
         conditions: further conditions that must be true.
     """
     if found["metadata"].get("deletionTimestamp"):
-        return Health(ready=False, text="is being deleted")
+        return ObjectHealth(ready=False, text="is being deleted")
     check = _KINDS.get(found["kind"])
     result = _READY
     if check is not None:
@@ -55,12 +55,12 @@ def health(found: Json, conditions: Sequence[str] = ()) -> Health:
     for wanted in conditions:
         if known.get(wanted, {}).get("status") != "True":
             why = known.get(wanted, {}).get("message") or "not reported yet"
-            return Health(ready=False, text=f"{wanted} is not true: {why}")
+            return ObjectHealth(ready=False, text=f"{wanted} is not true: {why}")
     return _READY
 
 
-def _waits(text: str) -> Health:
-    return Health(ready=False, text=text)
+def _waits(text: str) -> ObjectHealth:
+    return ObjectHealth(ready=False, text=text)
 
 
 def _is_old(status: Json, metadata: Json) -> bool:
@@ -72,10 +72,10 @@ def _rolls(spec: Json) -> bool:
     return bool(spec.get("updateStrategy", {}).get("type", "RollingUpdate") == "RollingUpdate")
 
 
-def _deployment(spec: Json, status: Json, metadata: Json) -> Health:
+def _deployment(spec: Json, status: Json, metadata: Json) -> ObjectHealth:
     for condition in status.get("conditions") or ():
         if condition["type"] == "Progressing" and condition.get("reason") == "ProgressDeadlineExceeded":
-            return Health(ready=False, text=str(condition.get("message")), failed=True)
+            return ObjectHealth(ready=False, text=str(condition.get("message")), failed=True)
     wanted = int(spec.get("replicas", 1))
     updated, available = int(status.get("updatedReplicas") or 0), int(status.get("availableReplicas") or 0)
     if _is_old(status, metadata) or updated < wanted:
@@ -85,7 +85,7 @@ def _deployment(spec: Json, status: Json, metadata: Json) -> Health:
     return _READY if available >= updated else _waits(f"{available} of {wanted} ready")
 
 
-def _stateful_set(spec: Json, status: Json, metadata: Json) -> Health:
+def _stateful_set(spec: Json, status: Json, metadata: Json) -> ObjectHealth:
     wanted = int(spec.get("replicas", 1))
     ready = int(status.get("readyReplicas") or 0)
     if _is_old(status, metadata) or int(status.get("replicas") or 0) != wanted or ready < wanted:
@@ -98,7 +98,7 @@ def _stateful_set(spec: Json, status: Json, metadata: Json) -> Health:
     return _READY if rest and updated >= wanted - rest else _waits("not all are updated")
 
 
-def _daemon_set(spec: Json, status: Json, metadata: Json) -> Health:
+def _daemon_set(spec: Json, status: Json, metadata: Json) -> ObjectHealth:
     wanted = int(status.get("desiredNumberScheduled") or 0)
     ready, updated = int(status.get("numberReady") or 0), int(status.get("updatedNumberScheduled") or 0)
     gone = int(status.get("currentNumberScheduled") or 0) <= wanted
@@ -107,44 +107,44 @@ def _daemon_set(spec: Json, status: Json, metadata: Json) -> Health:
     return _READY
 
 
-def _job(spec: Json, status: Json, metadata: Json) -> Health:
+def _job(spec: Json, status: Json, metadata: Json) -> ObjectHealth:
     for condition in status.get("conditions") or ():
         if condition["status"] == "True" and condition["type"] == "Complete":
             return _READY
         if condition["status"] == "True" and condition["type"] == "Failed":
-            return Health(ready=False, text=str(condition.get("message") or "has failed"), failed=True)
+            return ObjectHealth(ready=False, text=str(condition.get("message") or "has failed"), failed=True)
     return _waits("has not finished yet")
 
 
-def _pod(spec: Json, status: Json, metadata: Json) -> Health:
+def _pod(spec: Json, status: Json, metadata: Json) -> ObjectHealth:
     if status.get("phase") == "Succeeded":
         return _READY
     if status.get("phase") == "Failed":
-        return Health(ready=False, text=str(status.get("message") or "has failed"), failed=True)
+        return ObjectHealth(ready=False, text=str(status.get("message") or "has failed"), failed=True)
     ready = any(each["type"] == "Ready" and each["status"] == "True" for each in status.get("conditions") or ())
     return _READY if ready else _waits("is not ready yet")
 
 
-def _service(spec: Json, status: Json, metadata: Json) -> Health:
+def _service(spec: Json, status: Json, metadata: Json) -> ObjectHealth:
     if spec.get("type") == "LoadBalancer" and not (status.get("loadBalancer") or {}).get("ingress"):
         return _waits("has no load balancer address yet")
     return _READY if spec.get("clusterIP") else _waits("has no address yet")
 
 
-def _claim(spec: Json, status: Json, metadata: Json) -> Health:
+def _claim(spec: Json, status: Json, metadata: Json) -> ObjectHealth:
     if status.get("phase") == "Lost":
-        return Health(ready=False, text="its volume is lost", failed=True)
+        return ObjectHealth(ready=False, text="its volume is lost", failed=True)
     return _READY if status.get("phase") == "Bound" else _waits("has no volume yet")
 
 
-def _custom(found: Json) -> Health:
+def _custom(found: Json) -> ObjectHealth:
     status = found.get("status", {})
     if status.get("observedGeneration") is not None and _is_old(status, found["metadata"]):
         return _waits("its change has not been observed yet")
     known = _conditions(found)
     for name in _BAD:
         if known.get(name, {}).get("status") == "True":
-            return Health(ready=False, text=str(known[name].get("message") or name), failed=True)
+            return ObjectHealth(ready=False, text=str(known[name].get("message") or name), failed=True)
     for name in _GOOD:
         if name in known:
             if known[name].get("status") == "True":
@@ -159,7 +159,7 @@ def _conditions(found: Json) -> dict[str, Any]:
     return {each["type"]: each for each in listed if isinstance(each, dict) and "type" in each}
 
 
-_KINDS: Final[Mapping[str, Callable[[Json, Json, Json], Health]]] = {
+_KINDS: Final[Mapping[str, Callable[[Json, Json, Json], ObjectHealth]]] = {
     "Deployment": _deployment,
     "StatefulSet": _stateful_set,
     "DaemonSet": _daemon_set,

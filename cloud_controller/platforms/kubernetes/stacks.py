@@ -22,12 +22,12 @@ from archelon_core.transactions import forbid_in_transaction
 from ..interface import DeployError, Progress, StackOrder, StackResource
 from . import diagnostics
 from .annotations import COMPONENT, GENERATION, NODE, OBJECT, POD, STACK, instance_of, label
-from .api import ApiError, Json, NotFoundError
+from .api import ApiError, Json, ObjectNotFoundError
 from .cluster import Cluster, describe, describe_held
 from .discovery import UnknownKindError
 from .outputs import PathError, outputs
 from .policy import TemplatePolicy
-from .readiness import WORKLOADS, Health, health
+from .readiness import WORKLOADS, ObjectHealth, health
 from .template import Rendered, render
 
 #: Order of creation: objects come before those that read them.
@@ -191,7 +191,7 @@ class KubernetesStacks:
             for each in self._ours(order.id):
                 if _key(each) not in kept and not each["metadata"].get("deletionTimestamp"):
                     self._cluster.delete(each)
-        except NotFoundError:
+        except ObjectNotFoundError:
             self._cluster.forget_namespaces()
             raise
 
@@ -208,7 +208,7 @@ class KubernetesStacks:
                 if present is not None:
                     self._cluster.delete({**present, "apiVersion": wanted["apiVersion"], "kind": "Job"})
                 raise ApiError(409, "Replaced", f"{what} is recreated") from problem
-            if problem.final and not isinstance(problem, NotFoundError):
+            if problem.final and not isinstance(problem, ObjectNotFoundError):
                 raise DeployError(f"the cluster refuses {what}: {problem}") from problem
             raise
 
@@ -267,7 +267,7 @@ class KubernetesStacks:
     def _observe(self, wanted: Rendered, order: StackOrder, now: _Record) -> Progress:
         try:
             objects = self._read(wanted, order)
-        except NotFoundError:
+        except ObjectNotFoundError:
             self._cluster.forget_namespaces()
             raise
         pods = self._cluster.of_kind("v1", "Pod", stack=order.id)
@@ -318,22 +318,22 @@ class KubernetesStacks:
         with ThreadPoolExecutor(min(_AT_ONCE, len(wanted.objects))) as pool:
             return {_key(each): each for each in pool.map(read, wanted.objects)}
 
-    def _health(self, found: Json, wanted: Rendered, order: StackOrder) -> Health:
+    def _health(self, found: Json, wanted: Rendered, order: StackOrder) -> ObjectHealth:
         kind = found["kind"]
         suspended = order.presence == "suspended"
         if suspended and kind in ("Job", "Pod", "PersistentVolumeClaim"):
-            return Health(ready=True)
+            return ObjectHealth(ready=True)
         if kind == "PersistentVolumeClaim" and f'"claimName": "{found["metadata"]["name"]}"' not in json.dumps(
             list(wanted.objects)
         ):
             # Many storage classes bind a claim when its first pod appears.
-            return Health(ready=True)
+            return ObjectHealth(ready=True)
         result = health(found, wanted.conditions.get(_key(found), ()))
         if result.ready and kind == "Service" and not suspended:
             return self._endpoints(found, wanted)
         return result
 
-    def _endpoints(self, service: Json, wanted: Rendered) -> Health:
+    def _endpoints(self, service: Json, wanted: Rendered) -> ObjectHealth:
         """A Service of this stack's pods is ready when one of them is reachable through it."""
         selector = service["spec"].get("selector") or {}
         if (
@@ -341,7 +341,7 @@ class KubernetesStacks:
             or service["spec"].get("clusterIP") == "None"
             or not any(_serves(each, selector) for each in wanted.objects)
         ):
-            return Health(ready=True)
+            return ObjectHealth(ready=True)
         metadata = service["metadata"]
         resource = self._cluster.resource("discovery.k8s.io/v1", "EndpointSlice")
         path = resource.path(metadata["namespace"])
@@ -349,8 +349,8 @@ class KubernetesStacks:
         for each in slices.get("items") or ():
             for endpoint in each.get("endpoints") or ():
                 if (endpoint.get("conditions") or {}).get("ready") is not False:
-                    return Health(ready=True)
-        return Health(ready=False, text="no pod behind it is ready yet")
+                    return ObjectHealth(ready=True)
+        return ObjectHealth(ready=False, text="no pod behind it is ready yet")
 
     def _why(self, found: Json, pods: Sequence[Json]) -> str:
         """Describe what keeps a workload's pods from being ready, or a claim from having a volume."""

@@ -21,7 +21,7 @@ from ..interface import Change, Changed
 from .annotations import COMPONENT, ORCHESTRATOR, STACK, instance_of, selector
 from .api import ApiError, GoneError, Json
 from .cluster import Cluster
-from .discovery import Resource, UnknownKindError
+from .discovery import ApiResource, UnknownKindError
 
 #: Kinds whose objects the cluster changes by itself.
 FOLLOWED: Final = (
@@ -100,7 +100,7 @@ class KubernetesWatcher:
     def _is_wanted(self) -> bool:
         return not self._ended.is_set() and self._clock() < self._until
 
-    def _watch(self, resource: Resource) -> None:
+    def _watch(self, resource: ApiResource) -> None:
         path = resource.path(self._cluster.namespaces.scope)
         chosen = selector(self._cluster.region)
         version = ""

@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 from ..health import Check, check_all
 from ..interface import ApplicationOrder, ApplicationState, DeployError, Log, PollIntervals
 from .launcher import Launcher
-from .orders import HERE, LaunchError, Name, Order, ProcessLimits, Program, Restart, Running, State
+from .orders import HERE, LaunchError, Name, ProcessLimits, ProcessOrder, ProcessProgram, ProcessState, Restart, Running
 
 _PROCESS = "orchestrator"
 #: Default limits of an orchestrator, so that a leak terminates the orchestrator and not the machine.
 _LIMITS = ProcessLimits(memory=2 << 30, files=1024)
-_PENDING = (State.RESERVED, State.STARTING)
+_PENDING = (ProcessState.RESERVED, ProcessState.STARTING)
 
 
 class LocalApplications:
@@ -53,7 +53,7 @@ class LocalApplications:
         environment = {**self._environment, **order.environment}
         name = Name(order.labels.instance, _PROCESS)
         content = {"command": command, "environment": environment, "limits": vars(self._limits)}
-        launch = Order(
+        launch = ProcessOrder(
             name=name,
             # Without the generation: a running orchestrator receives an update as an event.
             revision=hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest(),
@@ -64,9 +64,9 @@ class LocalApplications:
             grace=self._grace,
         )
 
-        def program(ports: Mapping[str, int]) -> Program:
+        def program(ports: Mapping[str, int]) -> ProcessProgram:
             bundle = () if order.command else (order.bundle,)
-            return Program(command, {**environment, "HOST": HERE, "PORT": str(ports["http"])}, readable=bundle)
+            return ProcessProgram(command, {**environment, "HOST": HERE, "PORT": str(ports["http"])}, readable=bundle)
 
         try:
             return self._state_of(self._launcher.start(launch, program))
@@ -116,13 +116,13 @@ class LocalApplications:
     def _state_of(self, found: Running) -> ApplicationState:
         port = found.ports.get("http")
         url = f"http://{HERE}:{port}/" if port else ""
-        if found.state is State.RUNNING and port:
+        if found.state is ProcessState.RUNNING and port:
             problem = check_all([Check(ports=found.ports, asked_ports=("http",), timeout=1.0)])[0]
             if problem:
                 return ApplicationState("inactive", f"does not listen yet ({problem})", url)
             return ApplicationState("active", url=url)
-        if found.state in (State.RESTARTING, State.FAILED, State.LOST, State.EXITED):
+        if found.state in (ProcessState.RESTARTING, ProcessState.FAILED, ProcessState.LOST, ProcessState.EXITED):
             return ApplicationState("error", found.message or "ended", url)
         if found.state in _PENDING:
             return ApplicationState("inactive", "is starting", url)
-        return ApplicationState("inactive", "is stopping" if found.state is State.STOPPING else "", url)
+        return ApplicationState("inactive", "is stopping" if found.state is ProcessState.STOPPING else "", url)

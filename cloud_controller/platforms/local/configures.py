@@ -21,7 +21,7 @@ from typing import Any, Final
 from ..health import Spawn
 from ..interface import ConfigurationOrder, Configured, ProvisionError
 from .launcher import Launcher
-from .orders import LaunchError, Name, State
+from .orders import LaunchError, Name, ProcessState
 
 #: Characters that arguments and variables cannot contain.
 _UNUSABLE: Final = re.compile("[\0\ud800-\udfff]")
@@ -75,7 +75,7 @@ class LocalConfigures:
         ]
         if not nodes:
             return Configured("failed", f"the stack has no node {order.node!r}")
-        if any(process.state is not State.RUNNING for process in nodes):
+        if any(process.state is not ProcessState.RUNNING for process in nodes):
             return Configured("waiting", "waiting for its node")
         results = []
         for process in nodes:

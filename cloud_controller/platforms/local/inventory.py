@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from ..interface import InventoryError, Target
+from ..interface import InventoryError, ScrapeTarget
 from .launcher import Launcher
-from .orders import HERE, LaunchError, State
+from .orders import HERE, LaunchError, ProcessState
 
 
 class LocalInventory:
@@ -59,16 +59,16 @@ class LocalTargets:
     def __init__(self, launcher: Launcher) -> None:
         self._launcher = launcher
 
-    def targets(self, instance: str, stack: str, node: str, port: str) -> Sequence[Target]:
+    def targets(self, instance: str, stack: str, node: str, port: str) -> Sequence[ScrapeTarget]:
         """Return the running instances of a node, by default with its first port."""
         found = []
         for process in self._launcher.find(instance=instance):
             notes = process.notes
-            if notes.get("stack") != stack or notes.get("node") != node or process.state is not State.RUNNING:
+            if notes.get("stack") != stack or notes.get("node") != node or process.state is not ProcessState.RUNNING:
                 continue
             number = process.ports.get(port) if port else next(iter(process.ports.values()), None)
             if number:
-                found.append(Target(notes["key"], HERE, number, loopback=True))
+                found.append(ScrapeTarget(notes["key"], HERE, number, loopback=True))
         return found
 
 

@@ -39,7 +39,7 @@ from ...core.labels import Labels
 from ..health import Spawn
 from . import locks, processes
 from .logs import LogChunk, read_log
-from .orders import LaunchError, Name, Order, Program, Running, State
+from .orders import LaunchError, Name, ProcessOrder, ProcessProgram, ProcessState, Running
 from .port_allocator import PortAllocator, PortError
 from .sandbox import Sandbox
 from .stack_index import (
@@ -111,7 +111,9 @@ class Launcher:
         self._clock = clock
         self._checkpoint = checkpoint
 
-    def start(self, order: Order, program: Callable[[Mapping[str, int]], Program], *, wait: float = 2.0) -> Running:
+    def start(
+        self, order: ProcessOrder, program: Callable[[Mapping[str, int]], ProcessProgram], *, wait: float = 2.0
+    ) -> Running:
         """Start the process as ordered, or adopt it if it runs.
 
         A process of another revision is stopped first, and keeps its ports and directory. Returns `STOPPING` if that takes
@@ -131,17 +133,17 @@ class Launcher:
             found = self.observe(order.name)
             if found is None:
                 continue  # removed in the meantime
-            young = found.pid is None and not found.restarts and found.state is not State.STOPPING
+            young = found.pid is None and not found.restarts and found.state is not ProcessState.STOPPING
             if young and time.monotonic() < until:
                 # Another launcher is starting it; its index may not have the final revision yet.
                 self._await_supervisor(self._directory(order.name), 0.02)
                 continue
             # A process started without the sandbox is restarted in it.
             same = found.revision == order.revision and found.isolated >= (self._sandbox is not None)
-            if same and found.state is not State.STOPPING:
+            if same and found.state is not ProcessState.STOPPING:
                 return found
             if not self.stop(order.name, wait=wait):
-                return self.observe(order.name) or Running(order.name, State.STOPPING)
+                return self.observe(order.name) or Running(order.name, ProcessState.STOPPING)
 
     def stop(self, name: Name, *, wait: float = 2.0) -> bool:
         """Stop the process and its descendants, but keep directory and ports. True once nothing of it runs."""
@@ -199,7 +201,7 @@ class Launcher:
         index = read_json(directory / INDEX_FILE)
         status = read_json(directory / "status.json")
         state = state_of(status, held=held, stopping=(directory / "stop").exists())
-        if state is State.LOST and _is_held(directory / "lock"):
+        if state is ProcessState.LOST and _is_held(directory / "lock"):
             # Started between our test of the lock and our read of the status.
             state = state_of(status, held=True, stopping=False)
         labels = index.get("labels")
@@ -210,7 +212,7 @@ class Launcher:
             labels=Labels(**labels) if labels else None,
             ports=self._ports.of(str(name)),
             notes=index.get("notes", {}),
-            pid=status.get("pid") if state is State.RUNNING else None,
+            pid=status.get("pid") if state is ProcessState.RUNNING else None,
             since=status.get("since", 0.0),
             restarts=status.get("restarts", 0),
             exit_status=status.get("exit_status"),
@@ -308,7 +310,7 @@ class Launcher:
     def _user(self, tenant: str) -> int | None:
         return None if self._sandbox is None else self._sandbox.user(tenant)
 
-    def _start(self, order: Order, program: Callable[[Mapping[str, int]], Program], lock: int) -> Running:
+    def _start(self, order: ProcessOrder, program: Callable[[Mapping[str, int]], ProcessProgram], lock: int) -> Running:
         directory = self._directory(order.name)
         old = read_json(directory / INDEX_FILE)
         self._checkpoint("lock taken")
@@ -347,7 +349,7 @@ class Launcher:
         assert found is not None, "its lock is held"
         return found
 
-    def _write_index(self, order: Order, index: Mapping[str, object]) -> None:
+    def _write_index(self, order: ProcessOrder, index: Mapping[str, object]) -> None:
         """Write the index; without a sandbox, only if no other tenant's process runs. Raises LaunchError."""
         path = self._directory(order.name) / INDEX_FILE
         if self._sandbox is not None or self._shared:
@@ -373,7 +375,9 @@ class Launcher:
                 )
         return ""
 
-    def _sandboxed(self, order: Order, program: Program, environment: Mapping[str, str]) -> dict[str, object] | None:
+    def _sandboxed(
+        self, order: ProcessOrder, program: ProcessProgram, environment: Mapping[str, str]
+    ) -> dict[str, object] | None:
         if self._sandbox is None:
             return None
         wrapped = self._sandbox.wrap(
@@ -391,7 +395,7 @@ class Launcher:
             "environment": wrapped.environment,
         }
 
-    def _spawn(self, order: Order, program: Program, inherited: list[int]) -> None:
+    def _spawn(self, order: ProcessOrder, program: ProcessProgram, inherited: list[int]) -> None:
         marker = f"{self._id}:{order.name}"
         environment = {**program.environment, processes.VARIABLE: marker}
         restart = order.restart

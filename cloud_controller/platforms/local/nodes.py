@@ -23,27 +23,27 @@ from typing import Any
 
 from ...infrastructure.description import Implementation
 from ...infrastructure.parsing import command_list
-from ...infrastructure.rendering import DescriptionError, Item, Scalar, Value
+from ...infrastructure.rendering import DescriptionError, RenderedItem, Scalar, Value
 from ...infrastructure.resources import Condition, NodeError, ObservedNode, WantedNode
 from ...infrastructure.sections import Section, word
 from ..contents import check_texts, filled, pairs_of, text_of
 from ..health import Check, check_all
 from .launcher import Launcher
-from .orders import HERE, LaunchError, Name, Order, ProcessLimits, Program, Restart, Running, State
+from .orders import HERE, LaunchError, Name, ProcessLimits, ProcessOrder, ProcessProgram, ProcessState, Restart, Running
 from .port_allocator import system_port_refusal
 
 _CONTENT = ("command", "environment", "env", "files")
 _RESOURCE = ("type", "name", *_CONTENT, "ports", "directory", "limits", "restart", "grace")
 _CONDITIONS = {
-    State.RESERVED: Condition.PENDING,
-    State.STARTING: Condition.PENDING,
-    State.RUNNING: Condition.RUNNING,
-    State.RESTARTING: Condition.RUNNING,
-    State.STOPPING: Condition.STOPPING,
-    State.STOPPED: Condition.STOPPED,
-    State.EXITED: Condition.FAILED,
-    State.FAILED: Condition.FAILED,
-    State.LOST: Condition.FAILED,
+    ProcessState.RESERVED: Condition.PENDING,
+    ProcessState.STARTING: Condition.PENDING,
+    ProcessState.RUNNING: Condition.RUNNING,
+    ProcessState.RESTARTING: Condition.RUNNING,
+    ProcessState.STOPPING: Condition.STOPPING,
+    ProcessState.STOPPED: Condition.STOPPED,
+    ProcessState.EXITED: Condition.FAILED,
+    ProcessState.FAILED: Condition.FAILED,
+    ProcessState.LOST: Condition.FAILED,
 }
 #: Seconds that one step waits for a process to end; later steps continue, so that each stays within its lease.
 _WAIT = 0.5
@@ -102,7 +102,7 @@ class ProcessNodes:
         resource = wanted.properties["resource"]
         assert isinstance(resource, dict)
         name = Name(wanted.labels.instance, f"{wanted.stack}.{wanted.key}")
-        order = Order(
+        order = ProcessOrder(
             name=name,
             revision=wanted.revision,
             labels=wanted.labels,
@@ -150,7 +150,7 @@ class ProcessNodes:
                 found.append(name)
         return found
 
-    def _program(self, wanted: WantedNode, attributes: Mapping[str, Scalar]) -> Program:
+    def _program(self, wanted: WantedNode, attributes: Mapping[str, Scalar]) -> ProcessProgram:
         content = filled(wanted, attributes)
         command: list[str] = []
         environment = dict(self._environment)
@@ -163,7 +163,7 @@ class ProcessNodes:
         for text in (*command, *environment.values()):
             if "\0" in text:
                 raise NodeError(f"an argument or variable of {wanted.key} has a NUL character; remove it")
-        return Program(tuple(command), environment, files)
+        return ProcessProgram(tuple(command), environment, files)
 
     def _check_of(self, wanted: WantedNode, seen: ObservedNode) -> Check:
         name = Name(wanted.labels.instance, f"{wanted.stack}.{wanted.key}")
@@ -189,7 +189,7 @@ class ProcessNodes:
         )
 
 
-def _check_ports(item: Item | None) -> None:
+def _check_ports(item: RenderedItem | None) -> None:
     if item is None:
         return
     if isinstance(item.value, tuple):
@@ -259,7 +259,7 @@ def _observed(process: Running) -> ObservedNode:
         revision=process.revision,
         needs=tuple(notes.get("needs", "").split()),
         attributes=_attributes(process.name, stack_key, process.ports),
-        healthy=False if process.state is State.RESTARTING else None,
+        healthy=False if process.state is ProcessState.RESTARTING else None,
         since=process.since,
         message=process.message,
     )

@@ -73,7 +73,7 @@ class Restart:
 
 
 @dataclass(frozen=True)
-class Program:
+class ProcessProgram:
     """A program to run, complete once its ports are known.
 
     Args:
@@ -90,7 +90,7 @@ class Program:
 
 
 @dataclass(frozen=True)
-class Order:
+class ProcessOrder:
     """The desired state of a process.
 
     Args:
@@ -114,7 +114,7 @@ class Order:
     notes: Mapping[str, str] = field(default_factory=dict)
 
 
-class State(enum.Enum):
+class ProcessState(enum.Enum):
     """The observed state of a process."""
 
     RESERVED = "reserved"  #: recorded but never started, since its launcher was killed
@@ -140,7 +140,7 @@ class Running:
     """
 
     name: Name
-    state: State
+    state: ProcessState
     revision: str = ""
     labels: Labels | None = None
     ports: Mapping[str, int] = field(default_factory=dict)
@@ -155,4 +155,4 @@ class Running:
     @property
     def up(self) -> bool:
         """Whether the process runs or is about to."""
-        return self.state in (State.STARTING, State.RUNNING, State.RESTARTING)
+        return self.state in (ProcessState.STARTING, ProcessState.RUNNING, ProcessState.RESTARTING)

@@ -13,7 +13,7 @@ from typing import Any
 
 from archelon_core.private_files import close_to_others
 
-from .orders import LaunchError, Order, Program, State
+from .orders import LaunchError, ProcessOrder, ProcessProgram, ProcessState
 
 #: The file with a process' index.
 INDEX_FILE = "book.json"
@@ -50,31 +50,37 @@ def listing(directory: Path) -> list[str]:
         return []
 
 
-def state_of(status: Mapping[str, Any], *, held: bool, stopping: bool) -> State:
+def state_of(status: Mapping[str, Any], *, held: bool, stopping: bool) -> ProcessState:
     """Return the state from the lock and the supervisor's status; the lock takes precedence."""
     if held:
         if stopping:
-            return State.STOPPING
+            return ProcessState.STOPPING
         # A supervisor writes its final status just before it releases the lock.
-        return State(status["state"]) if status else State.STARTING
+        return ProcessState(status["state"]) if status else ProcessState.STARTING
     if not status:
-        return State.RESERVED
-    reported = State(status["state"])
-    return reported if reported in (State.STOPPED, State.EXITED, State.FAILED) else State.LOST
+        return ProcessState.RESERVED
+    reported = ProcessState(status["state"])
+    return (
+        reported if reported in (ProcessState.STOPPED, ProcessState.EXITED, ProcessState.FAILED) else ProcessState.LOST
+    )
 
 
-def message_of(state: State, status: Mapping[str, Any]) -> str:
+def message_of(state: ProcessState, status: Mapping[str, Any]) -> str:
     """Return the reason for the state, for display."""
-    if state is State.LOST:
+    if state is ProcessState.LOST:
         return "its supervisor was killed"
-    return str(status.get("message", "")) if state in (State.RESTARTING, State.EXITED, State.FAILED) else ""
+    return (
+        str(status.get("message", ""))
+        if state in (ProcessState.RESTARTING, ProcessState.EXITED, ProcessState.FAILED)
+        else ""
+    )
 
 
 def mark_stopped(directory: Path, now: float) -> None:
     """Record that the process was stopped on request, even if its supervisor could not."""
     status = read_json(directory / "status.json")
-    if status and status["state"] != State.STOPPED.value:
-        stopped = {"state": State.STOPPED.value, "since": now, "restarts": status["restarts"]}
+    if status and status["state"] != ProcessState.STOPPED.value:
+        stopped = {"state": ProcessState.STOPPED.value, "since": now, "restarts": status["restarts"]}
         # On a full disk the state remains `lost`, which is also not running.
         with contextlib.suppress(OSError):
             write_json(directory / "status.json", stopped)
@@ -196,7 +202,9 @@ def _opened(work: Path, below: PurePosixPath, shown: str, owner: int | None) -> 
         os.close(directory)
 
 
-def write_files(work: Path, order: Order, program: Program, *, obsolete: set[str], owner: int | None = None) -> None:
+def write_files(
+    work: Path, order: ProcessOrder, program: ProcessProgram, *, obsolete: set[str], owner: int | None = None
+) -> None:
     """Write the program's files below `work`, and remove obsolete ones.
 
     Args:

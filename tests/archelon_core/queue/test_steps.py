@@ -29,7 +29,7 @@ class Bench:
         queue = work.WorkQueue(self.database, clock=clock or self.clock)
         return work.Worker(queue, [topic], observer=self.record, chance=lambda: 0.0)
 
-    def state(self, key: str = "k") -> work.State:
+    def state(self, key: str = "k") -> work.WorkState:
         state = self.queue.state("kettle", key)
         assert state is not None
         return state

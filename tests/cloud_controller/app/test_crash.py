@@ -20,7 +20,7 @@ import pytest
 
 from archelon_api import deploy, disposal
 from cloud_controller.platforms.local import processes
-from cloud_controller.platforms.local.orders import Name, State
+from cloud_controller.platforms.local.orders import Name, ProcessState
 from tests.tables import Tables
 from tests.thoroughness import ROUNDS, STRIDE
 from tests.waiting import until
@@ -148,7 +148,8 @@ class Life:
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
         until(
-            lambda: (found := self.launcher.observe(name)) and found.state is State.FAILED, f"{key} is seen to be dead"
+            lambda: (found := self.launcher.observe(name)) and found.state is ProcessState.FAILED,
+            f"{key} is seen to be dead",
         )
 
     def sent(self) -> list[Any]:

@@ -18,7 +18,7 @@ from cloud_controller.core.resources import ABSENT
 from cloud_controller.disposal.backend import TOPIC
 from cloud_controller.disposal.work import DisposalWork, Sweep
 from cloud_controller.platforms.interface import Inventory, InventoryError
-from cloud_controller.platforms.local.orders import Name, Order, Program
+from cloud_controller.platforms.local.orders import Name, ProcessOrder, ProcessProgram
 from occi_service.server.app import Application
 
 from ..deploy.test_module import put_application, put_bundle, put_stack, stack_at, state
@@ -39,8 +39,8 @@ def put_disposal(system: System, instance: str, generation: int = 1, *, token: s
 
 def orphan(system: System, instance: str) -> None:
     """Start a process that no row records."""
-    order = Order(name=Name(instance, "stray"), revision="1", labels=Labels(instance, TENANT, "svc", 1))
-    system.platform.launcher.start(order, lambda _ports: Program(("sleep", "1000"), {"PATH": "/bin:/usr/bin"}))
+    order = ProcessOrder(name=Name(instance, "stray"), revision="1", labels=Labels(instance, TENANT, "svc", 1))
+    system.platform.launcher.start(order, lambda _ports: ProcessProgram(("sleep", "1000"), {"PATH": "/bin:/usr/bin"}))
 
 
 def test_disposal_removes_everything_and_audits_it(system: System) -> None:

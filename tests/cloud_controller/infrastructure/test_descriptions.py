@@ -17,8 +17,8 @@ from cloud_controller.infrastructure.graph import before, cycle, ordered
 from cloud_controller.infrastructure.parsing import parse
 from cloud_controller.infrastructure.rendering import (
     DescriptionError,
-    Item,
     Place,
+    RenderedItem,
     plain,
     read_document,
     references,
@@ -269,7 +269,7 @@ def test_both_reference_syntaxes_are_equivalent() -> None:
         "{{infra_name}}",
         "{{node_id}}",
     ]
-    found = [[name for name, _ in references(Item(text, Place("t", 1, 1)))] for text in texts]
+    found = [[name for name, _ in references(RenderedItem(text, Place("t", 1, 1)))] for text in texts]
     assert found == [
         ["self.address"],
         ["nodes.db.address"],

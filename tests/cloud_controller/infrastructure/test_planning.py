@@ -15,15 +15,15 @@ from cloud_controller.infrastructure.description import Description, Health, Imp
 from cloud_controller.infrastructure.planning import (
     Ensure,
     Halt,
+    NodeStatus,
     Plan,
-    Record,
-    Remove,
-    Status,
+    RemoveNode,
+    StackRecord,
     Step,
     scaled,
     with_errors,
 )
-from cloud_controller.infrastructure.rendering import Item, Place
+from cloud_controller.infrastructure.rendering import Place, RenderedItem
 from cloud_controller.infrastructure.resolving import WantedNodes
 from cloud_controller.infrastructure.resources import Condition, ObservedNode, WantedNode
 
@@ -31,10 +31,10 @@ HERE = Place("t", 1, 1)
 LABELS = Labels("i", "t", "s", 1)
 
 
-def item(value: object) -> Item:
+def item(value: object) -> RenderedItem:
     if isinstance(value, dict):
-        return Item({key: item(entry) for key, entry in value.items()}, HERE)
-    return Item(value, HERE)  # type: ignore[arg-type]
+        return RenderedItem({key: item(entry) for key, entry in value.items()}, HERE)
+    return RenderedItem(value, HERE)  # type: ignore[arg-type]
 
 
 def description_of(
@@ -68,7 +68,7 @@ class FakePlatform:
     removed: list[str] = field(default_factory=list)
     sick: set[str] = field(default_factory=set)
     dying: set[str] = field(default_factory=set)
-    record: Record | None = None
+    record: StackRecord | None = None
     states: list[str] = field(default_factory=list)
 
     def step(self, target: WantedNodes, *, lose: Callable[[], bool] = lambda: False) -> Plan:
@@ -79,7 +79,7 @@ class FakePlatform:
                 )
         plan = planning.plan(target, self.record, self.nodes, self.now)
         if not lose():
-            self.record = Record.from_json(plan.record.to_json())
+            self.record = StackRecord.from_json(plan.record.to_json())
             if not self.states or self.states[-1] != self.record.state:
                 self.states.append(self.record.state)
         self.now += max(plan.again or 0.0, 0.01)
@@ -89,7 +89,7 @@ class FakePlatform:
         return plan
 
     def take(self, step: Step) -> None:
-        if isinstance(step, Remove):
+        if isinstance(step, RemoveNode):
             self.removed.append(step.key)
             self.nodes.pop(step.key, None)
         elif isinstance(step, Halt):
@@ -109,7 +109,7 @@ class FakePlatform:
             node.key, node.node, "fake", condition, node.revision, node.needs, attributes, None, self.now, "died"
         )
 
-    def settle(self, target: WantedNodes, *, iterations: int = 500) -> Record:
+    def settle(self, target: WantedNodes, *, iterations: int = 500) -> StackRecord:
         for _ in range(iterations):
             plan = self.step(target)
             assert self.record is not None
@@ -251,7 +251,7 @@ def test_a_new_order_resets_given_up_nodes() -> None:
 
 def test_a_failed_step_counts_as_a_failure() -> None:
     target = wanted(description_of({"a": set()}), rollback=False, backoff=0.0)
-    record: Record | None = None
+    record: StackRecord | None = None
     for now in range(10):
         plan = planning.plan(target, record, {}, float(now))
         record = with_errors(plan.record, {step.key: "the disk is full" for step in plan.steps}, float(now))
@@ -283,7 +283,7 @@ def test_any_graph_to_any_other_though_steps_and_records_are_lost(
             for step in plan.steps:
                 if isinstance(step, Ensure):
                     assert all(f"{needed}.0" in platform.nodes for needed in step.node.needs)
-        assert platform.settle(target).status is Status.COMPLETE
+        assert platform.settle(target).status is NodeStatus.COMPLETE
         assert set(platform.nodes) == {f"{name}.0" for name in graph}
         assert platform.step(target).steps == ()
     platform.settle(wanted(description_of(after), presence="absent"))

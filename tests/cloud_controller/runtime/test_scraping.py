@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from archelon_core.http.fetch import Fetched
-from cloud_controller.platforms.interface import Target
+from cloud_controller.platforms.interface import ScrapeTarget
 from cloud_controller.runtime import scraping
 from cloud_controller.runtime.scraping import fetch, scrape
 
@@ -41,18 +41,18 @@ class Node(http.server.BaseHTTPRequestHandler):
 
 
 @pytest.fixture(scope="module")
-def node() -> Iterator[Target]:
+def node() -> Iterator[ScrapeTarget]:
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Node) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
-        yield Target("web-1", "127.0.0.1", server.server_port, loopback=True)
+        yield ScrapeTarget("web-1", "127.0.0.1", server.server_port, loopback=True)
         Node.stopping.set()
         server.shutdown()
         thread.join()
 
 
-def test_scrape_returns_metrics_and_problems(node: Target) -> None:
-    closed = Target("web-2", "127.0.0.1", 1, loopback=True)
+def test_scrape_returns_metrics_and_problems(node: ScrapeTarget) -> None:
+    closed = ScrapeTarget("web-2", "127.0.0.1", 1, loopback=True)
     metrics, problems = scrape([node, closed], "/metrics?all=1")
     assert metrics == {"load": 4.0}
     assert problems == ["web-2: http://127.0.0.1:1/metrics: no connection to 127.0.0.1:1; check that it runs"]
@@ -67,12 +67,12 @@ def test_scrape_returns_metrics_and_problems(node: Target) -> None:
         ("/large", "web-1: .*/large is larger than 1048576 bytes"),
     ],
 )
-def test_invalid_responses_are_errors(node: Target, path: str, problem: str) -> None:
+def test_invalid_responses_are_errors(node: ScrapeTarget, path: str, problem: str) -> None:
     with pytest.raises(OSError, match=problem):
         fetch(node, path)
 
 
-def test_a_slow_response_times_out(node: Target) -> None:
+def test_a_slow_response_times_out(node: ScrapeTarget) -> None:
     with pytest.raises(OSError, match=r"web-1: .*/drip took longer than 3 s"):
         fetch(node, "/drip")
 
@@ -80,7 +80,7 @@ def test_a_slow_response_times_out(node: Target) -> None:
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "169.254.169.254", "fe80::1", "0.0.0.0", "168.63.129.16"])
 def test_local_and_metadata_addresses_are_not_contacted(host: str) -> None:
     with pytest.raises(OSError, match=r"web-1: .* is not a public address"):
-        fetch(Target("web-1", host, 80), "/metrics")
+        fetch(ScrapeTarget("web-1", host, 80), "/metrics")
 
 
 def test_private_and_public_networks_are_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,5 +93,5 @@ def test_private_and_public_networks_are_allowed(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(scraping._ELSEWHERE, "_get", get)
     hosts = ["10.0.0.1", "172.16.0.1", "192.168.0.1", "100.64.0.1", "198.18.0.1", "240.0.0.1", "fd00::1", "8.8.8.8"]
     for host in hosts:
-        fetch(Target("web-1", host, 80), "/metrics")
+        fetch(ScrapeTarget("web-1", host, 80), "/metrics")
     assert asked == hosts

@@ -25,7 +25,7 @@ from archelon_core.database import Database
 from archelon_core.encryption import generate_key
 from occi_service.registry.schema import upgrade
 from service_manager import app
-from service_manager.lifecycle.changes import Change
+from service_manager.lifecycle.changes import InstanceChange
 from service_manager.lifecycle.history import EXPIRY_TOPIC
 from service_manager.settings import ServiceManagerSettings
 from service_manager.store import tables
@@ -239,7 +239,7 @@ class InProcessApi:
         """Remove an instance, as the reconciler does at the end of its disposal."""
         item = Keyed(self.row(path)["id"])
         with self.dependencies.database.write() as connection:
-            self.reconciler.save(connection, item, Change(removed=True, ended="done"))
+            self.reconciler.save(connection, item, InstanceChange(removed=True, ended="done"))
 
 
 def identity_of(api: InProcessApi, who: str) -> Identity:

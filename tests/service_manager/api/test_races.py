@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from archelon_api import service_manager as wire
 from archelon_core import queue
 from occi_service.model import type_id
-from service_manager.lifecycle.changes import Change
+from service_manager.lifecycle.changes import InstanceChange
 from service_manager.store.snapshot import LEGAL_MOVES
 
 from .in_process_api import InProcessApi, Keyed, Template
@@ -30,12 +30,12 @@ def api(tmp_path: Path, template: Template, database_url: str) -> Iterator[InPro
     made.close()
 
 
-def decide(api: InProcessApi, path: str) -> tuple[Any, queue.Progress[Change]]:
+def decide(api: InProcessApi, path: str) -> tuple[Any, queue.Progress[InstanceChange]]:
     """Load an instance as a worker does, and return its decision."""
     item = Keyed(api.row(path)["id"])
     with api.dependencies.database.read() as connection:
         order = api.reconciler.load(connection, item)
-    progress: queue.Progress[Change] = api.reconciler.step(order)
+    progress: queue.Progress[InstanceChange] = api.reconciler.step(order)
     return item, progress
 
 
@@ -127,7 +127,7 @@ def test_concurrent_orders_reports_and_workers_do_not_deadlock(api: InProcessApi
         for number in range(30):
             try:
                 with api.dependencies.database.write() as connection:
-                    change = Change(
+                    change = InstanceChange(
                         {"consecutive_failures": number}, ended="done", enter="provision", message=f"change {number}"
                     )
                     api.reconciler.save(connection, Keyed(row["id"]), change)

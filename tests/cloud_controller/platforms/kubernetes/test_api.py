@@ -15,11 +15,11 @@ from cloud_controller.platforms.kubernetes.api import (
     Api,
     ApiError,
     GoneError,
-    NotFoundError,
+    ObjectNotFoundError,
     UnreachableError,
 )
 from cloud_controller.platforms.kubernetes.cluster import Cluster, Namespaces
-from cloud_controller.platforms.kubernetes.discovery import Discovery, Resource, UnknownKindError
+from cloud_controller.platforms.kubernetes.discovery import ApiResource, Discovery, UnknownKindError
 
 Answer = tuple[int, Any, dict[str, str]]
 
@@ -100,7 +100,7 @@ def test_a_request_to_a_busy_server_is_retried_a_few_times(server: Server) -> No
 
 
 @pytest.mark.parametrize(
-    ("status", "kind", "final"), [(403, ApiError, True), (404, NotFoundError, True), (422, ApiError, True)]
+    ("status", "kind", "final"), [(403, ApiError, True), (404, ObjectNotFoundError, True), (422, ApiError, True)]
 )
 def test_a_final_error_is_not_retried(server: Server, status: int, kind: type[ApiError], final: bool) -> None:
     server.answer(status)
@@ -152,7 +152,7 @@ def kinds(*names: str) -> Answer:
 
 
 def test_a_name_is_one_segment_of_a_path() -> None:
-    pods = Resource("v1", "Pod", "pods", True, frozenset())
+    pods = ApiResource("v1", "Pod", "pods", True, frozenset())
     assert pods.path("ns", "a/../../secrets/b") == "/api/v1/namespaces/ns/pods/a%2F..%2F..%2Fsecrets%2Fb"
     assert pods.path("ns", "a/log?container=c") == "/api/v1/namespaces/ns/pods/a%2Flog%3Fcontainer%3Dc"
 
@@ -170,7 +170,7 @@ def test_an_older_server_serves_the_kind_in_an_earlier_version(server: Server) -
 def test_a_removed_kind_is_unknown_at_the_next_lookup(server: Server) -> None:
     cluster = Cluster(server.api, "k", Namespaces("ns"))
     server.answer(kinds("Widget"), 404)
-    with pytest.raises(NotFoundError):
+    with pytest.raises(ObjectNotFoundError):
         cluster.of_kind("e.org/v1", "Widget")
     server.answer(404, (200, {"groups": []}, {}), kinds("Pod"))
     with pytest.raises(UnknownKindError, match="no Widget"):

@@ -17,7 +17,7 @@ from cloud_controller.platforms.interface import ConfigurationOrder, Configured,
 from cloud_controller.platforms.local import processes
 from cloud_controller.platforms.local.configures import LocalConfigures
 from cloud_controller.platforms.local.launcher import Launcher
-from cloud_controller.platforms.local.orders import Name, Order, Program
+from cloud_controller.platforms.local.orders import Name, ProcessOrder, ProcessProgram
 from cloud_controller.platforms.local.sandbox import Sandbox
 from tests.waiting import until
 
@@ -28,8 +28,8 @@ NAME = Name("i-1", "s1.web.0")
 @pytest.fixture
 def launcher(tmp_path: Path, sandbox: Sandbox | None) -> Iterator[Launcher]:
     launcher = Launcher(tmp_path / "root", sandbox=sandbox, shared=True)
-    node = Order(NAME, "1", Labels("i-1", "t", "svc", 1), notes={"stack": "s1", "node": "web"})
-    launcher.start(node, lambda _ports: Program(("sleep", "1000"), PATH))
+    node = ProcessOrder(NAME, "1", Labels("i-1", "t", "svc", 1), notes={"stack": "s1", "node": "web"})
+    launcher.start(node, lambda _ports: ProcessProgram(("sleep", "1000"), PATH))
     yield launcher
     assert launcher.remove(NAME, wait=60)
     assert launcher.remains("i-1") == ()

@@ -16,7 +16,7 @@ import pytest
 
 from cloud_controller.platforms.local import processes
 from cloud_controller.platforms.local.launcher import Launcher
-from cloud_controller.platforms.local.orders import Name, State
+from cloud_controller.platforms.local.orders import Name, ProcessState
 from tests.tables import Tables
 from tests.thoroughness import ROUNDS, STRIDE
 from tests.waiting import until
@@ -107,7 +107,10 @@ def make_ready(worker: Worker, root: Path, before: Mapping[str, Any] | None, vic
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
         name = Name("i-1", f"s1.{victim}")
-        until(lambda: (found := launcher.observe(name)) and found.state is State.FAILED, f"{victim} is reported dead")
+        until(
+            lambda: (found := launcher.observe(name)) and found.state is ProcessState.FAILED,
+            f"{victim} is reported dead",
+        )
     return entries
 
 

@@ -22,12 +22,12 @@ from cloud_controller.platforms.local.logs import LogChunk, read_log
 from cloud_controller.platforms.local.orders import (
     LaunchError,
     Name,
-    Order,
     ProcessLimits,
-    Program,
+    ProcessOrder,
+    ProcessProgram,
+    ProcessState,
     Restart,
     Running,
-    State,
 )
 from cloud_controller.platforms.local.sandbox import Sandbox
 from cloud_controller.platforms.local.stack_index import write_file
@@ -56,8 +56,8 @@ def order(
     limits: ProcessLimits | None = None,
     restart: Restart | None = None,
     grace: float = 5.0,
-) -> Order:
-    return Order(
+) -> ProcessOrder:
+    return ProcessOrder(
         name,
         revision,
         Labels(name.instance, tenant, "svc", 1),
@@ -68,16 +68,16 @@ def order(
     )
 
 
-def start(launcher: Launcher, wanted: Order, *command: str, **environment: str) -> Running:
-    return started(launcher, wanted, lambda _ports: Program(command, {**PATH, **environment}))
+def start(launcher: Launcher, wanted: ProcessOrder, *command: str, **environment: str) -> Running:
+    return started(launcher, wanted, lambda _ports: ProcessProgram(command, {**PATH, **environment}))
 
 
-def started(launcher: Launcher, wanted: Order, program: Callable[[object], Program]) -> Running:
+def started(launcher: Launcher, wanted: ProcessOrder, program: Callable[[object], ProcessProgram]) -> Running:
     """Start with retries, like workers, while the previous process stops."""
 
     def attempt() -> Running | None:
         found = launcher.start(wanted, program)
-        return None if found.state is State.STOPPING else found
+        return None if found.state is ProcessState.STOPPING else found
 
     found = until(attempt, f"{wanted.name} is started")
     assert found is not None
@@ -94,7 +94,7 @@ def log(launcher: Launcher, name: Name = NAME) -> bytes:
 
 def test_a_second_start_adopts(launcher: Launcher, tmp_path: Path, sandbox: Sandbox | None) -> None:
     first = start(launcher, order(), "sleep", "1000")
-    assert first.state is State.RUNNING
+    assert first.state is ProcessState.RUNNING
     again = start(Launcher(tmp_path / "root", sandbox=sandbox), order(), "sleep", "1000")
     assert again.pid == first.pid
     assert len(running(launcher)) == 1
@@ -183,7 +183,7 @@ time.sleep(1000)
     assert not [process.pid for process in tree if processes.alive(process.pid, process.start)]
     found = launcher.observe(NAME)
     assert found is not None
-    assert found.state is State.STOPPED
+    assert found.state is ProcessState.STOPPED
 
 
 def supervisor_of(launcher: Launcher) -> int:
@@ -203,7 +203,7 @@ def test_a_killed_supervisors_process_dies_and_strays_are_killed_by_the_next_sta
     until(lambda: len(running(launcher)) == (1 if sandbox is None else 0))
     found = launcher.observe(NAME)
     assert found is not None
-    assert (found.state, found.message) == (State.LOST, "its supervisor was killed")
+    assert (found.state, found.message) == (ProcessState.LOST, "its supervisor was killed")
     strays = running(launcher)
     again = start(launcher, order(), "sleep", "1000")
     assert running(launcher) == [again.pid]
@@ -213,7 +213,7 @@ def test_a_killed_supervisors_process_dies_and_strays_are_killed_by_the_next_sta
 def test_restarts_with_backoff_up_to_the_limit_and_keeps_the_status(launcher: Launcher) -> None:
     begun = time.monotonic()
     start(launcher, order(restart=Restart("always", limit=3, backoff=0.05)), "sh", "-c", "echo run; exit 7")
-    until(lambda: is_in(launcher, State.FAILED))
+    until(lambda: is_in(launcher, ProcessState.FAILED))
     found = launcher.observe(NAME)
     assert found is not None
     assert (found.exit_status, found.restarts) == (7, 3)
@@ -222,13 +222,13 @@ def test_restarts_with_backoff_up_to_the_limit_and_keeps_the_status(launcher: La
     assert time.monotonic() - begun >= 0.05 + 0.1 + 0.2
 
 
-def is_in(launcher: Launcher, state: State) -> bool:
+def is_in(launcher: Launcher, state: ProcessState) -> bool:
     found = launcher.observe(NAME)
     return found is not None and found.state is state
 
 
-@pytest.mark.parametrize(("code", "state"), [(0, State.EXITED), (3, State.FAILED)])
-def test_an_exit_without_restart_is_reported(launcher: Launcher, code: int, state: State) -> None:
+@pytest.mark.parametrize(("code", "state"), [(0, ProcessState.EXITED), (3, ProcessState.FAILED)])
+def test_an_exit_without_restart_is_reported(launcher: Launcher, code: int, state: ProcessState) -> None:
     start(launcher, order(), "sh", "-c", f"exit {code}")
     until(lambda: is_in(launcher, state))
     found = launcher.observe(NAME)
@@ -238,7 +238,7 @@ def test_an_exit_without_restart_is_reported(launcher: Launcher, code: int, stat
 
 def test_a_missing_program_is_named(launcher: Launcher) -> None:
     start(launcher, order(), "no-such-program")
-    until(lambda: is_in(launcher, State.FAILED))
+    until(lambda: is_in(launcher, ProcessState.FAILED))
     found = launcher.observe(NAME)
     assert found is not None
     assert found.exit_status == 127
@@ -248,7 +248,7 @@ def test_a_missing_program_is_named(launcher: Launcher) -> None:
 def test_limits_bound_the_process(launcher: Launcher) -> None:
     code = "import resource as r; print(r.getrlimit(r.RLIMIT_NOFILE), r.getrlimit(r.RLIMIT_CPU)); bytearray(1 << 30)"
     start(launcher, order(limits=ProcessLimits(memory=1 << 28, files=32, cpu=5)), *python(code))
-    until(lambda: is_in(launcher, State.FAILED))
+    until(lambda: is_in(launcher, ProcessState.FAILED))
     assert log(launcher).startswith(b"(32, 32) (5, 5)\n")
     assert b"MemoryError" in log(launcher)
 
@@ -311,8 +311,8 @@ def test_the_log_without_a_start_is_empty(launcher: Launcher, tmp_path: Path) ->
 
 
 def test_files_stay_inside(launcher: Launcher, tmp_path: Path) -> None:
-    def with_file(path: str) -> Callable[[object], Program]:
-        return lambda _ports: Program(("sleep", "1000"), PATH, {path: "x"})
+    def with_file(path: str) -> Callable[[object], ProcessProgram]:
+        return lambda _ports: ProcessProgram(("sleep", "1000"), PATH, {path: "x"})
 
     for path in ("../out", "/etc/out", "a/../../out"):
         with pytest.raises(LaunchError, match="leaves the process' directory"):
@@ -333,7 +333,11 @@ def test_files_stay_inside(launcher: Launcher, tmp_path: Path) -> None:
 
 def test_files_of_an_older_revision_are_removed(launcher: Launcher) -> None:
     for revision, path in (("1", "old"), ("2", "new")):
-        started(launcher, order(revision=revision), lambda _p, path=path: Program(("sleep", "1000"), PATH, {path: "x"}))
+        started(
+            launcher,
+            order(revision=revision),
+            lambda _p, path=path: ProcessProgram(("sleep", "1000"), PATH, {path: "x"}),
+        )
     assert sorted(path.name for path in launcher.work(NAME).iterdir()) == ["new"]
 
 
@@ -341,10 +345,10 @@ def test_an_older_revisions_file_is_not_removed_through_a_link(launcher: Launche
     kept = tmp_path / "kept"
     kept.mkdir()
     (kept / "file").touch()
-    launcher.start(order(), lambda _ports: Program(("sleep", "1000"), PATH, {"conf/file": "x"}))
+    launcher.start(order(), lambda _ports: ProcessProgram(("sleep", "1000"), PATH, {"conf/file": "x"}))
     shutil.rmtree(launcher.work(NAME) / "conf")
     (launcher.work(NAME) / "conf").symlink_to(kept)
-    started(launcher, order(revision="2"), lambda _ports: Program(("sleep", "1000"), PATH))
+    started(launcher, order(revision="2"), lambda _ports: ProcessProgram(("sleep", "1000"), PATH))
     assert (kept / "file").exists()
 
 
@@ -396,10 +400,10 @@ def test_without_a_sandbox_one_tenant_runs_at_a_time(tmp_path: Path) -> None:
             start(launcher, order(other, tenant="other"), "sleep", "1000")
         assert "another tenant's processes run here" in launcher.refusal("other")
         assert launcher.refusal("t") == ""
-        assert start(launcher, order(Name("i-3", "web.0")), "sleep", "1000").state is State.RUNNING
+        assert start(launcher, order(Name("i-3", "web.0")), "sleep", "1000").state is ProcessState.RUNNING
         assert launcher.stop(NAME, wait=60)
         assert launcher.stop(Name("i-3", "web.0"), wait=60)
-        assert start(launcher, order(other, tenant="other"), "sleep", "1000").state is State.RUNNING
+        assert start(launcher, order(other, tenant="other"), "sleep", "1000").state is ProcessState.RUNNING
     finally:
         for name in launcher.names():
             assert launcher.remove(name, wait=60)
@@ -424,7 +428,7 @@ def test_a_sandboxed_process_cannot_forge_a_marker(launcher: Launcher, sandbox: 
 def test_loaded_libraries_affect_only_the_tenants_program(launcher: Launcher) -> None:
     # Any other program that loads the library would report it, too.
     start(launcher, order(), "sh", "-c", "exec true", LD_PRELOAD="/no/such/library.so")
-    until(lambda: is_in(launcher, State.EXITED))
+    until(lambda: is_in(launcher, ProcessState.EXITED))
     assert log(launcher).count(b"/no/such/library.so") == 2
 
 

@@ -20,7 +20,7 @@ import pytest
 from cloud_controller.platforms.local.inventory import LocalInventory
 from cloud_controller.platforms.local.launcher import Launcher
 from cloud_controller.platforms.local.logs import read_log
-from cloud_controller.platforms.local.orders import LaunchError, Restart, State
+from cloud_controller.platforms.local.orders import LaunchError, ProcessState, Restart
 from cloud_controller.platforms.local.sandbox import Sandbox
 from cloud_controller.platforms.local.stack_index import INDEX_FILE
 from cloud_controller.platforms.local.supervisor import _Log, _Supervisor
@@ -51,7 +51,7 @@ def test_a_process_continues_when_its_output_cannot_be_written(launcher: Launche
     # More than the pipe's capacity: it finishes only if the supervisor continues to read.
     start(launcher, order(), "sh", "-c", "head -c 300000 /dev/zero; touch done; exec sleep 1000")
     until((launcher.work(NAME) / "done").exists)
-    assert is_in(launcher, State.RUNNING)
+    assert is_in(launcher, ProcessState.RUNNING)
 
 
 def test_log_positions_stay_valid_after_a_partial_write(tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_a_failed_status_write_is_retried(launcher: Launcher, directory: Path) -
     until(lambda: (found := launcher.observe(NAME)) is not None and [found.pid] == running(launcher))
     found = launcher.observe(NAME)
     assert found is not None
-    assert (found.state, found.restarts) == (State.RUNNING, 1)
+    assert (found.state, found.restarts) == (ProcessState.RUNNING, 1)
 
 
 @pytest.mark.parametrize("removed", [False, True])
@@ -137,7 +137,7 @@ def test_a_truncated_file_is_recreated(launcher: Launcher, directory: Path, name
     until(lambda: running(launcher) == [])
     (directory / name).write_text(content)
     assert [process.name for process in launcher.find()] == [NAME]
-    assert start(launcher, order(), "sleep", "1000").state is State.RUNNING
+    assert start(launcher, order(), "sleep", "1000").state is ProcessState.RUNNING
 
 
 def test_disposal_removes_a_process_without_a_directory(launcher: Launcher, directory: Path) -> None:
