@@ -245,7 +245,9 @@ def _show(manager: client.Client, path: str, output: Output) -> None:
             **_summary(entity),
             "actions": ", ".join([each.rpartition("#")[2] for each in entity.actions]),
             **dict(sorted(own.items())),
-            "uses and runs on": "\n".join([f"{each['title'] or ''} {each['target']}".strip() for each in links]),
+            "dependencies and resources": "\n".join(
+                [f"{each['title'] or ''} {each['target']}".strip() for each in links]
+            ),
         }
     )
 

@@ -340,7 +340,7 @@ def _read_tar(data: bytes, limits: ArchiveLimits) -> dict[str, PackedFile]:
 
 def _entry(header: bytes) -> tuple[str, int, bytes, bool]:
     if header[257:262] != b"ustar":
-        raise _refusal("it is not a ustar archive", "pack it with `archelon pack`, or tar --format=ustar")
+        raise _refusal("it is not a ustar archive", "pack it with `archelon publish`, or tar --format=ustar")
     blanked = header[:148] + b" " * 8 + header[156:]
     if _octal(header[148:156]) != sum(blanked):
         raise _refusal("the checksum of a header is wrong", "send it again")
@@ -352,7 +352,7 @@ def _entry(header: bytes) -> tuple[str, int, bytes, bool]:
     if kind not in (b"0", b"\0", b"5"):
         raise _refusal(
             f"{_printable(path)} is neither a file nor a directory",
-            "pack it with `archelon pack`, or tar --format=ustar",
+            "pack it with `archelon publish`, or tar --format=ustar",
         )
     if kind == b"5" or path.endswith("/"):
         kind = b"5"
@@ -377,7 +377,7 @@ def _octal(raw: bytes) -> int:
     if digits and not digits.strip(b"01234567"):
         return int(digits, 8)
     if digits:
-        raise _refusal("a number in a header is not octal", "pack it with `archelon pack`, or tar --format=ustar")
+        raise _refusal("a number in a header is not octal", "pack it with `archelon publish`, or tar --format=ustar")
     return 0
 
 

@@ -71,7 +71,7 @@ _COUNTS = "instance.counts"
 
 
 class _ExistingInstances:
-    """`archelon_core.auth.Instances` over the instances table."""
+    """`archelon_core.auth.InstanceLookup` over the instances table."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

@@ -94,7 +94,7 @@ class Stage:
             self.show(f"    → {answer.status} {answer.reason or ''}{'  Location: ' + location if location else ''}")
         if answer.status != expected:
             raise ExpectedError(
-                f"{method} {path} was to answer {expected}; it answered {answer.status}: {answer.data.decode()[:500]}"
+                f"{method} {path} expected {expected}, got {answer.status}: {answer.data.decode()[:500]}"
             )
         shown = json.loads(answer.data) if answer.data.startswith((b"{", b"[")) else {}
         return Answer(answer.status, shown if isinstance(shown, dict) else {}, location)

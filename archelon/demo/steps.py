@@ -114,9 +114,7 @@ def heal(stage: Stage, scenario: Scenario) -> None:
         return bool(again) and again[0].pid not in (None, victim.pid)
 
     stage.until(healed, f"node {victim.process} was to run again", seconds=90)
-    stage.until(
-        lambda: stage.web("GET", stage.url, quiet=True)[0] == 200, f"{stage.url} was to answer again", seconds=60
-    )
+    stage.until(lambda: stage.web("GET", stage.url, quiet=True)[0] == 200, f"{stage.url} answers again", seconds=60)
     pid = next(each.pid for each in _nodes(stage) if each.process == victim.process)
     stage.show(f"    runs again after {time.monotonic() - begun:.1f} s, as process {pid}")
     _check_page(stage, scenario.text, *_entries(scenario))

@@ -130,8 +130,8 @@ class RealmFile:
     def remove_user(self, name: str) -> None:
         """Remove a user and their tokens.
 
-        RealmError: no such user.
-        RealmError: there is none of that name.
+        Raises:
+            RealmError: no such user.
         """
         with self._change() as draft:
             draft.known_user(name)

@@ -1,6 +1,5 @@
 """The keys of signed tokens: configured, several at a time, each bound to one issuer and one algorithm.
 
-Rotating a key takes three steps, none of which refuses a valid token: configure the new public key everywhere; sign with the new
 Rotating a key takes three steps, none of which refuses a valid token: configure the new public key everywhere; sign with the
 new key; remove the old one after the longest lifetime. A key id defaults to the key's thumbprint (RFC 7638), so ids of two
 issuers never collide. Nothing is fetched: the key locations in a token's header (`jku`, `x5u`, `jwk`) are ignored.
@@ -72,8 +71,8 @@ class SigningKey:
     def from_pem(cls, pem: bytes, *, issuer: str, key_id: str | None = None) -> SigningKey:
         """Read an unencrypted private key in PEM (PKCS#8).
 
-        ValueError: not a private key of an accepted kind. The text contains nothing of the key.
-        ValueError: not a private key of a kind that is accepted. The text holds nothing of the key.
+        Raises:
+            ValueError: not a private key of an accepted kind. The text contains nothing of the key.
         """
         try:
             key = load_pem_private_key(pem, password=None)

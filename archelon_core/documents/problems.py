@@ -58,7 +58,6 @@ class Problem:
         path: JSON path inside the document, `$` for all of it, empty if the file is not a document.
         message: what is wrong.
         remedy: what to do.
-        remedy: what to do about it.
     """
 
     file: str

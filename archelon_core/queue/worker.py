@@ -112,9 +112,9 @@ class Worker:
     ) -> None:
         self._topics = {topic.name: topic for topic in topics}
         if not topics or len(self._topics) != len(topics):
-            raise ValueError("a worker takes at least one topic, and each name once")
+            raise ValueError("expected at least one topic, with unique names")
         if threads < 1 or not lease > 0:
-            raise ValueError(f"a worker takes threads and a lease above 0, not {threads} and {lease}")
+            raise ValueError(f"threads and lease must be positive, not {threads} and {lease}")
         self.owner = owner or new_owner()
         self._queue = queue
         self._clock = queue.clock

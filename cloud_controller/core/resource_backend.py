@@ -39,7 +39,7 @@ class RequestContext:
     extras: dict[str, Any] = dataclasses.field(repr=False)
 
     def call_first(self, key: str, call: Callable[[], Result], *, of: object = None) -> Result:
-        """Return the result of a call to a platform, or of a long computation; see `workflow.call_first`."""
+        """Return the result of a call to a platform, or of a long computation; see `backends.call_first`."""
         found: Result = call_first(self.extras, key, call, of=of)
         return found
 

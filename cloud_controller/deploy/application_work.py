@@ -126,7 +126,7 @@ class ApplicationWork(ResourceHandler[WantedApplication, ObservedApplication]):
             kept["going"] = False
         state = self._applications.state(instance) if kept.get("going") else None
         if state is not None and state.state == "inactive" and not state.message:
-            # It is wanted and will not start by itself: it stopped regularly with its machine, which has restarted.
+            # It is wanted and will not start by itself: it exited cleanly when its machine shut down.
             state = None
         if state is not None and state.state == "error":
             if self._clock() < float(kept.get("next", 0.0)):

@@ -1,6 +1,6 @@
 """The work on stacks: one reconcile iteration per step, its result in the entity, and a notification to the orchestrator.
 
-A complete stack is polled for life, at the interval that its platform requests, which heals it.
+A complete stack is polled until it is deleted, at the interval that its platform requests; this heals it.
 """
 
 from __future__ import annotations

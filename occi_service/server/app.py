@@ -212,7 +212,7 @@ class Application:
         return None
 
     def render_error(self, environ: dict[str, Any], start_response: StartResponse, error: HttpError) -> Iterable[bytes]:
-        """Respond with an error of a middleware, in the rendering that the client accepts (an `identity.ErrorRenderer`)."""
+        """Respond with an error of a middleware, in the rendering that the client accepts (an `auth.ErrorRenderer`)."""
         req, resp = falcon.Request(environ), falcon.Response()
         self._on_error(req, resp, error, None)
         body = resp.data or b""

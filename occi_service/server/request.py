@@ -105,6 +105,21 @@ class Service:
 class Exchange:
     """One request and its response; see the module."""
 
+    __slots__ = (
+        "_base",
+        "_body",
+        "_rendering",
+        "ahead",
+        "checked",
+        "documents",
+        "extras",
+        "prefix",
+        "registry",
+        "request",
+        "response",
+        "service",
+    )
+
     def __init__(self, request: falcon.Request, response: falcon.Response, service: Service) -> None:
         self.request = request
         self.response = response

@@ -201,7 +201,7 @@ class InstanceBackend(ServiceBackend, DeferredDeletion):
         self._write(connection, instance, columns, extras)
 
     def delete(self, entity: Entity, extras: Any) -> None:
-        """Dispose of the instance, overtaking any phase. Idempotent; repeating it retries a failed disposal."""
+        """Dispose of the instance, superseding any phase. Idempotent; repeating it retries a failed disposal."""
         identity, connection = caller_of(extras), connection_of(extras)
         instance = self._locked(connection, entity, identity)
         self._check(rules.DELETE, entity, extras, instance)

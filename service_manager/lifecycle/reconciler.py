@@ -36,7 +36,7 @@ from .history import History
 from .metrics import PhaseMetrics
 from .planner import RetryPolicy
 
-#: Seconds between polls while an orchestrator is awaited: the delay that a lost notification causes, at most.
+#: First pause, in seconds, between polls of an orchestrator that is awaited.
 _POLL_INTERVAL: Final = 5.0
 #: Backoff of the polls of an orchestrator that is awaited.
 _POLL_BACKOFF: Final = Backoff(_POLL_INTERVAL, longest=30.0)
@@ -253,7 +253,7 @@ class Reconciler(queue.Handler[LoadedInstance, InstanceChange]):
         application = self._application(instance)
         state = application.attributes.get(deploy.APP_STATE)
         reason = str(application.attributes.get(deploy.APP_STATE_MESSAGE) or "")
-        message = f"the orchestrator is in trouble: {reason}" if state == "error" else None
+        message = f"the orchestrator reports an error: {reason}" if state == "error" else None
         url = application.attributes.get(deploy.APP_URL)
         if url and seen.boots > 0 and seen.sent == seen.boots:
             try:

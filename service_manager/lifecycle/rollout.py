@@ -105,10 +105,12 @@ class Roll(queue.Handler[_Rolling, _Change]):
         """Update the next instance, or wait for the one in progress."""
         present = rolling.present
         if present is not None and present.snapshot.state == "fail":
-            message = f"failed: instance {present.id} did not come up with {rolling.digest[:12]}"
+            message = f"failed: instance {present.id} failed with bundle {rolling.digest[:12]}"
             if present.snapshot.digest != rolling.digest or present.snapshot.wanted is WantedState.GONE:
                 return queue.Done(_Change(state=message))
-            return queue.Done(_Change(present.id, rolling.before, f"{message} and goes back to {rolling.before[:12]}"))
+            return queue.Done(
+                _Change(present.id, rolling.before, f"{message} and is rolled back to {rolling.before[:12]}")
+            )
         if present is not None and not _settled(present, rolling.digest):
             return queue.Wait(_POLL_INTERVAL)
         if rolling.following is not None:

@@ -182,8 +182,8 @@ class Cloud:
             entries = _trusted_entries(self._at(self._design, tokens.AUDIENCE_CLOUD_CONTROLLER, caller), scheme)
             if not entries:
                 raise LookupError(
-                    f"the catalogue of the cloud controller at {self._design} has no service of type {scheme}, which is "
-                    "entered at its start: check that the cloud controller runs, and in this version"
+                    f"the catalogue of the cloud controller at {self._design} has no service of type {scheme}, which "
+                    "it registers at startup: check that the cloud controller is running, at this version"
                 )
             internal = [each for each in entries if each.attributes.get(design.INTERFACE) == "internal"]
             url = str((internal or entries)[0].attributes[design.ENDPOINT])

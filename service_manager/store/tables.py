@@ -77,7 +77,7 @@ instances = sa.Table(
     sa.Column("dependencies", sa.Integer, nullable=False),
     # The orchestrator's URL, once its application has one.
     sa.Column("address", sa.Text),
-    # Consecutive failed calls, for the backoff.
+    # Calls and polls without a result, one after another; the backoff's attempt.
     sa.Column("consecutive_failures", sa.Integer, nullable=False),
     # Encrypted: the orchestrator's start token, and its private state.
     sa.Column("start_token", sa.Text),

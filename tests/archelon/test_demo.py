@@ -131,7 +131,7 @@ def test_left_finds_what_is_left(stage: Stage) -> None:
         process.wait()
     hidden.rmdir()
     stage.request("POST", "/-/", {}, expected=400)
-    with pytest.raises(ExpectedError, match="was to answer 200; it answered 404"):
+    with pytest.raises(ExpectedError, match="expected 200, got 404"):
         stage.request("GET", "/nothing", expected=200)
     assert left(stage.state) == []
 

@@ -236,7 +236,6 @@ def connect(kubeconfig: str = "", context: str = "") -> OfficialConnection:
         where = f"the kubeconfig {kubeconfig}" if kubeconfig else "the pod's own service account"
         raise ValueError(f"cannot connect with {where}: {problem}; set `kubeconfig` for the region") from problem
     # `Api` retries: it knows which requests are repeatable and for how long.
-    # Repeating is this module's, which knows what can be repeated and for how long.
     configuration.retries = False
     configuration.connection_pool_maxsize = 64
     return OfficialConnection(client.ApiClient(configuration))

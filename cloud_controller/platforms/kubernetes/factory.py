@@ -25,9 +25,9 @@ _RECONCILE_SECONDS: Final = 0.5
 class KubernetesPlatform(Platform):
     """The platform, for one region.
 
-    policy: what templates may contain.
-    policy: what stacks may create.
-    runs: how orchestrators run.
+    Args:
+        policy: what templates may contain.
+        runs: how orchestrators run.
     """
 
     applications: KubernetesApplications

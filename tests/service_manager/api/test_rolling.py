@@ -124,7 +124,7 @@ def test_an_instance_that_does_not_come_up_is_rolled_back_and_ends_the_roll(
     cloud.fault("fail", module="orchestrator", action="update", message="broken", count=3)
     result = service.roll(entry)
     assert result.startswith("failed: instance ")
-    assert "goes back" in result
+    assert "is rolled back" in result
     for path in service.paths:
         service.manager.await_state(path, "active")
     until(lambda: service.versions() == ["1", "1"], "both run the previous bundle")
