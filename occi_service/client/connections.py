@@ -12,10 +12,12 @@ import dataclasses
 import functools
 import http.client
 import io
+import math
 import os
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
@@ -27,6 +29,9 @@ from archelon_core.transactions import forbid_in_transaction
 from .limits import Deadline
 
 _PIECE: Final = 64 << 10
+#: Seconds. A server may close a connection that was idle for longer just as the next request is sent; whether it was processed is
+#: then unknown. So a request that must not be repeated is not sent on one.
+_FRESH: Final = 0.5
 
 #: Exceptions of a broken or slow network. TimeoutError is an OSError too.
 failures: Final = (OSError, http.client.HTTPException, urllib3.exceptions.HTTPError)
@@ -44,12 +49,14 @@ class Request:
         target: path and query.
         headers: values as Latin-1 text; never shown, since they include the token.
         body: bytes, or an iterable of pieces.
+        harmless: whether the caller repeats it if the connection breaks.
     """
 
     method: str
     target: str
     headers: Mapping[str, str] = dataclasses.field(repr=False, default_factory=dict)
     body: bytes | Iterable[bytes] | None = dataclasses.field(repr=False, default=None)
+    harmless: bool = True
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -128,6 +135,7 @@ class _Timed(urllib3.connection.HTTPConnection):
     """A connection used by one call at a time; `deadline` is that call's."""
 
     deadline: Deadline
+    idle_since: float = 0.0
 
     def connect(self) -> None:
         self.timeout = self.deadline.wait(self.deadline.timeout.connect)
@@ -199,7 +207,7 @@ class Connections:
     def open(self, request: Request, deadline: Deadline) -> Stream:
         """Send a request once, and read the head of the response. See `send` for the exceptions."""
         forbid_in_transaction("a call to another service")
-        connection = self._lease()
+        connection = self._lease(idle=math.inf if request.harmless else _FRESH)
         connection.deadline = deadline
         try:
             try:
@@ -236,14 +244,17 @@ class Connections:
         for connection in idle:
             connection.close()
 
-    def _lease(self) -> _Timed:
+    def _lease(self, idle: float) -> _Timed:
+        """Return a connection that was idle for at most so many seconds, or a new one."""
         while True:
             with self._lock:
                 if self._process != os.getpid():
                     # After a fork the sockets are shared with the parent, and both would write to them.
                     self._process = os.getpid()
                     self._idle.clear()
-                connection = self._idle.pop() if self._idle else None
+                # The last one is the one that was used last.
+                usable = self._idle and time.monotonic() - self._idle[-1].idle_since <= idle
+                connection = self._idle.pop() if usable else None
             if connection is None:
                 return self._new()
             if connection.is_connected:
@@ -262,11 +273,13 @@ class Connections:
     def give_back(self, connection: _Timed) -> None:
         """Keep a connection whose response was read to its end."""
         with self._lock:
-            kept = not self._closed and self._process == os.getpid() and len(self._idle) < self._keep
-            if kept:
+            if not self._closed and self._process == os.getpid():
+                connection.idle_since = time.monotonic()
                 self._idle.append(connection)
-        if not kept:
-            connection.close()
+                if len(self._idle) <= self._keep:
+                    return
+                connection = self._idle.popleft()
+        connection.close()
 
 
 class Stream:

@@ -164,7 +164,9 @@ class HttpExchange:
         return dataclasses.replace(answer, secrets=secrets)
 
     def _request(self, call: Call, fields: dict[str, str]) -> Request:
-        return Request(call.method, self.address.target(call.path), {**fields, **call.headers}, call.body)
+        return Request(
+            call.method, self.address.target(call.path), {**fields, **call.headers}, call.body, call.harmless
+        )
 
     def _failure(self, error: BaseException, call: Call, deadline: Deadline, attempts: int = 1) -> TransportError:
         timed_out = isinstance(error, TimeoutError | urllib3.exceptions.TimeoutError) and not is_refused(error)

@@ -307,6 +307,20 @@ def test_connections_are_kept(service_url: str) -> None:
         assert len(occi._exchange.connections._idle) == 1
 
 
+def test_what_must_not_be_repeated_is_not_sent_on_a_connection_that_was_idle(service_url: str) -> None:
+    with client.Client(service_url) as occi:
+        occi.create(COMPUTE)
+        idle = occi._exchange.connections._idle
+        [first] = idle
+        first.idle_since -= 1.0
+        occi.exists("/compute/")
+        assert [*idle] == [first]
+        first.idle_since -= 1.0
+        occi.create(COMPUTE)
+        assert first in idle
+        assert len(idle) == 2
+
+
 def test_using_shares_connections_and_differs(occi: client.Client) -> None:
     other = occi.using(rendering="text/plain", request_id="r-1")
     path = other.create(COMPUTE)
