@@ -10,8 +10,8 @@ VENV := .venv
 endif
 BIN := $(VENV)/bin
 
-# Processes that run the tests. Tests mostly wait for other processes, which need processors too.
-PYTEST_PROCESSES ?= 2
+# Processes that run the tests, for two processors: tests mostly wait for other processes.
+PYTEST_PROCESSES ?= 3
 PYTEST := $(BIN)/python -m pytest --numprocesses $(PYTEST_PROCESSES) --dist loadgroup --no-loadscope-reorder
 
 # The installed packages, which bandit checks; tests and test beds are not installed.
