@@ -61,7 +61,8 @@ class Endless(queue.Handler[str, None]):
 
 def test_giving_up_an_endless_handler_raises() -> None:
     item = queue.Item("kettle", "k", None, None, queue.Token(1), 1, 0, None, deadline=0)
-    with sa.create_engine("sqlite://").connect() as connection:
+    engine = sa.create_engine("sqlite://", poolclass=sa.NullPool)
+    with engine.connect() as connection:
         Endless().save(connection, item, None)
         with pytest.raises(AssertionError, match="kettle of k is never given up, but failed: why"):
             Endless().gave_up(connection, item, "why")
