@@ -20,8 +20,9 @@ from typing import Any, Final
 
 from ..health import Spawn
 from ..interface import ConfigurationOrder, Configured, ProvisionError
+from . import processes
 from .launcher import Launcher
-from .orders import LaunchError, Name, ProcessState
+from .orders import LaunchError, ProcessState, Running
 
 #: Characters that arguments and variables cannot contain.
 _UNUSABLE: Final = re.compile("[\0\ud800-\udfff]")
@@ -79,7 +80,7 @@ class LocalConfigures:
             return Configured("waiting", "waiting for its node")
         results = []
         for process in nodes:
-            outcome = self._configure(process.name, order.content)
+            outcome = self._configure(process, order.content)
             results.append(outcome.result)
             if outcome.state == "waiting":
                 return outcome
@@ -91,7 +92,8 @@ class LocalConfigures:
         """Return True; nothing is kept of a configuration."""
         return True
 
-    def _configure(self, name: Name, content: Mapping[str, Any]) -> Configured:
+    def _configure(self, node: Running, content: Mapping[str, Any]) -> Configured:
+        name = node.name
         try:
             for path, text in content.get("files", {}).items():
                 self._launcher.write(name, path, text)
@@ -112,9 +114,17 @@ class LocalConfigures:
             return Configured("failed", str(problem))
         except OSError as problem:
             return Configured("failed", f"the command cannot be run: {problem.strerror}")
+        if status and not self._is_running(node):
+            # What else runs in a node that has died is killed.
+            return Configured("waiting", "waiting for its node, which has died")
         if status:
             return Configured("failed", f"the command failed with status {status}: {output}")
         return Configured("done", output)
+
+    def _is_running(self, node: Running) -> bool:
+        """Whether exactly this process of the node is running."""
+        present = self._launcher.observe(node.name)
+        return present is not None and present.pid == node.pid is not None and processes.read(node.pid) is not None
 
 
 def _run(spawn: Spawn, *, seconds: float) -> tuple[int, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import os
 import signal
@@ -92,9 +93,20 @@ def test_a_dead_node_is_waited_for(launcher: Launcher) -> None:
     assert found.pid is not None
     os.kill(found.pid, signal.SIGKILL)
     until(lambda: count_processes(launcher) == 0, "the node is gone")
-    # The supervisor may not have reported it yet, so either outcome is correct.
+    # Until the supervisor has reported it, the command runs, and may be killed with all that is left of the node.
     done = configure(launcher, "touch", "ran")
-    assert done.state == ("done" if (launcher.work(NAME) / "ran").exists() else "waiting")
+    assert done.state == "waiting" or (done.state == "done" and (launcher.work(NAME) / "ran").exists())
+
+
+def test_a_command_that_dies_with_its_node_is_repeated(launcher: Launcher) -> None:
+    found = launcher.observe(NAME)
+    assert found is not None
+    assert found.pid is not None
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        configured = pool.submit(configure, launcher, "sh", "-c", "touch up; exec sleep 1000")
+        until((launcher.work(NAME) / "up").exists, "the command runs")
+        os.kill(found.pid, signal.SIGKILL)
+        assert configured.result().state == "waiting"
 
 
 @pytest.mark.parametrize(
