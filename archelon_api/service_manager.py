@@ -15,6 +15,12 @@ SCHEME: Final = scheme("service-manager")
 STATE: Final = "mcn.service.state"
 STATE_MESSAGE: Final = "mcn.service.state.message"
 BUNDLE_VERSION: Final = attribute("bundle.version")
+#: How the instance is at present; `state` is where its last order stands.
+HEALTH: Final = attribute("health")
+HEALTH_MESSAGE: Final = attribute("health.message")
+HEALTH_SINCE: Final = attribute("health.since")
+#: From best to worst. `degraded`: it works, but something is missing; `down`: a part that it needs does not work.
+HEALTHS: Final = ("healthy", "degraded", "down")
 LOCKED: Final = attribute("locked")
 
 #: States of an instance, in the order of its life. `inactive` is stopped, `fail` can be left by retry, update or delete.
@@ -43,6 +49,9 @@ INSTANCE_ATTRIBUTES: Final = {
     REGION: Attribute("", description="region to deploy to; default the manifest's regions"),
     BUNDLE_VERSION: Attribute("immutable"),
     GENERATION: Attribute("immutable", type="number"),
+    HEALTH: Attribute("immutable", pattern="|".join(HEALTHS), description="present while it is active or changes"),
+    HEALTH_MESSAGE: Attribute("immutable", description="what is wrong, in plain language; absent while healthy"),
+    HEALTH_SINCE: Attribute("immutable", description="RFC 3339"),
     LOCKED: Attribute("immutable", description="delete or update; absent if it is not locked"),
     INSTANCE: Attribute("immutable", description="its id, and the id of its record"),
 }
@@ -153,6 +162,11 @@ RECORD: Final = Kind(
             "immutable",
             type="array",
             description=f"objects of phase, generation, start, duration (s), outcome ({', '.join(HISTORY_STATES)}), message",
+        ),
+        attribute("record.health"): Attribute(
+            "immutable",
+            type="array",
+            description=f"objects of time, health ({', '.join(HEALTHS)}), message; oldest first",
         ),
         attribute("record.audit"): Attribute("immutable", type="array", description="objects that disposal removed"),
     },
