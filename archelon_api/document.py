@@ -25,6 +25,12 @@ lists the rules that hold for every request.
 
 In the tables, *use* is `required` (given at creation), `provider` (set only by the service) or empty; *secret* values are
 encrypted at rest and shown only on a GET of their one entity.
+
+The service manager takes the query `?dry-run=true` with POST and PUT of its entities and collections, but not with actions: it
+checks the request as without it and responds with the entity that would be left, status 200; nothing is made or changed. With
+`PUT /bundle/<sha256>` it responds with JSON: `service`, `digest`, and as `outcome` whether publishing the bundle would make the
+service `new`, leave it `unchanged`, or have it `replaced`. What only
+another service checks, such as a delegation, is not checked.
 """
 
 _MODULES: Final[tuple[tuple[str, ModuleType], ...]] = (

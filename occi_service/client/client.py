@@ -22,7 +22,7 @@ from .connections import Answer, Connections, Secure
 from .conversation import QUERY, Conversation, Filter, check_entity, decoded, split
 from .credentials import Credentials, RequestId, Token, TokenField
 from .entities import Entity
-from .errors import NotFoundError
+from .errors import MalformedAnswerError, NotFoundError
 from .exchange import Call, HttpExchange, Waiting
 from .limits import Retry, Timeout
 from .speech import Formats, MediaType
@@ -311,6 +311,33 @@ class Client:
         )
         return self._conversation.shown(answer, path, "POST")
 
+    def dry_run(
+        self,
+        path: str,
+        what: str | EntityDocument = EntityDocument(),  # noqa: B008 - never changed
+        attributes: Mapping[str, Any] | None = None,
+        *,
+        title: str | None = None,
+    ) -> Entity:
+        """Return the entity that a `create` or `update` with these arguments would leave; nothing is changed.
+
+        Raises what the request itself would raise. Not every service has dry runs; others refuse the request.
+
+        Args:
+            path: collection to create it in, or entity to update. The location of a created entity is that of its collection.
+            what: type identifier of the kind to create; for an update, leave it out.
+        """
+        path = f"{self._address.path(path)}?dry-run=true"
+        document = self._document(what, attributes, title, ())
+        answer = self._conversation.send("POST", path, lambda rendering: rendering.write_entity(document))
+        if answer.status != 200:
+            raise MalformedAnswerError(
+                "the service has carried out the request instead of a dry run",
+                method="POST",
+                url=self._address.url(path),
+            )
+        return self._conversation.entity(answer, path, "POST")
+
     def act(
         self, path: str, action: str, attributes: Mapping[str, Any] | None = None, *, retry: bool = False
     ) -> Entity:
@@ -330,11 +357,16 @@ class Client:
         check_entity(path)
         self._act(path, action, attributes, retry=False)
 
-    def delete(self, path: str, *, if_match: str | None = None) -> None:
-        """Delete an entity."""
+    def delete(self, path: str, *, if_match: str | None = None, force: bool = False) -> None:
+        """Delete an entity.
+
+        Args:
+            force: with the query `?force=true`, even if the service would refuse because others use the entity.
+        """
         path = self._address.path(path)
         check_entity(path)
-        self._exchange.call(Call("DELETE", path, self._conversation.headers(if_match)))
+        query = "?force=true" if force else ""
+        self._exchange.call(Call("DELETE", path + query, self._conversation.headers(if_match)))
 
     # collections ------------------------------------------------------------------------------------------------------
 

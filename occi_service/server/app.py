@@ -101,6 +101,8 @@ class Application:
         limits: sizes beyond which requests and responses are refused.
         base_url: scheme and host that clients use, such as `https://occi.example.org`; by default from each request.
         product: name and version for the `Server` header.
+        dry_runs: whether creating and updating take `?dry-run=true`, whose transaction is rolled back. If `extras["dry_run"]` is
+            set, backends must leave out what no rollback undoes.
         new_id: generates the last part of new paths.
 
     Attributes:
@@ -118,6 +120,7 @@ class Application:
         base_url: str | None = None,
         product: str | None = None,
         new_id: Callable[[], uuid.UUID] = uuid.uuid4,
+        dry_runs: bool = False,
     ) -> None:
         self.registry: occi.registry.Registry = registry if registry is not None else InMemoryRegistry()
         chosen = renderings if renderings is not None else _default_renderings(dialect)
@@ -131,6 +134,7 @@ class Application:
             offered=tuple(ours),
             readable=tuple([mime_type for mime_type in ours if mime_type != "text/html"]),
             dialect=dialect,
+            dry_runs=dry_runs,
             limits=limits or RequestLimits(),
             base_url=base_url.rstrip("/") if base_url else None,
             new_id=new_id,

@@ -117,25 +117,40 @@ def _create(exchange: Exchange, path: str, entity: Entity) -> None:
     backends.create(path, entity, exchange.registry, exchange.extras, new_id=exchange.service.new_id)
 
 
+class _Undo(Exception):  # noqa: N818 - control flow, not an error
+    """Rolls back the unit of work of a dry run."""
+
+
 def _in_a_unit_of_work(
-    exchange: Exchange, serve: Callable[[], Answer], *, ahead: Callable[[], object] | None = None
+    exchange: Exchange,
+    serve: Callable[[], Answer],
+    *,
+    ahead: Callable[[], object] | None = None,
+    has_dry_run: bool = False,
 ) -> None:
     """Process a write in one transaction; repeat it after each call that a backend has to make first (`backends.call_first`).
 
     Args:
         serve: does the work and returns the function that responds after the commit.
         ahead: parses and checks the request as `serve` will, if that turns out to be slow.
+        has_dry_run: whether `?dry-run=true` may ask for the response alone; the transaction is then rolled back.
     """
+    if exchange.dry_run and not has_dry_run:
+        raise BadRequestError("only creating and updating one entity have a dry run", "query dry-run")
     exchange.ahead = lambda: _attempt(ahead) if ahead is not None else None
     while True:
         try:
             with exchange.registry.unit_of_work(exchange.extras), backends.refusals():
                 answer = serve()
+                if exchange.dry_run:
+                    raise _Undo
         except backends.CallFirst as first:
             first.make(exchange.extras)
-        else:
-            answer()
-            return
+            continue
+        except _Undo:
+            pass
+        answer()
+        return
 
 
 def _attempt(ahead: Callable[[], object]) -> None:
@@ -189,7 +204,12 @@ class EntityEndpoint(Endpoint):
             backends.update(old, new, exchange.registry, exchange.extras)
             return exchange.answer_entity(old)
 
-        _in_a_unit_of_work(exchange, serve, ahead=lambda: parsing.read_update(_find(exchange, req.path), exchange))
+        _in_a_unit_of_work(
+            exchange,
+            serve,
+            ahead=lambda: parsing.read_update(_find(exchange, req.path), exchange),
+            has_dry_run=True,
+        )
 
     def _act(self, exchange: Exchange, term: str) -> None:
         path = exchange.request.path
@@ -240,7 +260,7 @@ class EntityEndpoint(Endpoint):
             else:
                 parsing.read_replacement(old, exchange)
 
-        _in_a_unit_of_work(exchange, serve, ahead=ahead)
+        _in_a_unit_of_work(exchange, serve, ahead=ahead, has_dry_run=True)
 
     def _create(self, exchange: Exchange, path: str) -> Answer:
         exchange.checked_path(path)
@@ -318,7 +338,7 @@ class CollectionEndpoint(Endpoint):
             else:
                 parsing.read_created(exchange, at=kind, several=True)
 
-        _in_a_unit_of_work(exchange, serve, ahead=ahead)
+        _in_a_unit_of_work(exchange, serve, ahead=ahead, has_dry_run=creates == "read_created" and term is None)
 
     def _create(self, exchange: Exchange, kind: Kind | None, paths: list[str]) -> Answer:
         entities = parsing.read_created(exchange, at=kind, several=True)

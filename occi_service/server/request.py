@@ -88,6 +88,7 @@ class Service:
     Attributes:
         offered: media types of responses, best first; `readable`, those of requests.
         dialect: `1.2` or `pyssf`.
+        dry_runs: whether creating and updating take `?dry-run=true`; see `Application`.
         base_url: scheme and host that clients use, or None to take them from each request.
         new_id: generates the last part of new identifiers.
     """
@@ -97,6 +98,7 @@ class Service:
     offered: tuple[str, ...]
     readable: tuple[str, ...]
     dialect: str
+    dry_runs: bool
     limits: RequestLimits
     base_url: str | None
     new_id: Callable[[], uuid.UUID]
@@ -112,6 +114,7 @@ class Exchange:
         "ahead",
         "checked",
         "documents",
+        "dry_run",
         "extras",
         "prefix",
         "registry",
@@ -140,6 +143,20 @@ class Exchange:
         agent = environ.get("HTTP_USER_AGENT")
         if agent is not None and "OCCI/" in agent:
             _check_version(agent)
+        #: Whether the client asks for the response alone, with nothing changed; backends find it in the extras.
+        self.dry_run = bool(environ.get("QUERY_STRING")) and self._asks_for_dry_run()
+
+    def _asks_for_dry_run(self) -> bool:
+        given = self.request.get_param_as_list("dry-run")
+        if given is None:
+            return False
+        if given != ["true"]:
+            raise BadRequestError("expected ?dry-run=true", "query dry-run")
+        if not self.service.dry_runs:
+            # Otherwise the request would be carried out.
+            raise BadRequestError("this service has no dry runs", "query dry-run")
+        self.extras["dry_run"] = True
+        return True
 
     def find(self, identifier: str) -> Entity | None:
         """Return the entity of an identifier, or None."""
@@ -373,7 +390,9 @@ class Exchange:
         return lambda: self._answer(self._write(writer.write_categories, documents))
 
     def answer_created(self, entity: Entity) -> Answer:
-        """Return the function that responds with 201 and the location."""
+        """Return the function that responds with 201 and the location; for a dry run with 200 and the entity itself."""
+        if self.dry_run:
+            return self.answer_entity(entity)
         # Within the transaction, since an invalid Host refuses the request.
         location = self.location_of(entity.identifier)
 

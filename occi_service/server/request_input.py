@@ -112,7 +112,7 @@ def _validated(shape: type[Shape], given: dict[str, Any], *, place: str, what: s
     where: Sequence[int | str] = first["loc"]
     name = ".".join([str(each) for each in where])
     if first["type"] == "extra_forbidden":
-        known = ", ".join(shape.model_fields) or "none"
+        known = ", ".join([field.alias or name for name, field in shape.model_fields.items()]) or "none"
         raise BadRequestError(f"there is no {what} {shown(name)}; expected one of {known}", place)
     expected = f"; the body must be {_outline(shape)}" if place == "body" else ""
     raise BadRequestError(f"{name}: {first['msg']}{expected}", f"{place} {name}")

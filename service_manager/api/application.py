@@ -49,7 +49,7 @@ class ServiceManager(KnownCaller):
         dialect: Literal["1.2", "pyssf"] = "1.2",
     ) -> None:
         view = exchanged_tokens.CallersView(registry, policy)
-        super().__init__(view, hurtle.renderings() if dialect == "pyssf" else None, dialect=dialect)
+        super().__init__(view, hurtle.renderings() if dialect == "pyssf" else None, dialect=dialect, dry_runs=True)
         self._catalogue = catalogue
         self._exists = exists
         self._issuers = issuers

@@ -7,10 +7,12 @@ after another.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import falcon
+import pydantic
 from occi.backend import ActionBackend
 from occi.core_model import Action, Entity
 
@@ -22,7 +24,7 @@ from archelon_core.auth.policy import Policy, Target
 from archelon_core.errors import BadRequestError, ConflictError, NotFoundError
 from occi_service.registry import Registry
 from occi_service.server.backends import DeferredDeletion
-from occi_service.server.request_input import read_body
+from occi_service.server.request_input import read_body, read_query
 
 from ..lifecycle.history import rfc3339
 from ..lifecycle.rollout import ROLL_STATE, begin_roll
@@ -31,6 +33,12 @@ from ..store.services import Catalogue
 from .orders import authorized, caller_of, connection_of
 
 _STATE: Final = names.attribute("published.state")
+
+
+class _Upload(pydantic.BaseModel, extra="forbid"):
+    """The query of an upload."""
+
+    dry_run: Literal["true"] | None = pydantic.Field(default=None, alias="dry-run")
 
 
 class BundleResource:
@@ -42,13 +50,21 @@ class BundleResource:
         self._limit = limit
 
     def on_put(self, req: falcon.Request, resp: falcon.Response, digest: str) -> None:
-        """Store a bundle for the caller's tenant; idempotent."""
+        """Store a bundle for the caller's tenant; idempotent. With `?dry-run=true`, only say what publishing it would do."""
         identity = authorized(req, self._policy, rules.PUBLISH)
         if req.content_type != deploy.BUNDLE_MEDIA_TYPE:
             raise BadRequestError(f"expected a bundle of media type {deploy.BUNDLE_MEDIA_TYPE}", "header Content-Type")
+        dry_run = read_query(req, _Upload).dry_run is not None
         archive = read_body(req, self._limit)
         if bundles.digest_of(archive) != digest:
             raise BadRequestError(f"the archive's SHA-256 is {bundles.digest_of(archive)}", "path")
+        if dry_run:
+            manifest, before = self._catalogue.check(archive, identity)
+            new = before is None or before.withdrawn
+            outcome = "new" if new else "unchanged" if before and before.digest == digest else "replaced"
+            resp.content_type = "application/json"
+            resp.text = json.dumps({"service": manifest.type, "digest": digest, "outcome": outcome})
+            return
         _, new = self._catalogue.keep(archive, identity.tenant_id)
         resp.status = falcon.HTTP_201 if new else falcon.HTTP_200
         resp.text = "OK"

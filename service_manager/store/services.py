@@ -259,11 +259,7 @@ class Catalogue:
         manifest = self.manifest(digest, connection)
         _check_kind(manifest)
         self._lock_services(connection)
-        self._check_place(connection, manifest)
-        self._check_graph(connection, manifest)
-        before = self.service(connection, manifest.type)
-        if before is not None and self.publisher(connection, manifest.type) != identity.tenant_id:
-            raise ForbiddenError(f"{manifest.type} is published by another tenant", "bundle.digest")
+        before = self._replaced_by(connection, manifest, identity)
         values = {"id": entry, "digest": digest, "withdrawn": False, "revision": self._next_revision(connection)}
         if before is None:
             connection.execute(tables.services.insert().values(type=manifest.type, **values))
@@ -273,6 +269,31 @@ class Catalogue:
         what = "published" if before is None or before.withdrawn else "replaced"
         self._log_publication(connection, manifest.type, digest, what, identity=identity, now=now)
         return manifest, before
+
+    def check(self, archive: bytes, identity: Identity) -> tuple[bundles.Manifest, Published | None]:
+        """Check a bundle as `keep` and `publish` would, and store nothing.
+
+        Returns:
+            Its manifest, and the entry that publishing it would replace.
+
+        Raises:
+            BadRequestError, ConflictError, ForbiddenError: as `keep` and `publish`.
+        """
+        manifest = _manifest_of(bundles.digest_of(archive), archive)
+        _check_kind(manifest)
+        with self._database.read() as connection:
+            return manifest, self._replaced_by(connection, manifest, identity)
+
+    def _replaced_by(
+        self, connection: sa.Connection, manifest: bundles.Manifest, identity: Identity
+    ) -> Published | None:
+        """Return the entry that a manifest replaces. Raises ConflictError or ForbiddenError if it cannot be published."""
+        self._check_place(connection, manifest)
+        self._check_graph(connection, manifest)
+        before = self.service(connection, manifest.type)
+        if before is not None and self.publisher(connection, manifest.type) != identity.tenant_id:
+            raise ForbiddenError(f"{manifest.type} is published by another tenant", "bundle.digest")
+        return before
 
     def withdraw(self, connection: sa.Connection, service_type: str, *, identity: Identity, now: float) -> None:
         """Take no more orders of a service. Its instances continue."""
