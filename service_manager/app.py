@@ -212,10 +212,12 @@ def web(dependencies: Dependencies) -> Any:
         dependencies.catalogue,
         history=dependencies.history,
         policy=dependencies.policy,
+        queue=dependencies.queue,
         clock=dependencies.clock,
     )
     application.falcon.add_route("/operator/instances", operator, suffix="instances")
     application.falcon.add_route("/operator/instances/{instance}", operator, suffix="instance")
+    application.falcon.add_route("/operator/work", operator, suffix="work")
     application.falcon.add_route("/operator/services", operator, suffix="services")
     application.falcon.add_route("/operator/rolls", operator, suffix="rolls")
     application.falcon.add_route("/update/children", operator, suffix="children")

@@ -36,7 +36,7 @@ this is not an existing product.
 from .leases import Claim
 from .observer import LogObserver, Observer, Outcome
 from .progress import Advance, Done, Fail, Progress, Wait
-from .queue import Backlog, Clock, WorkQueue, WorkState
+from .queue import Backlog, Clock, Lease, WorkQueue, WorkState
 from .recurring import RETENTION, recurring, retention
 from .topic import Handler, Item, Priority, Retry, Token, Topic, describe
 from .worker import Worker
@@ -51,6 +51,7 @@ __all__ = [
     "Fail",
     "Handler",
     "Item",
+    "Lease",
     "LogObserver",
     "Observer",
     "Outcome",

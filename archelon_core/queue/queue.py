@@ -58,6 +58,19 @@ class WorkState:
     reason: str | None
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Lease:
+    """A row that a worker has."""
+
+    owner: str
+    """The worker; see `owners`."""
+    topic: str
+    key: str
+    end: float
+    """Seconds since the epoch."""
+    attempt: int
+
+
 def _upsert(insert: Any, *, rearm: bool) -> Any:
     new = insert(work).values(
         topic=sa.bindparam("topic"),
@@ -227,6 +240,13 @@ class WorkQueue:
         with self.database.read() as connection:
             rows = connection.execute(counted.group_by(work.c.topic).order_by(work.c.topic)).all()
         return [Backlog(*row) for row in rows]
+
+    def leases(self, *, limit: int = 1000) -> Sequence[Lease]:
+        """The rows under a lease, ordered by owner; those that ended soonest first if there are more than `limit`."""
+        columns = [work.c.lease_owner, work.c.topic, work.c.key, work.c.lease_end, work.c.attempt]
+        held = sa.select(*columns).where(work.c.lease_end.is_not(None)).order_by(work.c.lease_end).limit(limit)
+        with self.database.read() as connection:
+            return sorted([Lease(*row) for row in connection.execute(held)], key=lambda lease: (lease.owner, lease.end))
 
     def sweep(self, *, done: float, dead: float, limit: int = 1000) -> int:
         """Remove rows that ended long ago.

@@ -1,8 +1,9 @@
-"""The operators' interface: list every tenant's instances, dispose of one, roll services, stop taking orders."""
+"""The operators' interface: list every tenant's instances and the work, dispose of one, roll services, stop taking orders."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 from collections.abc import Callable
 from typing import Annotated, Any, Final
@@ -14,6 +15,7 @@ import sqlalchemy as sa
 from archelon_core.auth import rules
 from archelon_core.auth.policy import Policy
 from archelon_core.errors import BadRequestError, NotFoundError
+from archelon_core.queue import WorkQueue
 from occi_service.server.request_input import read_json, read_query
 
 from ..lifecycle.history import History
@@ -59,8 +61,10 @@ class OperatorResource:
         *,
         history: History,
         policy: Policy,
+        queue: WorkQueue,
         clock: Callable[[], float],
     ) -> None:
+        self._queue = queue
         self._database = database
         self._instances = instances
         self._catalogue = catalogue
@@ -139,6 +143,18 @@ class OperatorResource:
             for row in rows:
                 begin_roll(self._instances, connection, self._catalogue.publisher(connection, row.type), row.id)
         _answer(resp, {"services": [row.type for row in rows]})
+
+    def on_get_work(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """List which worker has what under a lease, with the seconds to its end, and the backlog of each topic."""
+        self._check(req, rules.OPERATE)
+        now = self._clock()
+        leases = [
+            # The rest of an owner's name identifies the process for other workers only.
+            {"worker": ":".join(each.owner.split(":")[:3]), "topic": each.topic, "key": each.key, "attempt": each.attempt,
+             "seconds": round(each.end - now, 1)}
+            for each in self._queue.leases()
+        ]  # fmt: skip
+        _answer(resp, {"leases": leases, "backlog": [dataclasses.asdict(each) for each in self._queue.backlog()]})
 
     def on_get_draining(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Return whether the service manager refuses new orders."""

@@ -78,6 +78,7 @@ ROUTES: dict[tuple[str, str], Rule | None] = {
     ("/operator/instances", "GET"): rules.LIST_ALL,
     ("/operator/instances/{instance}", "DELETE"): rules.OPERATE,
     ("/operator/services", "GET"): rules.OPERATE,
+    ("/operator/work", "GET"): rules.OPERATE,
     ("/operator/rolls", "POST"): rules.OPERATE,
     ("/operator/draining", "GET"): rules.DRAIN,
     ("/operator/draining", "PUT"): rules.DRAIN,

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from archelon_api import service_manager as wire
+from archelon_core.queue.table import work
 from tests.occi_service.server.calls import Answer, call
 
 from ..harness import TYPE
@@ -99,6 +100,24 @@ def test_a_missing_instance_cannot_be_disposed_of(api: InProcessApi) -> None:
     assert api.ask("operator", "DELETE", "/operator/instances/nothing").status == 404
 
 
+def test_the_work_and_who_has_it_are_listed(api: InProcessApi) -> None:
+    instance = api.row(api.order())["id"]
+    before = api.ask("operator", "GET", "/operator/work").json
+    assert before["leases"] == []
+    (waiting,) = [each for each in before["backlog"] if each["topic"] == "instance"]
+    assert (waiting["due"], waiting["running"]) == (1, 0)
+    with api.dependencies.database.write() as connection:
+        changed = work.c.key == instance
+        owner, end = "host:7:ab:123:boot/pid", api.clock() + 30
+        connection.execute(work.update().where(changed).values(due=None, lease_owner=owner, lease_end=end))
+    after = api.ask("operator", "GET", "/operator/work").json
+    (lease,) = after["leases"]
+    assert 0 < lease.pop("seconds") <= 30
+    assert lease == {"worker": "host:7:ab", "topic": "instance", "key": instance, "attempt": 0}
+    (running,) = [each for each in after["backlog"] if each["topic"] == "instance"]
+    assert (running["due"], running["running"]) == (0, 1)
+
+
 def test_a_drained_service_manager_takes_no_orders(api: InProcessApi) -> None:
     path = api.order()
     assert api.ask("operator", "GET", "/operator/draining").json == {"draining": False}
@@ -129,6 +148,7 @@ def test_only_operators_have_access(api: InProcessApi, who: str) -> None:
         api.ask(who, "DELETE", f"/operator/instances/{path.rpartition('/')[2]}"),
         api.ask(who, "GET", "/operator/draining"),
         api.ask(who, "PUT", "/operator/draining", {"draining": True}, kind="application/json"),
+        api.ask(who, "GET", "/operator/work"),
     ]
-    assert [each.status for each in answers] == [403] * 4
+    assert [each.status for each in answers] == [403] * 5
     assert api.row(path)["wanted"] == "active"
