@@ -5,8 +5,8 @@ from __future__ import annotations
 import codecs
 import contextlib
 import time
-from collections.abc import Iterator
-from typing import Any, Final
+from collections.abc import Iterator, Sequence
+from typing import Any, BinaryIO, Final
 
 import click
 
@@ -14,18 +14,28 @@ from archelon_api import deploy, names
 from archelon_api import service_manager as wire
 from occi_service import client
 
+from . import completion
 from .connection import Connection, service_options
 from .errors import CommandError, Status
 from .follow import await_settled, follow
-from .lookup import action_of, instance_at, read_values, service_named, services
+from .instance_order import Order, confirm, delete_all, delete_one, order_of, read_order, show_dry_run
+from .lookup import action_of, instance_at, service_named, services
 from .output import Output, output_option
+from .values import ask_missing, read_values
 
 #: Seconds between two polls of a log if the service does not wait.
 _LOG_PAUSE = 1.0
 _PHASES = names.attribute("record.phases")
 _wait = click.option("--wait/--no-wait", default=True, help="Wait until it has settled.")
 _timeout = click.option("--timeout", type=click.FloatRange(min=0.1), default=600.0, show_default=True, help="Seconds.")
-_name = click.argument("name", metavar="INSTANCE")
+_dry_run = click.option("--dry-run", is_flag=True, help="Check everything at the service manager, and make no change.")
+_name = click.argument("name", metavar="INSTANCE", shell_complete=completion.instances)
+
+
+def _required_without_file(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    if value is None and context.params.get("file") is None:
+        raise click.MissingParameter(ctx=context, param=parameter)
+    return value
 
 
 @click.group()
@@ -37,30 +47,49 @@ def instance() -> None:
 
 
 @instance.command()
-@click.argument("service")
-@click.argument("values", nargs=-1, metavar="[NAME=VALUE]...")
+@click.argument(
+    "service", required=False, metavar="SERVICE", callback=_required_without_file, shell_complete=completion.services
+)
+@click.argument("values", nargs=-1, metavar="[NAME=VALUE]...", shell_complete=completion.attributes)
+@click.option("-f", "--file", type=click.File("rb"), is_eager=True, help="Order instead of SERVICE; see export.")
 @click.option("--title", help="A human-readable name.")
 @click.option("--region", help="Region to deploy to.")
+@_dry_run
 @_wait
 @_timeout
 @service_options()
 @output_option
 def create(
-    service: str,
+    service: str | None,
     values: tuple[str, ...],
+    file: BinaryIO | None,
     title: str | None,
     region: str | None,
+    dry_run: bool,
     wait: bool,
     timeout: float,
     connection: Connection,
     output: Output,
 ) -> None:
-    """Order an instance of SERVICE. `name:=value` passes a value as JSON."""
+    """Order an instance of SERVICE.
+
+    `name:=value` passes a value as JSON. `name=@FILE` reads it from a file, `name=-` from standard input; `name=?` asks for it.
+    """
+    if file is not None and service is not None:
+        # The order names its service.
+        values = (service, *values)
+    order = read_order(file) if file is not None else Order(service or "")
     with connection.open() as manager:
-        kind = service_named(manager, service)
-        attributes = read_values(values, kind)
+        kind = service_named(manager, order.service)
+        attributes = {**order.attributes, **read_values(values, kind)}
+        ask_missing(attributes, kind, order.secrets)
+        region, title = region or order.region, title or order.title
         if region is not None:
             attributes[names.REGION] = region
+        if dry_run:
+            made = manager.dry_run(kind.location or "/", kind.type_id, attributes, title=title)
+            show_dry_run(kind, None, made, output)
+            return
         path = manager.create(kind.type_id, attributes, title=title, at=kind.location)
         if wait:
             click.echo(path, err=True)
@@ -97,19 +126,31 @@ def show(name: str, connection: Connection, output: Output) -> None:
 
 @instance.command()
 @_name
-@click.argument("values", nargs=-1, required=True, metavar="NAME=VALUE...")
+@click.argument("values", nargs=-1, required=True, metavar="NAME=VALUE...", shell_complete=completion.attributes)
+@_dry_run
 @_wait
 @_timeout
 @service_options()
 @output_option
 def update(
-    name: str, values: tuple[str, ...], wait: bool, timeout: float, connection: Connection, output: Output
+    name: str,
+    values: tuple[str, ...],
+    dry_run: bool,
+    wait: bool,
+    timeout: float,
+    connection: Connection,
+    output: Output,
 ) -> None:
-    """Change an instance's attributes."""
+    """Change an instance's attributes. Values are given as for create."""
     with connection.open() as manager:
         path = instance_at(manager, name)
-        kind = service_named(manager, manager.get(path).kind)
-        manager.update(path, read_values(values, kind))
+        before = manager.get(path)
+        kind = service_named(manager, before.kind)
+        attributes = read_values(values, kind)
+        if dry_run:
+            show_dry_run(kind, before, manager.dry_run(path, attributes=attributes), output)
+            return
+        manager.update(path, attributes)
         if wait:
             await_settled(manager, path, timeout=timeout)
         _show(manager, path, output)
@@ -117,21 +158,63 @@ def update(
 
 @instance.command()
 @_name
+@service_options()
+@output_option
+def export(name: str, connection: Connection, output: Output) -> None:
+    """Print the order of an instance in YAML, for `archelon instance create -f`. Secrets are listed by name only."""
+    with connection.open() as manager:
+        path = instance_at(manager, name)
+        order = order_of(manager, path, service_named(manager, manager.get(path).kind)).document()
+    if output.as_json:
+        output.document(order)
+        return
+    import yaml
+
+    click.echo(yaml.safe_dump(order, sort_keys=False, allow_unicode=True), nl=False)
+
+
+@instance.command()
+@click.argument("given", metavar="INSTANCE...", nargs=-1, shell_complete=completion.instances)
+@click.option("--all", "everything", is_flag=True, help="All of your instances.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
+@click.option("--force", is_flag=True, help="Even if other instances are composed of it.")
 @_wait
 @_timeout
 @service_options()
 @output_option
-def delete(name: str, wait: bool, timeout: float, connection: Connection, output: Output) -> None:
-    """Dispose of an instance and everything that was created for it."""
+def delete(
+    given: tuple[str, ...],
+    everything: bool,
+    yes: bool,
+    force: bool,
+    wait: bool,
+    timeout: float,
+    connection: Connection,
+    output: Output,
+) -> int:
+    """Dispose of instances and everything that was created for them. Asks first if there are several."""
+    if everything == bool(given):
+        raise click.UsageError("Give either the instances or --all.")
     with connection.open() as manager:
-        path = instance_at(manager, name)
-        manager.delete(path)
+        if everything:
+            paths = [path for kind in services(manager) for path in manager.locations(kind.location or "/")]
+        else:
+            paths = [instance_at(manager, each) for each in given]
+        if everything or len(paths) > 1:
+            if paths:
+                confirm(f"{len(paths)} instances ({', '.join(paths)})", yes=yes)
+            found = delete_all(manager, paths, force=force, timeout=timeout if wait else None)
+            output.rows(found, ["path", "state", "error"], empty="there are no instances")
+            return Status.FAILED if any(each["state"] == "failed" for each in found) else Status.DONE
+        (path,) = paths
+        delete_one(manager, path, force=force)
         if wait:
             if await_settled(manager, path, timeout=timeout) is not None:
                 raise CommandError(f"{path} still exists")
             output.line(f"{path} is gone", path=path, state="gone")
         else:
             output.line(f"{path} is being disposed of", path=path, state="destroy")
+    return Status.DONE
 
 
 @instance.command()
@@ -197,7 +280,7 @@ def _lifecycle_command(term: str, help_text: str) -> click.Command:
     @service_options()
     @output_option
     def run(name: str, wait: bool, timeout: float, connection: Connection, output: Output) -> None:
-        _act(connection, name, term, {}, wait=wait, timeout=timeout, output=output)
+        _act(connection, name, term, None, wait=wait, timeout=timeout, output=output)
 
     return run
 
@@ -209,24 +292,39 @@ retry: Final = _lifecycle_command("retry", "Try a failed phase again.")
 
 @instance.command()
 @_name
-@click.argument("action")
-@click.argument("values", nargs=-1, metavar="[NAME=VALUE]...")
+@click.argument("action", shell_complete=completion.actions)
+@click.argument("values", nargs=-1, metavar="[NAME=VALUE]...", shell_complete=completion.attributes)
 @_timeout
 @service_options()
 @output_option
 def act(
     name: str, action: str, values: tuple[str, ...], timeout: float, connection: Connection, output: Output
 ) -> None:
-    """Invoke an action that the service declares. `name:=value` passes a value as JSON."""
-    _act(connection, name, action, read_values(values, None), wait=False, timeout=timeout, output=output)
+    """Invoke an action that the service declares. Values are given as for create."""
+    _act(connection, name, action, values, wait=False, timeout=timeout, output=output)
 
 
 def _act(
-    connection: Connection, name: str, term: str, values: dict[str, Any], *, wait: bool, timeout: float, output: Output
+    connection: Connection,
+    name: str,
+    term: str,
+    values: Sequence[str] | None,
+    *,
+    wait: bool,
+    timeout: float,
+    output: Output,
 ) -> None:
+    """Invoke an action. `values` is None for one that every instance has, which needs no look at the categories."""
     with connection.open() as manager:
         path = instance_at(manager, name)
-        manager.act(path, action_of(manager.get(path), term), values)
+        action = action_of(manager.get(path), term)
+        attributes: dict[str, Any] = {}
+        if values is not None:
+            declared = next((each for each in manager.categories() if each.type_id == action), None)
+            attributes = read_values(values, declared)
+            if declared is not None:
+                ask_missing(attributes, declared)
+        manager.act(path, action, attributes)
         if wait:
             await_settled(manager, path, timeout=timeout)
         _show(manager, path, output)

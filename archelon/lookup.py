@@ -1,13 +1,12 @@
 """Resolves names from the command line.
 
-A service is named by its term or type, an instance by its path, its id or a prefix of it, values by `name=value`.
+A service is named by its term or type, an instance by its path, its id or a prefix of it.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final
 
 from archelon_api import service_manager as wire
 from occi_service import client
@@ -61,45 +60,6 @@ def _paths(service_manager: client.Client) -> Iterator[str]:
     for service in services(service_manager):
         if service.location:
             yield from service_manager.locations(service.location)
-
-
-def read_values(given: Sequence[str], service: CategoryDocument | None) -> dict[str, Any]:
-    """Parse `name=value` by the types that the service declares, and `name:=value` as JSON. Raises CommandError."""
-    values: dict[str, Any] = {}
-    for each in given:
-        name, separator, text = each.partition("=")
-        if not separator or not name:
-            raise CommandError(f"{each!r} is not name=value", status=Status.USAGE)
-        if name.endswith(":"):
-            values[name[:-1]] = _json(each, text)
-            continue
-        definition = service.attributes.get(name) if service is not None else None
-        if definition is None and service is not None:
-            known = ", ".join([known for known in service.attributes if not known.startswith("occi.core.")])
-            raise CommandError(f"{service.term} has no attribute {name!r}; it has {known}", status=Status.USAGE)
-        kind = definition.type if definition is not None else "string"
-        values[name] = text if kind == "string" else _typed(each, text, kind)
-    return values
-
-
-def _typed(given: str, text: str, kind: str) -> Any:
-    value = _json(given, text)
-    wanted: Mapping[str, tuple[type, ...]] = {
-        "number": (int, float),
-        "boolean": (bool,),
-        "array": (list,),
-        "object": (dict,),
-    }
-    if kind in wanted and (not isinstance(value, wanted[kind]) or (kind == "number" and isinstance(value, bool))):
-        raise CommandError(f"{given!r}: the value has to be of type {kind}", status=Status.USAGE)
-    return value
-
-
-def _json(given: str, text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        raise CommandError(f"{given!r}: the value is not JSON", status=Status.USAGE) from None
 
 
 def action_of(entity: client.Entity, term: str) -> str:

@@ -33,6 +33,7 @@ _COMMANDS: Final = {
     "cloud-controller": ("serving", "cloud_controller", "Run the cloud controller's modules."),
     "worker": ("serving", "worker", "Run a worker of either service."),
     "db": ("serving", "db", "Upgrade a database schema."),
+    "completion": ("completion", "completion", "Print the script for completion in a shell."),
     "conformance": ("conformance", "conformance", "Test an orchestrator in any language."),
 }
 

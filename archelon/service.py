@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from .connection import Connection, service_options
 from .errors import CommandError, Status
 from .output import Output, output_option
+
+if TYPE_CHECKING:
+    from occi_service import client
 
 
 @click.group()
@@ -73,14 +76,19 @@ def show(name: str, connection: Connection, output: Output) -> None:
 @click.command()
 @click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--roll", is_flag=True, help="Update the existing instances to this bundle, one after another.")
+@click.option("--dry-run", is_flag=True, help="Check the bundle at the service manager, and publish nothing.")
 @service_options("provider")
 @output_option
-def publish(directory: Path, roll: bool, connection: Connection, output: Output) -> None:
+def publish(directory: Path, roll: bool, dry_run: bool, connection: Connection, output: Output) -> None:
     """Publish a bundle as a service, or replace the published one of the same type."""
     import bundles
 
     bundle = bundles.Bundle.load(directory)
     packed = bundle.pack()
+    if dry_run:
+        with connection.open() as manager:
+            _show_dry_run(manager, bundle.manifest.term, packed, output)
+        return
     with connection.open() as manager:
         entry = offer(manager, packed)
         if roll:
@@ -105,6 +113,19 @@ def offer(manager: Any, packed: Any) -> str:
     manager.put_bytes(deploy.bundle_path(packed.digest), packed.archive, deploy.BUNDLE_MEDIA_TYPE)
     kind = wire.PUBLISHED.scheme + wire.PUBLISHED.term
     return str(manager.create(kind, {names.attribute("bundle.digest"): packed.digest}))
+
+
+def _show_dry_run(manager: client.Client, term: str, packed: Any, output: Output) -> None:
+    import json
+
+    from archelon_api import deploy
+
+    answer = manager.upload(
+        f"{deploy.bundle_path(packed.digest)}?dry-run=true", packed.archive, deploy.BUNDLE_MEDIA_TYPE
+    )
+    found = json.loads(answer.body)
+    words = {"new": "would be a new service", "replaced": "would be replaced", "unchanged": "would stay unchanged"}
+    output.line(f"{term} {words[found['outcome']]}; the bundle is valid", dry_run=True, **found)
 
 
 def await_entry(connection: Connection, service_type: str, *, seconds: float = 30.0) -> None:

@@ -469,8 +469,14 @@ class Client:
         if_match: str | None = None,
     ) -> bool:
         """Upload other content, such as a bundle; return whether it was created. Iterables are sent only once."""
+        return self.upload(path, content, content_type, if_match=if_match).status == 201
+
+    def upload(
+        self, path: str, content: bytes | Iterable[bytes], content_type: str, *, if_match: str | None = None
+    ) -> Answer:
+        """Upload other content like `put_bytes`, and return the response."""
         headers = {**self._conversation.headers(if_match), "Content-Type": content_type}
-        return self._exchange.call(Call("PUT", self._address.path(path), headers, content)).status == 201
+        return self._exchange.call(Call("PUT", self._address.path(path), headers, content))
 
     def get_bytes(self, path: str, *, accept: str = "*/*", limit: int = _DOWNLOAD) -> bytes:
         """Download other content, at most `limit` bytes."""
