@@ -21,6 +21,7 @@ _COMMANDS: Final = {
     "demo": ("demo.command", "demo", "Demonstrate and verify a whole service lifecycle."),
     "service": ("service", "service", "List the services that can be ordered."),
     "instance": ("instance", "instance", "Order and manage instances."),
+    "operator": ("operator", "operator", "Operate a service manager."),
     "new": ("bundle", "new", "Create a working bundle."),
     "validate": ("bundle", "validate", "Report the problems of a bundle."),
     "test": ("bundle", "test", "Run a bundle's own tests."),
