@@ -81,7 +81,8 @@ def create(
     order = read_order(file) if file is not None else Order(service or "")
     with connection.open() as manager:
         kind = service_named(manager, order.service)
-        attributes = {**order.attributes, **read_values(values, kind)}
+        reads_input = "-f -" if file is not None and file.name == "<stdin>" else None
+        attributes = {**order.attributes, **read_values(values, kind, reads_input=reads_input)}
         ask_missing(attributes, kind, order.secrets)
         region, title = region or order.region, title or order.title
         if region is not None:
@@ -98,7 +99,7 @@ def create(
 
 
 @instance.command("list")
-@click.option("--service", help="Only instances of this service.")
+@click.option("--service", help="Only instances of this service.", shell_complete=completion.services)
 @service_options()
 @output_option
 def list_instances(service: str | None, connection: Connection, output: Output) -> None:
@@ -202,7 +203,7 @@ def delete(
             paths = [instance_at(manager, each) for each in given]
         if everything or len(paths) > 1:
             if paths:
-                confirm(f"{len(paths)} instances ({', '.join(paths)})", yes=yes)
+                confirm(", ".join(paths), yes=yes)
             found = delete_all(manager, paths, force=force, timeout=timeout if wait else None)
             output.rows(found, ["path", "state", "error"], empty="there are no instances")
             return Status.FAILED if any(each["state"] == "failed" for each in found) else Status.DONE

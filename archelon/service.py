@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from . import completion
 from .connection import Connection, service_options
 from .errors import CommandError, Status
 from .output import Output, output_option
@@ -37,7 +38,7 @@ def list_services(connection: Connection, output: Output) -> None:
 
 
 @service.command()
-@click.argument("name")
+@click.argument("name", shell_complete=completion.services)
 @service_options()
 @output_option
 def show(name: str, connection: Connection, output: Output) -> None:
@@ -149,7 +150,7 @@ def await_entry(connection: Connection, service_type: str, *, seconds: float = 3
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", shell_complete=completion.services)
 @service_options("provider")
 @output_option
 def withdraw(name: str, connection: Connection, output: Output) -> None:

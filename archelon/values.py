@@ -29,17 +29,20 @@ _TYPES: Final[Mapping[str, tuple[type, ...]]] = {
 }
 
 
-def read_values(given: Sequence[str], declared: CategoryDocument | None) -> dict[str, Any]:
+def read_values(
+    given: Sequence[str], declared: CategoryDocument | None, *, reads_input: str | None = None
+) -> dict[str, Any]:
     """Return the attributes that the arguments give, by name.
 
     Args:
         declared: the kind or action, whose attributes are known; None to take every value as text.
+        reads_input: what has read standard input already.
 
     Raises:
         CommandError: an argument is invalid, its source cannot be read, or the attribute is not declared.
     """
     values: dict[str, Any] = {}
-    reader = _Reader()
+    reader = _Reader(reads_input)
     for each in given:
         name, separator, text = each.partition("=")
         as_json = name.endswith(":")
@@ -82,8 +85,8 @@ def ask_missing(values: dict[str, Any], declared: CategoryDocument, wanted: Coll
 class _Reader:
     """Reads the sources of one command's values; only one of them can be standard input."""
 
-    def __init__(self) -> None:
-        self._reads_input: str | None = None
+    def __init__(self, reads_input: str | None) -> None:
+        self._reads_input = reads_input
 
     def read(self, name: str, text: str) -> tuple[str, bool]:
         """Return the text of a value, and whether it was the argument itself."""

@@ -77,7 +77,13 @@ def test_publishing_in_a_dry_run(running: Manager) -> None:
     assert running("alice", "publish", directory, "--dry-run").status == Status.REFUSED
 
 
-def test_an_exported_order_can_be_made_again(running: Manager, tmp_path: Path) -> None:
+class Input(io.BytesIO):
+    """Standard input."""
+
+    name = "<stdin>"
+
+
+def test_an_exported_order_can_be_made_again(running: Manager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = {"demo.size": 5, "demo.colour": "on", "demo.password": "swordfish"}
     path = running.api.order(**given)
     running.api.ask("alice", "POST", path, {"attributes": {"demo.size": 6}, "title": "mine"})
@@ -97,6 +103,10 @@ def test_an_exported_order_can_be_made_again(running: Manager, tmp_path: Path) -
     made = running("alice", "instance", "create", "-f", file, "demo.password=pike", "--no-wait", "-o", "json")
     assert made.status == Status.DONE, made.err
     assert made.json["title"] == "mine"
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(Input(exported.out.encode())))
+    twice = running("alice", "instance", "create", "-f", "-", "demo.password=-", "--no-wait")
+    assert twice.status == Status.USAGE
+    assert "-f - and demo.password both read standard input" in twice.err
     shown = running.api.attributes(made.json["path"])
     assert {name: shown[name] for name in given} == {"demo.size": 6, "demo.colour": "on", "demo.password": "pike"}
 
