@@ -46,6 +46,16 @@ def test_create_get_update_delete(occi: client.Client) -> None:
     assert path in caught.value.message
 
 
+def test_a_service_without_dry_runs_does_not_carry_them_out(occi: client.Client) -> None:
+    path = occi.create(THING, {"test.number": 1})
+    known = set(occi.locations("/thing/"))
+    for where, kind in (("/thing/", THING), (path, None)):
+        with pytest.raises(client.BadRequestError, match="no dry runs"):
+            occi.dry_run(where, *([kind] if kind else []), attributes={"test.number": 2})
+    assert set(occi.locations("/thing/")) == known
+    assert occi.get(path).attributes["test.number"] == 1
+
+
 def test_get_with_etag(occi: client.Client) -> None:
     path = occi.create(THING, {"test.number": 1})
     entity = occi.get(path)
