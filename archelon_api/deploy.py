@@ -123,6 +123,8 @@ STACK_ROLLBACK: Final = attribute("stack.rollback")
 STACK_STATE: Final = attribute("stack.state")
 STACK_REASON: Final = attribute("stack.reason")
 STACK_ID: Final = attribute("stack.id")
+STACK_HEALTH: Final = attribute("stack.health")
+STACK_HEALTH_MESSAGE: Final = attribute("stack.health.message")
 STACK_OUTPUTS: Final = attribute("stack.outputs")
 STACK_RESOURCES: Final = attribute("stack.resources")
 
@@ -194,6 +196,10 @@ STACK: Final = Kind(
         STACK_STATE: Attribute("immutable", description="Heat's state, such as CREATE_COMPLETE"),
         STACK_REASON: Attribute("immutable"),
         STACK_ID: Attribute("immutable", description="the platform's own id"),
+        STACK_HEALTH: Attribute(
+            "immutable", pattern="healthy|degraded|down", description="how it is at present; absent until it is created"
+        ),
+        STACK_HEALTH_MESSAGE: Attribute("immutable", description="what is wrong; absent while healthy"),
         # Only the template's author knows which of them are secret, so none is listed, and all are encrypted.
         STACK_OUTPUTS: Attribute("immutable", type="object", secret=True),
         STACK_RESOURCES: Attribute("immutable", type="array", description="objects of name, type, id, state, kind"),

@@ -21,6 +21,7 @@ from ..core.entities import Entities
 from ..core.notifications import Notifications
 from ..core.resource_handler import ResourceHandler
 from ..core.resources import ABSENT, Object, Objects
+from ..core.stack_health import StackHealth, of_state
 from ..platforms import interface
 from . import watching
 from .regions import Regions
@@ -104,7 +105,10 @@ class StackWork(ResourceHandler[WantedStack, ObservedStack]):
             shown[deploy.STACK_OUTPUTS] = dict(progress.outputs)
         if progress.resources is not None:
             shown[deploy.STACK_RESOURCES] = [vars(each) for each in progress.resources]
-        digest = _digest(present.version, progress.state, progress.outputs)
+        health = progress.health or of_state(progress.state, progress.reason)
+        if health is not None:
+            shown |= {deploy.STACK_HEALTH: health.value, deploy.STACK_HEALTH_MESSAGE: health.message or None}
+        digest = _digest(present.version, progress.state, health, progress.outputs)
         kept = {**present.kept, "record": dict(progress.record), "told": digest}
         if not self.objects.is_current(connection, present):
             # Another order has arrived: the observed state is not its state, but the record is still valid.
@@ -123,6 +127,6 @@ class StackWork(ResourceHandler[WantedStack, ObservedStack]):
         self._notices.post(connection, present.labels, kind="stack", subject=present.path, data=data)
 
 
-def _digest(version: int, state: str, outputs: Mapping[str, Any] | None) -> str:
-    text = json.dumps([version, state, dict(outputs or {})], sort_keys=True)
+def _digest(version: int, state: str, health: StackHealth | None, outputs: Mapping[str, Any] | None) -> str:
+    text = json.dumps([version, state, health, dict(outputs or {})], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

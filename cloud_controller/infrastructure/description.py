@@ -37,6 +37,7 @@ class Health:
         commands: argument lists that exit with 0.
         timeout: seconds of continuous failure after which the node is failed (Occopus' default).
         interval: seconds between two checks; a node that is starting is checked more often.
+        min_uptime: seconds that a node without checks has to run before it is healthy.
     """
 
     ping: bool = True
@@ -46,6 +47,12 @@ class Health:
     commands: tuple[tuple[str, ...], ...] = ()
     timeout: float = 600.0
     interval: float = 5.0
+    min_uptime: float = 2.0
+
+    @property
+    def checks(self) -> bool:
+        """Whether anything is checked beside that the node runs."""
+        return bool(self.ports or self.urls or self.mysqldbs or self.commands)
 
 
 @dataclass(frozen=True)

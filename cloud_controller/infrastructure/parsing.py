@@ -178,10 +178,13 @@ def _implementation(item: RenderedItem) -> Implementation:
     )
 
 
+_HEALTH_CHECK = ("ping", "ports", "urls", "mysqldbs", "commands", "timeout", "interval", "min_uptime")
+
+
 def _health(item: RenderedItem | None) -> Health:
     if item is None:
         return Health()
-    section = Section(item, "'health_check'", ("ping", "ports", "urls", "mysqldbs", "commands", "timeout", "interval"))
+    section = Section(item, "'health_check'", _HEALTH_CHECK)
     ports = []
     for entry in entries(section.item("ports"), "'ports'"):
         if isinstance(entry.value, bool) or not isinstance(entry.value, int | str):
@@ -200,6 +203,7 @@ def _health(item: RenderedItem | None) -> Health:
         commands=tuple(commands),
         timeout=section.seconds("timeout", 600.0),
         interval=section.seconds("interval", 5.0, least=0.05),
+        min_uptime=section.seconds("min_uptime", 2.0, least=0.0),
     )
 
 

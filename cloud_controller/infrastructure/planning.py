@@ -6,6 +6,9 @@ another continues.
 
 The record is what cannot be observed on the platform: the order being carried out, whether it failed and why, how often each node
 was recreated, and since when it has been unhealthy. Losing it restarts timeouts, but never loses a node.
+
+A node that keeps failing fails its order after a number of attempts, but recreating it continues at growing intervals: whatever
+made it fail may pass. Only a failed create ends, by its rollback.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from typing import Any
 
 from archelon_core.backoff import Backoff
 
+from ..core.stack_health import StackHealth
 from .description import Node
 from .resolving import WantedNodes, resolve
 from .resources import Condition, ObservedNode, WantedNode
@@ -27,6 +31,8 @@ _SOON = 0.1
 _STARTING = 0.2
 #: Seconds of health after which a node's failures are forgotten.
 _FORGIVE = 300.0
+#: Length in characters of a node's failure in the stack's health.
+_MESSAGE = 500
 
 
 class Action(enum.Enum):
@@ -57,9 +63,10 @@ class Attempts:
         not_before: when it may be recreated. unhealthy_since, healthy_since: seconds since the epoch.
         revision: that the count belongs to; another revision resets it.
         failed_at: when a failure was last counted; states that began before have been counted.
-        waiting: whether a failure was counted and the node has not been seen running since.
+        waiting: whether a failure was counted and the node has not been healthy since.
         error: why its last step failed; the next iteration counts it as a failure.
-        given_up: why no further attempt is made.
+        reason: of its last failure.
+        given_up: why it fails its order, after all attempts. Further ones are made at growing intervals.
     """
 
     revision: str = ""
@@ -70,17 +77,23 @@ class Attempts:
     failed_at: float = 0.0
     waiting: bool = False
     error: str = ""
+    reason: str = ""
     given_up: str = ""
 
 
 @dataclass(frozen=True)
 class StackRecord:
-    """The state of a stack that the caller keeps between two calls."""
+    """The state of a stack that the caller keeps between two calls.
+
+    Args:
+        reached: whether every node has been as ordered once; since then, the nodes' health is the stack's.
+    """
 
     order: str = ""
     action: Action = Action.CREATE
     status: NodeStatus = NodeStatus.IN_PROGRESS
     reason: str = ""
+    reached: bool = False
     nodes: Mapping[str, Attempts] = field(default_factory=dict)
 
     @property
@@ -96,6 +109,7 @@ class StackRecord:
             "action": self.action.value,
             "status": self.status.value,
             "reason": self.reason,
+            "reached": self.reached,
             "nodes": nodes,
         }
 
@@ -103,7 +117,10 @@ class StackRecord:
     def from_json(cls, kept: Mapping[str, Any]) -> StackRecord:
         """Return the record from `to_json`'s result."""
         nodes = {key: Attempts(**attempts) for key, attempts in kept["nodes"].items()}
-        return cls(kept["order"], Action(kept["action"]), NodeStatus(kept["status"]), kept["reason"], nodes)
+        action, status = Action(kept["action"]), NodeStatus(kept["status"])
+        # Records of earlier versions do not have it.
+        reached = kept.get("reached", status is NodeStatus.COMPLETE)
+        return cls(kept["order"], action, status, kept["reason"], reached, nodes)
 
 
 @dataclass(frozen=True)
@@ -141,12 +158,14 @@ Step = Ensure | Halt | RemoveNode
 class Plan:
     """The steps possible now, in any order and concurrently; keep the record once they have been carried out.
 
-    `again` is the number of seconds until the next iteration; None if only a new order can change something.
+    `again` is the number of seconds until the next iteration; None if only a new order can change something. `health` is None
+    while an order is carried out.
     """
 
     steps: tuple[Step, ...]
     record: StackRecord
     again: float | None
+    health: StackHealth | None = None
 
 
 def plan(wanted: WantedNodes, record: StackRecord | None, observed: Mapping[str, ObservedNode], now: float) -> Plan:
@@ -178,8 +197,14 @@ def _begin(wanted: WantedNodes, record: StackRecord | None) -> StackRecord:
         action = Action.CREATE
     else:
         action = Action.UPDATE
-    # A new order resets every node that was given up.
-    return StackRecord(order=order, action=action)
+    # A new order resets all counts; what has failed before it is recreated at once.
+    before = record.nodes if record is not None else {}
+    nodes = {
+        key: Attempts(revision=each.revision, waiting=True, failed_at=each.failed_at, reason=each.reason)
+        for key, each in before.items()
+        if each.waiting
+    }
+    return StackRecord(order=order, action=action, nodes=nodes)
 
 
 def _take_down(record: StackRecord, observed: Mapping[str, ObservedNode]) -> Plan:
@@ -225,35 +250,62 @@ class _Present:
 
     def plan(self) -> Plan:
         settled: set[str] = set()
-        waiting = False
         for name in self._wanted.description.order():
             node = self._wanted.description.nodes[name]
-            if not node.needs <= settled:
-                waiting = True
-            elif self._settle(node):
+            if node.needs <= settled and self._settle(node):
                 settled.add(name)
         complete = len(settled) == len(self._wanted.description.nodes)
         self._remove_extras(complete=complete)
         given_up = [f"{key}: {attempts.given_up}" for key, attempts in self._nodes.items() if attempts.given_up]
-        return self._conclude(given_up, complete=complete and not self._steps, waiting=waiting)
+        complete = complete and not self._steps
+        record = self._concluded(given_up, complete=complete)
+        if record.action is Action.ROLLBACK:
+            return Plan((), record, 0.0)
+        health = self._health() if record.reached or given_up else None
+        return Plan(tuple(self._steps), record, min(self._again) if self._again else _SOON, health)
 
-    def _conclude(self, given_up: list[str], *, complete: bool, waiting: bool) -> Plan:
+    def _concluded(self, given_up: list[str], *, complete: bool) -> StackRecord:
         record = replace(self._record, nodes=self._nodes)
-        if given_up and record.action is Action.CREATE and self._wanted.rollback:
+        if given_up and record.action is Action.CREATE and not record.reached and self._wanted.rollback:
             reason = f"create failed: {'; '.join(given_up)}"
-            return Plan((), replace(record, action=Action.ROLLBACK, reason=reason, nodes={}), 0.0)
-        again = min(self._again) if self._again else _SOON
+            return replace(record, action=Action.ROLLBACK, reason=reason, nodes={})
         if complete:
-            return Plan((), replace(record, status=NodeStatus.COMPLETE, reason=""), again)
+            return replace(record, status=NodeStatus.COMPLETE, reason="", reached=True)
         if given_up:
             action = Action.UPDATE if record.status is NodeStatus.COMPLETE else record.action
-            failed = replace(record, action=action, status=NodeStatus.FAILED, reason="; ".join(given_up))
-            return Plan(tuple(self._steps), failed, again)
+            return replace(record, action=action, status=NodeStatus.FAILED, reason="; ".join(given_up))
         if record.status is NodeStatus.COMPLETE and not self._steps and not self._problems:
-            return Plan((), record, again)  # a single failed check is not a failure yet
+            return record  # a single failed check is not a failure yet
         action = Action.UPDATE if record.status is not NodeStatus.IN_PROGRESS else record.action
-        record = replace(record, action=action, status=NodeStatus.IN_PROGRESS, reason="; ".join(self._problems))
-        return Plan(tuple(self._steps), record, again)
+        return replace(record, action=action, status=NodeStatus.IN_PROGRESS, reason="; ".join(self._problems))
+
+    def _health(self) -> StackHealth:
+        """Return the present health: `down` if a node has no instance that works, `degraded` if some do not work."""
+        problems: list[str] = []
+        down = False
+        for node in self._wanted.description.nodes.values():
+            keys = self._wanted.keys(node)
+            wrong = {key: problem for key in keys if (problem := self._problem(node, key))}
+            problems += [f"{key}: {problem}" for key, problem in wrong.items()]
+            down |= bool(keys) and len(wrong) == len(keys)
+        return StackHealth("down" if down else "degraded" if problems else "healthy", "; ".join(problems))
+
+    def _problem(self, node: Node, key: str) -> str:
+        """Return what is wrong with an instance of a node; empty if it works, or if a check failed just now."""
+        seen, kept = self._observed.get(key), self._nodes.get(key, Attempts())
+        times = f" (failed {kept.failures} times)" if kept.failures > 1 else ""
+        reason = f"{kept.reason[:_MESSAGE]}{times}"
+        if seen is None:
+            return reason or "it does not exist"
+        if seen.condition is not Condition.RUNNING:
+            return reason or seen.message or "it does not run"
+        if kept.waiting:
+            return reason
+        since = kept.unhealthy_since
+        limits = node.implementation.health
+        if since is None or self._now - since < min(limits.interval, limits.timeout):
+            return ""
+        return seen.message or reason or "no response"
 
     def _settle(self, node: Node) -> bool:
         """Plan the steps for one node; return whether all its instances are as wanted and healthy."""
@@ -285,11 +337,6 @@ class _Present:
         if kept.error:
             self._fail(target, replace(kept, error="", waiting=False), kept.error)
             return False
-        if kept.given_up:
-            healthy = seen is not None and seen.condition is Condition.RUNNING and seen.healthy is True
-            self._nodes[target.key] = replace(kept, given_up="") if healthy else kept
-            self._again.append(target.health.interval)
-            return healthy
         if seen is None or seen.condition in (Condition.PENDING, Condition.STOPPED) or seen.revision != target.revision:
             if seen is not None and seen.condition is Condition.STOPPING:
                 self._again.append(_SOON)
@@ -308,16 +355,25 @@ class _Present:
         return self._running(target, kept, seen)
 
     def _running(self, target: WantedNode, kept: Attempts, seen: ObservedNode) -> bool:
-        if kept.waiting and seen.since <= kept.failed_at:
-            # Still the instance whose failure was counted, after it was unhealthy for too long.
+        if kept.waiting and seen.since <= kept.failed_at and not (kept.given_up and seen.healthy):
+            # Still the instance whose failure was counted, after it was unhealthy for too long. After all attempts it may run
+            # until the next one, since it may recover.
             self._nodes[target.key] = kept
-            self._halt(target)
+            if kept.given_up and self._now < kept.not_before:
+                self._again.append(min(target.health.interval, kept.not_before - self._now))
+            else:
+                self._halt(target)
             return False
-        kept = replace(kept, waiting=False)
         if seen.healthy is True:
+            unproved = 0.0 if target.health.checks else seen.since + target.health.min_uptime - self._now
+            if unproved > 0:
+                self._nodes[target.key] = kept
+                self._again.append(unproved)
+                return False
             since = self._now if kept.healthy_since is None else kept.healthy_since
             failures = 0 if self._now - since >= _FORGIVE else kept.failures
-            self._nodes[target.key] = replace(kept, failures=failures, unhealthy_since=None, healthy_since=since)
+            kept = replace(kept, failures=failures, unhealthy_since=None, healthy_since=since)
+            self._nodes[target.key] = replace(kept, waiting=False, given_up="")
             self._again.append(target.health.interval)
             return True
         # The timeout runs from the later of its start and its last health, so a slow caller does not shorten it.
@@ -334,20 +390,21 @@ class _Present:
 
     def _fail(self, target: WantedNode, kept: Attempts, message: str) -> None:
         """Count a failure once, and recreate the node when its backoff has passed."""
-        failures = kept.failures + 1
-        if failures > self._wanted.attempts:
-            reason = f"{message} (given up after {self._wanted.attempts} further attempts)"
-            self._nodes[target.key] = replace(kept, failed_at=self._now, given_up=reason)
-            return
+        failures, most = kept.failures + 1, self._wanted.attempts
+        given_up = kept.given_up
+        if failures > most:
+            # Its first reason stays: the order's outcome does not change with every further attempt.
+            given_up = given_up or f"{message} (after {most} further attempts)"
         wait = Backoff(self._wanted.backoff, self._wanted.backoff_limit).delay(failures)
         due = self._now + wait
         kept = replace(kept, failures=failures, not_before=due, failed_at=self._now, waiting=True, healthy_since=None)
-        self._when_due(target, kept, f"{message}; attempt {failures} of {self._wanted.attempts} in {wait:g} s")
+        kept = replace(kept, reason=message, given_up=given_up)
+        self._when_due(target, kept, f"{message}; attempt {failures} of {most} in {wait:g} s")
 
     def _when_due(self, target: WantedNode, kept: Attempts, problem: str = "") -> None:
         left = kept.not_before - self._now
         if left > 0:
-            self._problems.append(f"{target.key}: {problem or 'failed before, waiting to be recreated'}")
+            self._problems.append(f"{target.key}: {problem or f'{kept.reason}; waiting to be recreated'}")
             self._nodes[target.key] = kept
             self._again.append(left)
             return

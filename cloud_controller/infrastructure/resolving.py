@@ -24,7 +24,7 @@ class WantedNodes:
         parameters: checked, see `checked_parameters`.
         counts: instances by node name; other nodes have their minimum.
         presence: `present`, `suspended` (stopped, but kept) or `absent`.
-        attempts: how often a failed node is recreated before it is given up.
+        attempts: how often a failed node is recreated before its order fails; it is recreated further.
         backoff: seconds before the first attempt, doubled for each further one up to `backoff_limit`.
         rollback: whether a failed create removes everything.
     """
@@ -37,7 +37,7 @@ class WantedNodes:
     presence: str = "present"
     attempts: int = 3
     backoff: float = 1.0
-    backoff_limit: float = 60.0
+    backoff_limit: float = 300.0
     rollback: bool = True
 
     def count(self, node: Node) -> int:
@@ -49,7 +49,10 @@ class WantedNodes:
         return [key_of(node.name, index) for index in range(self.count(node))]
 
     def order(self) -> str:
-        """Return a digest of the order; another digest is another order."""
+        """Return a digest of the order; another digest is another order.
+
+        It has the generation, so an unchanged order of a later one makes another attempt at once.
+        """
         nodes: dict[str, Value] = {}
         for node in self.description.nodes.values():
             chosen = node.implementation
@@ -62,7 +65,12 @@ class WantedNodes:
                 "variables": dict(node.variables),
                 "count": self.count(node),
             }
-        order = {"nodes": nodes, "parameters": dict(self.parameters), "presence": self.presence}
+        order = {
+            "nodes": nodes,
+            "parameters": dict(self.parameters),
+            "presence": self.presence,
+            "generation": self.labels.generation,
+        }
         return hashlib.sha256(json.dumps(order, sort_keys=True).encode()).hexdigest()
 
 

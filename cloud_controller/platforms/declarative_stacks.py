@@ -33,7 +33,7 @@ class DeclarativeStacks:
     Args:
         types: by name, as in `resource: {type: …}`.
         clock: seconds since the epoch.
-        attempts, backoff: how often a failed node is recreated, and seconds before the first attempt.
+        attempts, backoff: how often a failed node is recreated before its order fails, and seconds before the first attempt.
         soonest: minimum seconds between two iterations; observing is more expensive on some platforms.
         checkpoint: called with a name wherever a kill could matter.
     """
@@ -129,6 +129,7 @@ class DeclarativeStacks:
                 for key, seen in sorted(observed.items())
             ],
             again=None if planned.again is None else max(planned.again, self._soonest),
+            health=planned.health,
         )
 
     def remains(self, order: StackOrder) -> Sequence[str]:

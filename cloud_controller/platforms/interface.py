@@ -23,6 +23,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 from archelon_api.dns_records import DnsRecord
 
 from ..core.labels import Labels
+from ..core.stack_health import StackHealth
 
 Scalar = str | int | float | bool | None
 
@@ -267,6 +268,7 @@ class Progress:
         outputs, resources: None if they were not read; they are then unchanged.
         id: the platform's own name of the stack, if any.
         again: seconds until the next call; None: nothing changes by itself.
+        health: None if the platform knows no more than the state.
     """
 
     record: Mapping[str, Any]
@@ -276,6 +278,7 @@ class Progress:
     resources: Sequence[StackResource] | None = ()
     again: float | None = None
     id: str = ""
+    health: StackHealth | None = None
 
 
 # nodes -----------------------------------------------------------------------------------------------------------------

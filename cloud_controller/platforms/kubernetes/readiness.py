@@ -59,6 +59,12 @@ def health(found: Json, conditions: Sequence[str] = ()) -> ObjectHealth:
     return _READY
 
 
+def works(found: Json) -> bool:
+    """Return whether an object that is not ready serves nevertheless: a workload of several pods of which some are ready."""
+    status = found.get("status", {})
+    return any(int(status.get(count) or 0) > 0 for count in ("availableReplicas", "readyReplicas", "numberReady"))
+
+
 def _waits(text: str) -> ObjectHealth:
     return ObjectHealth(ready=False, text=text)
 

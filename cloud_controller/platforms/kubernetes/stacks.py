@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from archelon_core.transactions import forbid_in_transaction
 
+from ...core.stack_health import HEALTHY, StackHealth
 from ..interface import DeployError, Progress, StackOrder, StackResource
 from . import diagnostics
 from .annotations import COMPONENT, GENERATION, NODE, OBJECT, POD, STACK, instance_of, label
@@ -27,7 +28,7 @@ from .cluster import Cluster, describe, describe_held
 from .discovery import UnknownKindError
 from .outputs import PathError, outputs
 from .policy import TemplatePolicy
-from .readiness import WORKLOADS, ObjectHealth, health
+from .readiness import WORKLOADS, ObjectHealth, health, works
 from .template import Rendered, render
 
 #: Order of creation: objects come before those that read them.
@@ -272,12 +273,13 @@ class KubernetesStacks:
             raise
         pods = self._cluster.of_kind("v1", "Pod", stack=order.id)
         troubles: list[str] = []
-        failed = False
+        failed = down = False
         for each in wanted.objects:
             result = self._health(objects[_key(each)], wanted, order)
             if result.ready:
                 continue
             failed |= result.failed
+            down |= not works(objects[_key(each)])
             troubles.append(f"{_name(each)}: {self._why(objects[_key(each)], pods) or result.text}")
         reason = "; ".join(troubles)[:_REASON]
         if not troubles:
@@ -301,7 +303,10 @@ class KubernetesStacks:
                 values = outputs(wanted.outputs, objects) if order.presence == "present" else {}
             except PathError as problem:
                 raise DeployError(str(problem)) from problem
-        return self._progress(now, now.reason, list(objects.values()), again=again, outputs=values, pods=pods)
+        shown = self._progress(now, now.reason, list(objects.values()), again=again, outputs=values, pods=pods)
+        if now.status != "COMPLETE" or order.presence != "present":
+            return shown
+        return replace(shown, health=StackHealth("down" if down else "degraded", reason) if troubles else HEALTHY)
 
     def _failed(self, now: _Record, order: StackOrder, reason: str) -> _Record:
         if now.action == "CREATE" and order.rollback and not now.made:

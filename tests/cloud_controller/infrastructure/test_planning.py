@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -38,7 +39,12 @@ def item(value: object) -> RenderedItem:
 
 
 def description_of(
-    graph: dict[str, set[str]], *, scaling: dict[str, tuple[int, int]] | None = None, image: str = "1", **own: str
+    graph: dict[str, set[str]],
+    *,
+    scaling: dict[str, tuple[int, int]] | None = None,
+    image: str = "1",
+    health: Health = Health(timeout=10, interval=1, min_uptime=0),  # noqa: B008 - immutable
+    **own: str,
 ) -> Description:
     """Return nodes that refer to the port of each dependency; `own` gives single nodes another image."""
     nodes = {}
@@ -49,7 +55,7 @@ def description_of(
             "image": own.get(name, image),
             **{f"to_{other}": f"${{nodes.{other}.port}}" for other in sorted(needs)},
         }
-        chosen = Implementation("fake", item(resource), None, None, Health(timeout=10, interval=1), None, HERE)
+        chosen = Implementation("fake", item(resource), None, None, health, None, HERE)
         nodes[name] = Node(name, "fake", chosen, HERE, low, high, {}, frozenset(needs))
     return Description("platform", nodes, {}, {})
 
@@ -196,12 +202,12 @@ def test_scaling_down_does_not_wait_for_unhealthy_nodes() -> None:
     assert platform.removed == ["left.1", "left.2"]
 
 
-def test_a_failing_node_is_recreated_with_backoff_then_given_up() -> None:
+def test_a_failing_node_is_recreated_with_backoff_until_its_order_fails() -> None:
     platform = FakePlatform(dying={"left.0"})
     begun = platform.now
     record = platform.settle(wanted(description_of(DIAMOND), attempts=3, backoff=1.0, rollback=False))
     assert record.state == "CREATE_FAILED"
-    assert record.reason == "left.0: died (given up after 3 further attempts)"
+    assert record.reason == "left.0: died (after 3 further attempts)"
     assert platform.starts.count("left.0") == 4
     assert platform.now - begun >= 1 + 2 + 4
     assert "top.0" not in platform.starts
@@ -211,7 +217,7 @@ def test_a_failed_create_rolls_back_in_reverse_with_a_reason() -> None:
     platform = FakePlatform(dying={"top.0"})
     record = platform.settle(wanted(description_of(DIAMOND)))
     assert record.state == "ROLLBACK_COMPLETE"
-    assert record.reason == "create failed: top.0: died (given up after 3 further attempts)"
+    assert record.reason == "create failed: top.0: died (after 3 further attempts)"
     assert platform.removed == ["top.0", "left.0", "right.0", "base.0"]
     assert platform.nodes == {}
     # Repeating the order changes nothing; another order is a new create.
@@ -257,7 +263,101 @@ def test_a_failed_step_counts_as_a_failure() -> None:
         record = with_errors(plan.record, {step.key: "the disk is full" for step in plan.steps}, float(now))
     assert record is not None
     assert record.state == "CREATE_FAILED"
-    assert record.reason == "a.0: the disk is full (given up after 3 further attempts)"
+    assert record.reason == "a.0: the disk is full (after 3 further attempts)"
+
+
+def kill(platform: FakePlatform, key: str) -> None:
+    platform.nodes[key] = replace(
+        platform.nodes[key], condition=Condition.FAILED, healthy=None, since=platform.now, message="killed"
+    )
+
+
+def test_a_standing_node_that_keeps_failing_is_recreated_at_growing_intervals_without_end() -> None:
+    platform = FakePlatform()
+    target = wanted(description_of(DIAMOND), backoff=1.0, backoff_limit=60.0)
+    platform.settle(target)
+    platform.dying.add("left.0")
+    kill(platform, "left.0")
+    starts: list[float] = []
+    while len(starts) < 12:
+        made = len(platform.starts)
+        plan = platform.step(target)
+        if len(platform.starts) > made:
+            starts.append(platform.now)
+    assert plan.record.state == "UPDATE_FAILED"
+    assert plan.health == ("down", "left.0: died (failed 12 times)")
+    pauses = [round(later - earlier) for earlier, later in itertools.pairwise(starts)]
+    assert pauses == [2, 4, 8, 16, 32, 60, 60, 60, 60, 60, 60]
+    platform.dying.clear()
+    while plan.health != ("healthy", ""):
+        plan = platform.step(target)
+    assert plan.record.state == "UPDATE_COMPLETE"
+    assert platform.now - starts[-1] < 70
+
+
+def test_a_stack_is_degraded_while_some_instances_of_a_node_fail_and_down_without_any() -> None:
+    platform = FakePlatform()
+    target = wanted(description_of({"web": set()}, scaling={"web": (2, 2)}), backoff=30.0)
+    platform.settle(target)
+    kill(platform, "web.1")
+    assert platform.step(target).health == ("degraded", "web.1: killed")
+    kill(platform, "web.0")
+    assert platform.step(target).health == ("down", "web.0: killed; web.1: killed")
+
+
+def test_the_health_is_unknown_until_the_order_is_carried_out() -> None:
+    platform = FakePlatform()
+    target = wanted(description_of({"web": set()}))
+    while (plan := platform.step(target)).record.state != "CREATE_COMPLETE":
+        assert plan.health is None
+    assert plan.health == ("healthy", "")
+    assert platform.step(wanted(description_of({"web": set()}, image="2"))).health is None
+
+
+def test_checks_that_fail_for_an_interval_make_the_node_unhealthy() -> None:
+    platform = FakePlatform()
+    target = wanted(description_of({"web": set()}))
+    platform.settle(target)
+    platform.sick.add("web.0")
+    begun = platform.now
+    while (plan := platform.step(target)).health == ("healthy", ""):
+        assert platform.now - begun < 2
+    assert plan.health == ("down", "web.0: no answer")
+    assert platform.now - begun >= 1
+
+
+def test_a_node_without_checks_is_healthy_when_it_has_run_for_a_while() -> None:
+    platform = FakePlatform()
+    target = wanted(description_of({"web": set()}, health=Health(min_uptime=2)), backoff=0.0, rollback=False)
+    begun = platform.now
+    while platform.now < begun + 1:
+        assert platform.step(target).record.state == "CREATE_IN_PROGRESS"
+    kill(platform, "web.0")
+    platform.step(target)
+    again = platform.now
+    platform.settle(target)
+    assert platform.record is not None
+    assert platform.record.state == "CREATE_COMPLETE"
+    assert platform.now - again >= 2
+    assert platform.starts == ["web.0", "web.0"]
+
+
+def test_a_later_generation_of_the_same_order_tries_again_at_once() -> None:
+    platform = FakePlatform()
+    target = wanted(description_of({"web": set()}), backoff=30.0)
+    platform.settle(target)
+    kill(platform, "web.0")
+    assert platform.step(target).steps == ()
+    later = replace(target, labels=replace(LABELS, generation=2))
+    assert [step.key for step in platform.step(later).steps] == ["web.0"]
+    assert platform.settle(later).state == "UPDATE_COMPLETE"
+
+
+def test_a_record_of_an_earlier_version_is_read() -> None:
+    kept = {"order": "x", "action": "CREATE", "status": "COMPLETE", "reason": "", "nodes": {"web.0": {"failures": 1}}}
+    record = StackRecord.from_json(kept)
+    assert record.reached
+    assert record.nodes["web.0"].failures == 1
 
 
 @st.composite

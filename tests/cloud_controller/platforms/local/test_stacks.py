@@ -163,7 +163,7 @@ def test_an_unhealthy_node_rolls_back_the_create(driver: Driver, launcher: Launc
     assert driver.states == ["CREATE_IN_PROGRESS", "ROLLBACK_IN_PROGRESS", "ROLLBACK_COMPLETE"]
     last = driver.reasons[-1]
     assert last.startswith("create failed: a.0: not healthy for 0.15 s: port http: ")
-    assert last.endswith("(given up after 3 further attempts)")
+    assert last.endswith("(after 3 further attempts)")
     assert pids(launcher) == {}
 
 
@@ -180,7 +180,7 @@ nodes:
     health_check: {ports: [http]}
 """
     assert driver.settle(order(template)).state == "ROLLBACK_COMPLETE"
-    assert driver.reasons[-1] == "create failed: dying.0: exited with status 3 (given up after 3 further attempts)"
+    assert driver.reasons[-1] == "create failed: dying.0: exited with status 3 (after 3 further attempts)"
     assert "dying.0: exited with status 3; attempt 3 of 3 in 0.2 s" in driver.reasons
     assert pids(launcher) == {}
 
