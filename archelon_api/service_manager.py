@@ -93,6 +93,8 @@ REPORT: Final = Action(
         PHASE_MESSAGE: Attribute("", description="for the tenant, in plain language"),
         "occi.mcn.stack.state": Attribute(""),
         "occi.mcn.stack.id": Attribute(""),
+        HEALTH: Attribute("", pattern="|".join(HEALTHS), description="of what the instance consists of, at present"),
+        HEALTH_MESSAGE: Attribute("", description="what is wrong, for the tenant; empty while healthy"),
         OUTPUTS: Attribute("", type="object", secret=True, description="name to value; replaces the previous ones"),
         PRIVATE: Attribute("", type="object", secret=True, description="the orchestrator's own state"),
         REPORTED_LINKS: Attribute(

@@ -49,6 +49,7 @@ class Stack:
     Attributes:
         path: at deploy. name, region, format: as ordered.
         state: in Heat's terms, such as CREATE_COMPLETE; reason: its cause, as text.
+        health: at present: healthy, degraded, down, or empty if it is not known yet; health_message: what is wrong.
         id: the platform's.
         outputs: by name.
     """
@@ -62,6 +63,8 @@ class Stack:
     id: str = ""
     outputs: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
     resources: Sequence[Resource] = ()
+    health: str = ""
+    health_message: str = ""
 
     @property
     def in_progress(self) -> bool:
@@ -388,4 +391,6 @@ def _stack(shown: client.Entity) -> Stack:
             Resource(*[str(each.get(name, "")) for name in ("name", "type", "id", "state", "kind")])
             for each in resources
         ],
+        health=str(get(deploy.STACK_HEALTH) or ""),
+        health_message=str(get(deploy.STACK_HEALTH_MESSAGE) or ""),
     )

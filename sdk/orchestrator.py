@@ -44,12 +44,15 @@ class Details:
         stack_id: `region:id`, joined by commas.
         outputs: by name.
         links: to suppliers and resources, as `report` takes them.
+        health: healthy, degraded (it works, but something is missing) or down; health_message: what is wrong, for the tenant.
     """
 
     stack_state: str = ""
     stack_id: str = ""
     outputs: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
     links: tuple[Mapping[str, Any], ...] = ()
+    health: str = "healthy"
+    health_message: str = ""
 
 
 @dataclasses.dataclass
@@ -203,6 +206,9 @@ class Orchestrator:
         regions = {each.region for each in stacks}
         url = self.deployment.url if stacks else ""
         resources = [_resource_link(url, stack, resource) for stack in stacks for resource in stack.resources]
+        suppliers = self.resolver.suppliers()
+        problems = [(each.health, each.health_message) for each in stacks if each.health]
+        problems += [("down", f"its supplier {each} is gone") for each in self.resolver.lost(suppliers)]
         for each in stacks:
             for name, value in each.outputs.items():
                 # Hurtle's names for outputs of several regions.
@@ -211,7 +217,9 @@ class Orchestrator:
             stack_state=_least_successful(stacks),
             stack_id=",".join([f"{each.region}:{each.id}" for each in stacks]),
             outputs={**outputs, **self.outputs},
-            links=(*resources, *_dependency_links(self.resolver.suppliers())),
+            links=(*resources, *_dependency_links(suppliers)),
+            health=max((health for health, _ in problems), key=wire.HEALTHS.index, default=wire.HEALTHS[0]),
+            health_message="; ".join([message for _, message in problems if message]),
         )
 
     def _values(self, suppliers: Mapping[str, Supplier]) -> dict[str, Any]:

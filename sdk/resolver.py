@@ -104,6 +104,17 @@ class Resolver:
                 found[each.type] = self._read(place)
         return found
 
+    def lost(self, present: Mapping[str, Supplier]) -> list[str]:
+        """Return the URLs of the suppliers that were ordered or bound, and do not exist any more.
+
+        Args:
+            present: those that exist.
+        """
+        places = {
+            each.type: self._binding(each) or self._ordered.get(each.type) for each in self._manifest.dependencies
+        }
+        return [place for type_, place in places.items() if place and type_ not in present]
+
     def values(self, suppliers: Mapping[str, Supplier]) -> dict[str, Any]:
         """Return the suppliers' attributes as parameters for templates, by name; the first supplier takes precedence."""
         merged: dict[str, Any] = {}

@@ -49,6 +49,7 @@ from .api.orders import INVOCATION_TOPIC, InstanceBackend
 from .api.records import RecordBackend, RecordExpiry
 from .api.reports import ReportBackend
 from .lifecycle.actions import Invocations
+from .lifecycle.health import HEALTH_TOPIC, HealthWork, InstanceHealth
 from .lifecycle.history import EXPIRY_TOPIC, History
 from .lifecycle.metrics import Exporter, PhaseMetrics
 from .lifecycle.planner import RetryPolicy
@@ -98,6 +99,7 @@ class Dependencies:
     revocations: Revocations
     instances: Instances
     history: History
+    instance_health: InstanceHealth
     catalogue: Catalogue
     cloud: Cloud
     backend: InstanceBackend
@@ -127,6 +129,7 @@ class Dependencies:
         registry = SqlRegistry(database, cipher, mixin_backend=OwnMixins(policy))
         instances = Instances(registry, queue)
         history = History(registry, queue, name=settings.name, retention=settings.record_retention)
+        instance_health = InstanceHealth(instances, history, clock=clock)
         cloud = Cloud(settings.design_url, issuer, name=settings.name, threads=settings.worker_threads)
         backend = InstanceBackend(
             instances,
@@ -150,6 +153,7 @@ class Dependencies:
             revocations=revocations,
             instances=instances,
             history=history,
+            instance_health=instance_health,
             catalogue=catalogue,
             cloud=cloud,
             backend=backend,
@@ -178,6 +182,7 @@ class Dependencies:
         """Register the built-in categories; the catalogue registers those of services."""
         reports = ReportBackend(
             self.instances,
+            health=self.instance_health,
             cipher=self.cipher,
             issuer=self.issuer,
             issuers=self.own_issuers,
@@ -305,6 +310,7 @@ def topics(dependencies: Dependencies) -> list[work.Topic[Any, Any]]:
         dependencies.catalogue,
         cloud,
         history=dependencies.history,
+        health=dependencies.instance_health,
         cipher=dependencies.cipher,
         issuer=dependencies.issuer,
         metrics=PhaseMetrics(dependencies.metrics),
@@ -334,6 +340,7 @@ def topics(dependencies: Dependencies) -> list[work.Topic[Any, Any]]:
             timeout=STEP_TIMEOUT,
         ),
         work.Topic(ROLL_TOPIC, Roll(dependencies.instances, dependencies.history, clock=dependencies.clock)),
+        work.Topic(HEALTH_TOPIC, HealthWork(dependencies.instances, dependencies.instance_health)),
         work.Topic(EXPIRY_TOPIC, RecordExpiry(dependencies.history)),
         work.Topic(ENTRY_TOPIC, registration, timeout=STEP_TIMEOUT, retry=forever),
         work.Topic(ORPHANS, OrphanedDelegations(cloud), timeout=STEP_TIMEOUT, retry=forever),

@@ -50,14 +50,7 @@ def upgrade(database: Database, *packages: Path) -> None:
         alembic.util.CommandError: the database is at a revision that no chain contains, as after a downgrade of Archelon, or
             without a package that created it.
     """
-    for package in packages:
-        if not package.is_dir():
-            raise FileNotFoundError(f"no revisions at {package}: a package keeps them in migrations/versions")
-    config = Config()
-    config.set_main_option("script_location", _escape(str(_MIGRATIONS)))
-    config.set_main_option("path_separator", "os")
-    locations = os.pathsep.join(str(location) for location in (_MIGRATIONS / "versions", *packages))
-    config.set_main_option("version_locations", _escape(locations))
+    config = configuration(*packages)
     heads = set(ScriptDirectory.from_config(config).get_heads())
     with database.read() as connection:
         # Nearly every start finds the schema up to date, and takes no lock.
@@ -66,6 +59,19 @@ def upgrade(database: Database, *packages: Path) -> None:
     with _exclusive(database) as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, "heads")
+
+
+def configuration(*packages: Path) -> Config:
+    """Return Alembic's configuration for the base's chain and those of other packages. Raises FileNotFoundError."""
+    for package in packages:
+        if not package.is_dir():
+            raise FileNotFoundError(f"no revisions at {package}: a package keeps them in migrations/versions")
+    config = Config()
+    config.set_main_option("script_location", _escape(str(_MIGRATIONS)))
+    config.set_main_option("path_separator", "os")
+    locations = os.pathsep.join(str(location) for location in (_MIGRATIONS / "versions", *packages))
+    config.set_main_option("version_locations", _escape(locations))
+    return config
 
 
 def drift(database: Database, tables: Sequence[sa.Table]) -> list[Any]:

@@ -24,7 +24,6 @@ from typing import Any, Final, Protocol
 from archelon_api import names
 from archelon_api import orchestrator as wire
 from archelon_api import service_manager as manager
-from occi_service import client
 
 from ..errors import Cancelled, Failure, describe
 from ..events import Action, Alarm, Event, IdempotencyScope, Tick
@@ -35,6 +34,7 @@ from .event_log import EventLog
 from .waiting import EngineWaiter
 
 _LOG: Final = logging.getLogger("archelon.sdk")
+_LONGEST_MESSAGE: Final = 1000
 _ACTIVE: Final = frozenset({"provision", "update", "start"})
 
 
@@ -352,8 +352,8 @@ class Engine:
                 names.GENERATION: run.generation,
                 manager.PHASE: run.phase,
                 manager.PHASE_STATE: "failed",
-                manager.PHASE_MESSAGE: describe(error)[:1000],
-                **self._private_report(),
+                manager.PHASE_MESSAGE: describe(error)[:_LONGEST_MESSAGE],
+                **self._present_if_known(),
             }
         with self._changed:
             if run.state != "running":
@@ -385,6 +385,8 @@ class Engine:
         assert self._orchestrator is not None
         found = self._details = self._orchestrator.details()
         present: dict[str, Any] = {
+            manager.HEALTH: found.health,
+            manager.HEALTH_MESSAGE: found.health_message[:_LONGEST_MESSAGE],
             manager.OUTPUTS: dict(found.outputs),
             manager.REPORTED_LINKS: [dict(each) for each in found.links],
             manager.PRIVATE: self._private.document(),
@@ -392,6 +394,18 @@ class Engine:
         if found.stack_state:
             present |= {wire.STACK_STATE: found.stack_state, wire.STACK_ID: found.stack_id}
         return present
+
+    def _present_if_known(self) -> dict[str, Any]:
+        """The present details and private state; without details if these cannot be read."""
+        if self._orchestrator is None:
+            return self._private_report()
+        try:
+            return self._present()
+        except Cancelled:
+            raise
+        except Exception:  # noqa: BLE001 - `details` may be an author's code
+            _LOG.exception("the present state cannot be reported")
+            return self._private_report()
 
     def _private_report(self) -> dict[str, Any]:
         try:
@@ -432,11 +446,7 @@ class Engine:
             _LOG.exception("%s failed", type(what).__name__.lower())
         if event is not None:
             self._event_log.done(event)
-        try:
-            present = self._present()
-        except (Failure, client.ClientError):
-            _LOG.exception("the present state cannot be reported")
-            present = self._private_report()
+        present = self._present_if_known()
         report = {names.GENERATION: instance.generation, **present}
         if event is not None and manager.PRIVATE not in report:
             # The author's state cannot be reported, so no acknowledgement would ever come.

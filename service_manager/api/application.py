@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable
 from typing import Any, Final, Literal
+from urllib.parse import parse_qs
 
 from archelon_core.auth import IDENTITY, Identity, TenantId, TokenKind
 from archelon_core.auth.policy import Policy
@@ -79,6 +80,7 @@ class ServiceManager(KnownCaller):
             reach = self._reach(identity) if identity.kind is TokenKind.INSTANCE else None
             extras["reach"] = reach
             extras["withheld"] = functools.partial(exchanged_tokens.withheld, self._policy, identity, reach=reach)
+        extras["force"] = parse_qs(environ.get("QUERY_STRING", "")).get("force") == ["true"]
         # A path that the client chose does not contain the instance's id; see `orders`.
         return super()._call_occi(environ, response, **extras, chosen_path=environ.get("REQUEST_METHOD") == "PUT")
 

@@ -29,6 +29,7 @@ from archelon_core.queue import Priority
 from occi_service.model import attributes_of, type_id
 from occi_service.server.backends import DeferredDeletion, call_first, refusals
 
+from ..lifecycle.health import dependents
 from ..lifecycle.history import History
 from ..remote.delegation import Delegating, is_needed
 from ..remote.discovery import NAME as DISCOVERY
@@ -36,7 +37,7 @@ from ..remote.discovery import DiscoveryCache
 from ..store import tables
 from ..store.instances import Instance, InstanceId, Instances, show_state
 from ..store.services import Catalogue, ServiceBackend
-from ..store.snapshot import LEGAL_MOVES, Snapshot, WantedState
+from ..store.snapshot import Snapshot, WantedState, legal_moves
 from ..store.start_tokens import new_start_token
 from .exchanged_tokens import ComposedServices, target_of
 
@@ -209,6 +210,8 @@ class InstanceBackend(ServiceBackend, DeferredDeletion):
         instance = self._locked(connection, entity, identity)
         self._check(rules.DELETE, entity, extras, instance)
         _refuse_locked(instance, "delete")
+        if not extras.get("force"):
+            _refuse_used(connection, instance, identity)
         # The generation stays: DELETE carries none to the orchestrator, which reports under the last one that it knows.
         columns: dict[str, Any] = {"wanted": WantedState.GONE.value}
         if instance.snapshot.state == "fail" and instance.snapshot.failed == "destroy":
@@ -234,11 +237,24 @@ class InstanceBackend(ServiceBackend, DeferredDeletion):
             self._write(connection, instance, {"wanted": wanted.value, "generation": generation}, extras)
         elif action == wire.RETRY:
             _refuse_illegal(instance, "retry")
-            columns = self._resume(connection, instance, instance.snapshot.generation)
-            show_state(entity, str(columns["state"]))
-            self._write(connection, instance, columns, extras)
+            self._retry(connection, instance, entity, extras=extras)
         else:
             self._invoke(connection, instance, action, attributes=attributes, extras=extras)
+
+    def _retry(self, connection: sa.Connection, instance: Instance, entity: Entity, *, extras: Any) -> None:
+        """Carry out a failed phase again, or repair an instance that is not healthy by an update without a change."""
+        seen = instance.snapshot
+        if seen.failed == "destroy":
+            columns = self._resume(connection, instance, seen.generation)
+        else:
+            # A later generation, which makes the platforms try at once what they try at intervals.
+            generation = seen.generation + 1
+            columns = {"generation": generation, "changed": generation}
+            entity.attributes[names.GENERATION] = generation
+            if seen.state == "fail":
+                columns |= self._resume(connection, instance, generation)
+        show_state(entity, str(columns.get("state", "update")))
+        self._write(connection, instance, columns, extras)
 
     def _lock(self, connection: sa.Connection, instance: Instance, entity: Entity, lock: str | None) -> None:
         if lock is None:
@@ -344,7 +360,7 @@ def connection_of(extras: Any) -> sa.Connection:
 def _moves(instance: Instance) -> tuple[str, ...]:
     """Return the permitted requests; after a DELETE, none that would undo it."""
     seen = instance.snapshot
-    moves = LEGAL_MOVES[seen.state]
+    moves = legal_moves(seen.state, instance.health)
     if seen.wanted is not WantedState.GONE:
         return moves
     return tuple([move for move in moves if move == "delete" or (move == "retry" and seen.failed == "destroy")])
@@ -358,6 +374,19 @@ def _refuse_illegal(instance: Instance, move: str) -> None:
     state = instance.snapshot.state
     if move not in _moves(instance):
         raise ConflictError(f"{move} is not possible in {state}; possible now: {_listed(instance)}", wire.STATE)
+
+
+def _refuse_used(connection: sa.Connection, instance: Instance, caller: Identity) -> None:
+    """Raise ConflictError if other instances use this one, except the caller's own."""
+    found = dependents(connection, instance.tenant, instance.path)
+    users = [path for each, path in found if each != caller.instance_id]
+    if users:
+        more = f" and {len(users) - 5} more" if len(users) > 5 else ""
+        raise ConflictError(
+            f"{', '.join(users[:5])}{more} {'uses' if len(users) == 1 else 'use'} the instance; delete what uses it first, or "
+            "force the deletion (?force=true), which takes their supplier away",
+            "path",
+        )
 
 
 def _refuse_locked(instance: Instance, move: str) -> None:

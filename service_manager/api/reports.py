@@ -22,6 +22,7 @@ from archelon_core.encryption import Cipher
 from archelon_core.errors import BadRequestError, ConflictError, ForbiddenError, TooLargeError
 from occi_service.renderings.grammar import ATTRIBUTE_NAME
 
+from ..lifecycle.health import Condition, InstanceHealth
 from ..store.instances import LINK_KINDS, Instance, Instances, set_links, show_state
 from ..store.start_tokens import START_AUDIENCE
 from .orders import caller_of, connection_of
@@ -45,12 +46,14 @@ class ReportBackend(ActionBackend):
         self,
         instances: Instances,
         *,
+        health: InstanceHealth,
         cipher: Cipher,
         issuer: TokenIssuer,
         issuers: frozenset[str],
         policy: Policy,
         clock: Callable[[], float],
     ) -> None:
+        self._health = health
         self._policy = policy
         self._instances = instances
         self._issuers = issuers
@@ -123,6 +126,10 @@ class ReportBackend(ActionBackend):
                 entity.attributes[name] = report[name]
         if wire.REPORTED_LINKS in report:
             columns["dependencies"] = self._set_links(entity, instance, report[wire.REPORTED_LINKS], extras)
+        if wire.HEALTH in report:
+            own = Condition(str(report[wire.HEALTH]), str(report.get(wire.HEALTH_MESSAGE) or "")[:1000])
+            # After the links, which say what its suppliers are.
+            columns |= self._health.show(connection, instance, entity, state=seen.state, own=own)
         message = str(report.get(wire.PHASE_MESSAGE) or "")[:1000]
         # During the pause before the next attempt, a failure is a repeated report of the one that caused the pause.
         repeated = state == "failed" and seen.retry_at is not None and self._clock() < seen.retry_at

@@ -21,6 +21,7 @@ from archelon_api import service_manager as wire
 from ..store.instances import Instance, Instances, service_extras, show_state
 from ..store.services import Catalogue
 from ..store.snapshot import Snapshot
+from .health import InstanceHealth
 from .history import History
 from .metrics import PhaseMetrics
 
@@ -66,6 +67,7 @@ class Changes:
         catalogue: Catalogue,
         history: History,
         metrics: PhaseMetrics,
+        health: InstanceHealth,
         *,
         clock: Callable[[], float],
     ) -> None:
@@ -73,6 +75,7 @@ class Changes:
         self._catalogue = catalogue
         self._history = history
         self._metrics = metrics
+        self._health = health
         self._clock = clock
 
     def write(self, connection: sa.Connection, instance_id: str, change: InstanceChange) -> None:
@@ -102,11 +105,15 @@ class Changes:
             self._metrics.ended(instance.service, instance.snapshot.state, change.ended, duration)
         elif phase is not None:
             self._history.begin(connection, instance, phase, now)
+        columns = dict(change.columns)
         if entity is not None and (change.enter is not None or change.message is not None):
-            self._show(connection, instance, change, entity=entity)
-        self._instances.change(connection, instance.id, change.columns)
+            columns |= self._show(connection, instance, change, entity=entity)
+        self._instances.change(connection, instance.id, columns)
 
-    def _show(self, connection: sa.Connection, instance: Instance, change: InstanceChange, *, entity: Entity) -> None:
+    def _show(
+        self, connection: sa.Connection, instance: Instance, change: InstanceChange, *, entity: Entity
+    ) -> dict[str, Any]:
+        """Show a change in the entity; return further columns to write."""
         seen = instance.snapshot
         state = change.enter or str(entity.attributes.get(wire.STATE))
         if state == "active" and seen.changed > change.columns.get("applied", seen.applied):
@@ -117,7 +124,11 @@ class Changes:
             manifest = self._catalogue.manifest(seen.digest, connection)
             entity.attributes[wire.BUNDLE_VERSION] = manifest.version or seen.digest[:12]
         entity.attributes[names.GENERATION] = seen.generation
+        columns = {}
+        if change.enter is not None:
+            columns = self._health.show(connection, instance, entity, state=change.enter)
         self._instances.save_entity(connection, instance, entity)
+        return columns
 
     def _remove(self, connection: sa.Connection, instance: Instance, *, entity: Entity | None, now: float) -> None:
         if entity is not None:
@@ -129,3 +140,4 @@ class Changes:
         self._metrics.ended(instance.service, "destroy", "done", duration)
         self._history.close(connection, instance, json.loads(instance.audit or "[]"), now)
         self._instances.remove(connection, instance.id)
+        self._health.wake_dependents(connection, instance.tenant, instance.path)

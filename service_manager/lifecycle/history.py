@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import datetime
 import logging
+from collections.abc import Callable
 from typing import Any, Final
 
 import sqlalchemy as sa
-from occi.core_model import Resource
+from occi.core_model import Entity, Resource
 
 from archelon_api import names
 from archelon_api import service_manager as wire
@@ -30,6 +31,9 @@ _PHASES: Final = names.attribute("record.phases")
 _CREATED: Final = names.attribute("record.created")
 _ENDED: Final = names.attribute("record.ended")
 _AUDIT: Final = names.attribute("record.audit")
+_HEALTH: Final = names.attribute("record.health")
+#: Limit of changes of health in a record; the oldest are dropped.
+_MAX_HEALTH: Final = 100
 
 
 def rfc3339(seconds: float) -> str:
@@ -66,7 +70,7 @@ class History:
     def begin(self, connection: sa.Connection, instance: Instance, phase: str, now: float) -> None:
         """Record the start of a phase."""
         entry = _phase_entry(instance, phase, now)
-        self._write(connection, instance, lambda phases: phases.append(entry))
+        self._write_phases(connection, instance, lambda phases: phases.append(entry))
         self._log(instance, phase, "start", None)
 
     def resume(self, connection: sa.Connection, instance: Instance, generation: int, now: float) -> dict[str, Any]:
@@ -96,11 +100,23 @@ class History:
             if following is not None:
                 phases.append(_phase_entry(instance, following, now))
 
-        self._write(connection, instance, change)
+        self._write_phases(connection, instance, change)
         self._log(instance, instance.snapshot.state, outcome, duration)
         if following is not None:
             self._log(instance, following, "start", None)
         return duration
+
+    def health(self, connection: sa.Connection, instance: Instance, health: str, message: str, now: float) -> None:
+        """Record a change of the instance's health."""
+        entry = {"time": rfc3339(now), "health": health, "message": message}
+
+        def change(record: Entity) -> None:
+            record.attributes[_HEALTH] = [*(record.attributes.get(_HEALTH) or ()), entry][-_MAX_HEALTH:]
+
+        self._write(connection, instance, change)
+        fields = {"so_id": instance.id, "sm_name": self._name, "tenant": instance.tenant, "health": health}
+        # Without the message, which may quote what the instance's nodes print.
+        log.info("instance is %s", health, extra=fields)
 
     def close(self, connection: sa.Connection, instance: Instance, audit: list[Any], now: float) -> None:
         """Record that the instance is gone, and the audit of its disposal."""
@@ -128,17 +144,23 @@ class History:
         except KeyError:
             return
 
-    def _write(self, connection: sa.Connection, instance: Instance, change: Any) -> None:
+    def _write(self, connection: sa.Connection, instance: Instance, change: Callable[[Entity], None]) -> None:
         extras = service_extras(connection, instance.tenant)
         try:
             record = self._registry.get_resource(_path(instance), extras)
         except KeyError:
             # Its retention is over, or the record is older than this table: an instance does not need one.
             return
-        phases = list(record.attributes.get(_PHASES) or [])
-        change(phases)
-        record.attributes[_PHASES] = phases[-_MAX_PHASES:]
+        change(record)
         self._registry.save(record.identifier, record, extras)
+
+    def _write_phases(self, connection: sa.Connection, instance: Instance, change: Callable[[list[Any]], None]) -> None:
+        def change_record(record: Entity) -> None:
+            phases = list(record.attributes.get(_PHASES) or [])
+            change(phases)
+            record.attributes[_PHASES] = phases[-_MAX_PHASES:]
+
+        self._write(connection, instance, change_record)
 
     def _log(self, instance: Instance, phase: str, event: str, duration: float | None) -> None:
         fields: dict[str, Any] = {

@@ -46,7 +46,7 @@ class PhaseMetrics:
 
 
 class Exporter(Collector):
-    """Instances by service and state, and the backlog of work by topic, exported by one process at a time.
+    """Instances by service, state and health, and the backlog of work by topic, exported by one process at a time.
 
     `read` is a recurring work item: the worker that runs it counts, caches the figures, and stores in the database that it is
     the exporter. Scrapes contain them only from the present exporter, so that no sum over workers counts twice.
@@ -61,14 +61,15 @@ class Exporter(Collector):
         self._database = database
         self._queue = queue
         self._owner = owner
-        self._instances: Sequence[tuple[str, str, int]] = ()
+        self._instances: Sequence[tuple[str, str, str | None, int]] = ()
         self._backlog: Sequence[Backlog] = ()
         registry.register(self)
 
     def read(self) -> None:
-        """Count again, and become the exporter. Counting instances reads the index on (service, state)."""
+        """Count again, and become the exporter. Counting instances reads the index on (service, state, health)."""
         table, flags = tables.instances, tables.flags
-        counted = sa.select(table.c.service, table.c.state, sa.func.count()).group_by(table.c.service, table.c.state)
+        by = (table.c.service, table.c.state, table.c.health)
+        counted = sa.select(*by, sa.func.count()).group_by(*by)
         backlog = self._queue.backlog()
         with self._database.write() as connection:
             self._instances = [tuple(row) for row in connection.execute(counted)]
@@ -84,9 +85,9 @@ class Exporter(Collector):
         """Return the cached figures if this process is the exporter."""
         if not self._is_exporter():
             return
-        instances = GaugeMetricFamily("archelon_instances", "Instances", labels=("service", "state"))
-        for service, state, count in self._instances:
-            instances.add_metric((service, state), count)
+        instances = GaugeMetricFamily("archelon_instances", "Instances", labels=("service", "state", "health"))
+        for service, state, health, count in self._instances:
+            instances.add_metric((service, state, health or ""), count)
         yield instances
         work = GaugeMetricFamily("archelon_work", "Rows of the work queue", labels=("topic", "state"))
         lag = GaugeMetricFamily(

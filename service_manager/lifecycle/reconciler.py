@@ -32,6 +32,7 @@ from ..store.services import Catalogue
 from ..store.snapshot import Snapshot, WantedState
 from . import planner
 from .changes import Changes, InstanceChange
+from .health import InstanceHealth
 from .history import History
 from .metrics import PhaseMetrics
 from .planner import RetryPolicy
@@ -77,6 +78,7 @@ class Reconciler(queue.Handler[LoadedInstance, InstanceChange]):
         cloud: Cloud,
         *,
         history: History,
+        health: InstanceHealth,
         cipher: Cipher,
         issuer: TokenIssuer,
         metrics: PhaseMetrics,
@@ -89,7 +91,7 @@ class Reconciler(queue.Handler[LoadedInstance, InstanceChange]):
         self._instances = instances
         self._catalogue = catalogue
         self._cloud = cloud
-        self._changes = Changes(instances, catalogue, history, metrics, clock=clock)
+        self._changes = Changes(instances, catalogue, history, metrics, health, clock=clock)
         self._cipher = cipher
         self._issuer = issuer
         self._url = url.rstrip("/")

@@ -10,6 +10,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from typing import Any, Final, NewType
+from urllib.parse import urlsplit
 
 import sqlalchemy as sa
 from occi.core_model import Entity, Kind, Link, Resource
@@ -23,7 +24,7 @@ from occi_service.registry import Registry
 from occi_service.renderings.grammar import uri_text
 
 from . import tables
-from .snapshot import LEGAL_MOVES, Snapshot, WantedState
+from .snapshot import Snapshot, WantedState, legal_moves
 
 InstanceId = NewType("InstanceId", str)
 
@@ -39,7 +40,12 @@ _MAX_PATHS: Final = 10_000
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Instance:
-    """An instance's row."""
+    """An instance's row.
+
+    Attributes:
+        own_health, own_health_message: as its orchestrator reported last.
+        health, health_message, health_since: as shown, with its suppliers'; None before it is active and while it is stopped.
+    """
 
     id: InstanceId
     tenant: TenantId
@@ -54,6 +60,11 @@ class Instance:
     locked: str | None
     request_id: str | None
     audit: str | None
+    own_health: str = wire.HEALTHS[0]
+    own_health_message: str = ""
+    health: str | None = None
+    health_message: str = ""
+    health_since: float | None = None
 
 
 _SNAPSHOT: Final = tuple(field.name for field in dataclasses.fields(Snapshot))
@@ -112,8 +123,11 @@ class Instances:
 
     def at(self, connection: sa.Connection, tenant: TenantId, path: str) -> Instance | None:
         """Return the row of the instance at a tenant's path, and lock it until the transaction ends."""
-        table = tables.instances
-        return _select(connection, sa.and_(table.c.tenant == tenant, table.c.path == path), lock=True)
+        return _select(connection, _is_at(tenant, path), lock=True)
+
+    def read_at(self, connection: sa.Connection, tenant: TenantId, path: str) -> Instance | None:
+        """Return the row of the instance at a tenant's path, without a lock."""
+        return _select(connection, _is_at(tenant, path), lock=False)
 
     def insert(self, connection: sa.Connection, instance: Instance) -> None:
         """Insert the row of a new instance, and enqueue its work."""
@@ -176,6 +190,11 @@ class Instances:
         self.registry.save(instance.path, entity, service_extras(connection, instance.tenant))
 
 
+def _is_at(tenant: TenantId, path: str) -> sa.ColumnElement[bool]:
+    table = tables.instances
+    return sa.and_(table.c.tenant == tenant, table.c.path == path)
+
+
 def _select(connection: sa.Connection, condition: sa.ColumnElement[bool], *, lock: bool) -> Instance | None:
     statement = sa.select(*[tables.instances.c[name] for name in (*_BESIDE, *_SNAPSHOT)]).where(condition)
     row = connection.execute(statement.with_for_update() if lock else statement).one_or_none()
@@ -214,7 +233,7 @@ def show_state(entity: Entity, state: str, message: str = "") -> None:
         entity.attributes[wire.STATE_MESSAGE] = message
     else:
         entity.attributes.pop(wire.STATE_MESSAGE, None)
-    moves = LEGAL_MOVES[state]
+    moves = legal_moves(state, entity.attributes.get(wire.HEALTH))
     offered = [action for action in wire.LIFECYCLE_ACTIONS if action.term in moves]
     offered += [wire.UNLOCK if entity.attributes.get(wire.LOCKED) else wire.LOCK]
     if state == "active":
@@ -270,4 +289,23 @@ def set_links(
         elif _shown(before) != _shown(link):
             instances.registry.save(path, link, extras)
     entity.links = [wanted[path] for path in wanted]
-    return sum(1 for link in wanted.values() if link.kind is wire.DEPENDENCY)
+    used = {link.target.identifier for link in wanted.values() if link.kind is wire.DEPENDENCY}
+    _set_dependencies(connection, instance, used)
+    return len(used)
+
+
+def _set_dependencies(connection: sa.Connection, instance: Instance, used: set[str]) -> None:
+    """Replace the suppliers of an instance, given by URL.
+
+    A supplier has the same tenant, and a path that is unique as it ends in a UUID; so the rows of suppliers at other service
+    managers match none here.
+    """
+    table = tables.dependencies
+    # The URL may have a prefix before the path.
+    wanted = {"/" + "/".join(urlsplit(url).path.split("/")[-2:])[:254] for url in used}
+    present = set(connection.scalars(sa.select(table.c.path).where(table.c.instance == instance.id)))
+    if gone := present - wanted:
+        connection.execute(table.delete().where(table.c.instance == instance.id, table.c.path.in_(gone)))
+    if new := wanted - present:
+        rows = [{"instance": instance.id, "path": path, "tenant": instance.tenant} for path in sorted(new)]
+        connection.execute(table.insert(), rows)

@@ -69,3 +69,9 @@ LEGAL_MOVES: Final[Mapping[str, tuple[str, ...]]] = {
     "fail": ("retry", "update", "delete"),
     "destroy": ("delete",),
 }
+
+
+def legal_moves(state: str, health: str | None) -> tuple[str, ...]:
+    """Return the requests that are permitted; one that is active but not healthy can be repaired by `retry`."""
+    is_ill = state == "active" and health not in (None, "healthy")
+    return ("retry", *LEGAL_MOVES[state]) if is_ill else LEGAL_MOVES[state]

@@ -87,9 +87,25 @@ instances = sa.Table(
     sa.Column("locked", sa.String(8)),
     sa.Column("request_id", sa.Text),
     sa.Column("audit", sa.Text),
+    # Of its resources, as its orchestrator reported last; and with its suppliers', as shown. See lifecycle/health.py.
+    sa.Column("own_health", sa.String(16), nullable=False, server_default="healthy"),
+    sa.Column("own_health_message", sa.Text, nullable=False, server_default=sa.text("''")),
+    sa.Column("health", sa.String(16)),
+    sa.Column("health_message", sa.Text, nullable=False, server_default=sa.text("''")),
+    sa.Column("health_since", sa.Double),
     sa.Index("ix_sm_instances_tenant_service", "tenant", "service"),
     sa.Index("ix_sm_instances_tenant_path", "tenant", "path", unique=True),
-    sa.Index("ix_sm_instances_service_state", "service", "state"),
+    sa.Index("ix_sm_instances_service_state_health", "service", "state", "health"),
+)
+
+#: Instances of the same tenant, at this service manager, that an instance is composed of or bound to.
+dependencies = sa.Table(
+    "sm_dependencies",
+    metadata,
+    sa.Column("instance", sa.ForeignKey("sm_instances.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("path", sa.String(255), primary_key=True),
+    sa.Column("tenant", sa.String(255), nullable=False),
+    sa.Index("ix_sm_dependencies_tenant_path", "tenant", "path"),
 )
 
 #: Pending invocations of declared actions.

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sqlalchemy as sa
+from alembic import command
 
 from archelon_core.database import Database, metadata
-from occi_service.registry.schema import drift, upgrade
+from occi_service.registry.schema import configuration, drift, upgrade
 from service_manager.app import MIGRATIONS
 from service_manager.store import tables
 
@@ -14,7 +15,7 @@ def test_the_migrations_create_the_tables(database_url: str) -> None:
     database = Database(database_url)
     upgrade(database, MIGRATIONS)
     own = [table for name, table in metadata.tables.items() if name.startswith("sm_")]
-    assert len(own) == 7
+    assert len(own) == 8
     assert drift(database, own) == []
     database.close()
 
@@ -30,14 +31,9 @@ def test_existing_bundles_belong_to_their_publishers(database_url: str) -> None:
         publications = [("acme", known), ("acme", known), ("umbrella", known), ("acme", "c" * 64)]
         rows = [{"tenant": tenant, "digest": digest, **result} for tenant, digest in publications]
         connection.execute(tables.publications.insert(), rows)
-        connection.exec_driver_sql("DROP TABLE sm_bundle_owners")
-        connection.exec_driver_sql("ALTER TABLE sm_instances RENAME COLUMN consecutive_failures TO stumbles")
-        version = sa.table("alembic_version", sa.column("version_num", sa.String))
-        connection.execute(
-            version.update()
-            .where(version.c.version_num == "service_manager_0003")
-            .values(version_num="service_manager_0001")
-        )
+        config = configuration(MIGRATIONS)
+        config.attributes["connection"] = connection
+        command.downgrade(config, "service_manager_0001")
     upgrade(database, MIGRATIONS)
     with database.read() as connection:
         owners = connection.execute(sa.select(tables.bundle_owners.c.tenant, tables.bundle_owners.c.digest)).all()

@@ -1,0 +1,201 @@
+"""The health of instances: what their orchestrators report of their resources, and their suppliers' health.
+
+An instance's own health is that of its last report. Shown is the worst of it and of its suppliers' own, direct and indirect: so a
+circle of instances is healthy again as soon as each of them is. A change enqueues the dependents, each of which is written in a
+transaction of its own, because two transactions that wrote several instances might wait for each other.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any, Final, NamedTuple
+
+import sqlalchemy as sa
+from occi.core_model import Entity
+
+from archelon_api import service_manager as wire
+from archelon_core import queue
+from archelon_core.auth import TenantId
+
+from ..store import tables
+from ..store.instances import Instance, Instances, show_state
+from ..store.snapshot import WantedState
+from .history import History, rfc3339
+
+log = logging.getLogger("archelon.health")
+
+#: The work on the health of one instance; its key is the instance's id.
+HEALTH_TOPIC: Final = "health"
+#: States in which an instance that has been active shows its health.
+_SHOWN: Final = ("active", "update", "fail")
+_HEALTHY, _DOWN = wire.HEALTHS[0], wire.HEALTHS[-1]
+_LONGEST_MESSAGE: Final = 1000
+#: Limit of suppliers, or of dependents, that are followed from one instance.
+_MOST_FOLLOWED: Final = 1000
+
+
+class Condition(NamedTuple):
+    """A health, and what is wrong, for the tenant."""
+
+    health: str
+    message: str = ""
+
+
+class InstanceHealth:
+    """Determines and writes the health of instances.
+
+    Args:
+        clock: seconds since the epoch.
+    """
+
+    def __init__(self, instances: Instances, history: History, *, clock: Callable[[], float]) -> None:
+        self._instances = instances
+        self._history = history
+        self._clock = clock
+
+    def show(
+        self, connection: sa.Connection, instance: Instance, entity: Entity, *, state: str, own: Condition | None = None
+    ) -> dict[str, Any]:
+        """Set the attributes of an instance's health, and the actions that apply; return the columns to write.
+
+        Args:
+            entity: locked, as is the row of `instance`; the caller saves both.
+            state: that the instance is in, or enters now.
+            own: as its orchestrator reports now; by default, as it reported last.
+        """
+        columns: dict[str, Any] = {}
+        before = Condition(instance.own_health, instance.own_health_message)
+        if own is not None and own != before:
+            columns = {"own_health": own.health, "own_health_message": own.message}
+            instance = dataclasses.replace(instance, **columns)
+        if columns or state != instance.snapshot.state:
+            self._enqueue(connection, self._dependents(connection, instance), instance.tenant)
+        # An instance that has never been active has a state only.
+        is_shown = state in _SHOWN and (state == "active" or instance.health is not None)
+        found = self._condition(connection, instance) if is_shown else None
+        columns |= self._changed(connection, instance, found)
+        for name, value in (
+            (wire.HEALTH, found.health if found is not None else None),
+            (wire.HEALTH_MESSAGE, found.message or None if found is not None else None),
+            (wire.HEALTH_SINCE, rfc3339(columns.get("health_since", instance.health_since) or 0.0) if found else None),
+        ):
+            if value is None:
+                entity.attributes.pop(name, None)
+            else:
+                entity.attributes[name] = value
+        shown = str(entity.attributes.get(wire.STATE))
+        show_state(entity, shown, str(entity.attributes.get(wire.STATE_MESSAGE) or ""))
+        return columns
+
+    def _changed(self, connection: sa.Connection, instance: Instance, found: Condition | None) -> dict[str, Any]:
+        """Return the columns that differ, and record a change."""
+        health, message = (None, "") if found is None else found
+        if (health, message) == (instance.health, instance.health_message):
+            return {}
+        columns: dict[str, Any] = {"health": health, "health_message": message}
+        if health != instance.health:
+            now = self._clock()
+            columns["health_since"] = now
+            if health is not None and (instance.health is not None or health != _HEALTHY):
+                self._history.health(connection, instance, health, message, now)
+        return columns
+
+    def wake_dependents(self, connection: sa.Connection, tenant: TenantId, path: str) -> None:
+        """Enqueue the health of the instances that use the one at a tenant's path, which is gone."""
+        self._enqueue(connection, [each for each, _ in dependents(connection, tenant, path)], tenant)
+
+    def _enqueue(self, connection: sa.Connection, found: Iterable[str], tenant: TenantId) -> None:
+        for each in found:
+            self._instances.queue.enqueue(connection, HEALTH_TOPIC, each, tenant=tenant)
+
+    def _dependents(self, connection: sa.Connection, instance: Instance) -> list[str]:
+        """Return the ids of all dependents, direct and indirect."""
+        known: dict[str, str] = {instance.id: instance.path}
+        following = [instance.path]
+        while following and len(known) < _MOST_FOLLOWED:
+            found = dict(dependents(connection, instance.tenant, following.pop()))
+            following += [path for each, path in found.items() if each not in known]
+            known.update(found)
+        return [each for each in known if each != instance.id]
+
+    def _condition(self, connection: sa.Connection, instance: Instance) -> Condition:
+        own = Condition(instance.own_health, instance.own_health_message)
+        found = [own] if own.health != _HEALTHY else []
+        found += self._of_suppliers(connection, instance, own.message)
+        if not found:
+            return Condition(_HEALTHY)
+        worst = max((each.health for each in found), key=wire.HEALTHS.index)
+        return Condition(worst, "; ".join([each.message for each in found if each.message])[:_LONGEST_MESSAGE])
+
+    def _of_suppliers(self, connection: sa.Connection, instance: Instance, own: str) -> list[Condition]:
+        """Return what is wrong with the suppliers. The instance's own message may already name one that is gone."""
+        found: list[Condition] = []
+        known = {instance.path}
+        following = suppliers(connection, instance.id)
+        while following and len(known) < _MOST_FOLLOWED:
+            path = following.pop()
+            if path in known:
+                continue
+            known.add(path)
+            supplier = self._instances.read_at(connection, instance.tenant, path)
+            if supplier is None:
+                found += [] if path in own else [Condition(_DOWN, f"its supplier {path} is gone")]
+                continue
+            following += suppliers(connection, supplier.id)
+            state = supplier.snapshot.state
+            if supplier.snapshot.wanted is WantedState.GONE or state == "inactive":
+                found.append(
+                    Condition(_DOWN, f"its supplier {path} is {'inactive' if state == 'inactive' else 'deleted'}")
+                )
+            elif supplier.own_health != _HEALTHY:
+                message = f"its supplier {path} is {supplier.own_health}: {supplier.own_health_message}"
+                found.append(Condition(supplier.own_health, message))
+        return found
+
+
+def suppliers(connection: sa.Connection, instance: str) -> list[str]:
+    """Return the paths of an instance's suppliers at this service manager."""
+    table = tables.dependencies
+    return list(connection.scalars(sa.select(table.c.path).where(table.c.instance == instance)))
+
+
+def dependents(connection: sa.Connection, tenant: TenantId, path: str) -> list[tuple[str, str]]:
+    """Return id and path of the instances that use the one at a tenant's path and are not being deleted."""
+    table, instances = tables.dependencies, tables.instances
+    wanted = (
+        sa.select(instances.c.id, instances.c.path)
+        .join(table, table.c.instance == instances.c.id)
+        .where(table.c.tenant == tenant, table.c.path == path, instances.c.wanted != WantedState.GONE.value)
+        .order_by(instances.c.path)
+    )
+    return [(row.id, row.path) for row in connection.execute(wanted)]
+
+
+class HealthWork(queue.Handler[str, None]):
+    """Handler of the topic `health`: writes one instance's health anew, since that of a supplier has changed."""
+
+    def __init__(self, instances: Instances, health: InstanceHealth) -> None:
+        self._instances = instances
+        self._health = health
+
+    def load(self, connection: sa.Connection, item: queue.Item) -> str | None:
+        """Return the instance's id; None if it is gone."""
+        return None if self._instances.place(connection, item.key) is None else item.key
+
+    def step(self, wanted: str) -> queue.Progress[None]:
+        """Do nothing: the health is determined where it is written."""
+        return queue.Done(None)
+
+    def save(self, connection: sa.Connection, item: queue.Item, observed: None) -> None:
+        """Write the health."""
+        place = self._instances.place(connection, item.key)
+        entity = self._instances.entity_at(connection, *place) if place is not None else None
+        instance = self._instances.find(connection, item.key, lock=True)
+        if instance is None or entity is None:
+            return
+        columns = self._health.show(connection, instance, entity, state=instance.snapshot.state)
+        if columns:
+            self._instances.save_entity(connection, instance, entity)
+            self._instances.change(connection, instance.id, columns)
