@@ -59,7 +59,14 @@ INSTANCE_ATTRIBUTES: Final = {
 _ACTIONS: Final = scheme("service-manager/action")
 STOP: Final = Action(_ACTIONS, "stop", "Stop the instance, keeping its resources")
 START: Final = Action(_ACTIONS, "start", "Start a stopped instance")
-RETRY: Final = Action(_ACTIONS, "retry", "Retry the failed phase")
+#: The bundle with which `retry` tries again: the published one of the service, or the one that the instance has.
+RETRY_BUNDLE: Final = attribute("retry.bundle")
+RETRY: Final = Action(
+    _ACTIONS,
+    "retry",
+    "Retry the failed phase, by default with the bundle that is published now",
+    {RETRY_BUNDLE: Attribute("", pattern="published|present", default="published")},
+)
 LOCK: Final = Action(
     _ACTIONS,
     "lock",
@@ -129,12 +136,31 @@ RESOURCE_LINK: Final = Kind(
 # --- catalogue and history -------------------------------------------------------------------------------------------
 
 ROLL: Final = Action(SCHEME, "roll", "Update the service's instances to this bundle, one after another")
+PAUSE_ROLL: Final = Action(SCHEME, "pause", "Pause the roll: the instance in progress continues, no further one begins")
+RESUME_ROLL: Final = Action(SCHEME, "resume", "Resume the paused roll")
+STOP_ROLL: Final = Action(
+    SCHEME, "stop", "End the roll: the instance in progress continues, the others keep their bundle"
+)
+ROLL_ACTIONS: Final = (ROLL, PAUSE_ROLL, RESUME_ROLL, STOP_ROLL)
+
+ROLL_STATE: Final = attribute("roll.state")
+ROLL_MESSAGE: Final = attribute("roll.message")
+ROLL_TOTAL: Final = attribute("roll.total")
+ROLL_DONE: Final = attribute("roll.done")
+ROLL_LEFT: Final = attribute("roll.left")
+ROLL_LEFTOVERS: Final = attribute("roll.leftovers")
+ROLL_CURRENT: Final = attribute("roll.current")
+#: States of a roll. It goes on from the first two only: `done` left no instance over, `incomplete` some, `failed` ended at an
+#: instance that worked before, and `superseded` at another publication.
+ROLL_STATES: Final = ("running", "paused", "done", "incomplete", "failed", "stopped", "superseded")
+#: Maximum number of instances in `roll.leftovers`.
+ROLL_LEFTOVERS_LIMIT: Final = 100
 
 PUBLISHED: Final = Kind(
     SCHEME,
     "published",
     related=[Resource.kind],
-    actions=[ROLL],
+    actions=list(ROLL_ACTIONS),
     title="Published service",
     attributes={
         SERVICE: Attribute("immutable", description="type identifier of the kind"),
@@ -143,7 +169,23 @@ PUBLISHED: Final = Kind(
         attribute("published.by"): Attribute("immutable"),
         attribute("published.at"): Attribute("immutable", description="RFC 3339"),
         attribute("published.state"): Attribute("immutable", pattern="published|replaced|withdrawn"),
-        attribute("roll.state"): Attribute("immutable", description="running, done, or failed and why"),
+        ROLL_STATE: Attribute("immutable", pattern="|".join(ROLL_STATES), description="absent before the first roll"),
+        ROLL_MESSAGE: Attribute(
+            "immutable", description="why it ended, in plain language; absent if it is done or goes on"
+        ),
+        ROLL_TOTAL: Attribute("immutable", type="number", description="instances of the roll that still exist"),
+        ROLL_DONE: Attribute("immutable", type="number", description="instances that it has updated"),
+        ROLL_LEFT: Attribute("immutable", type="number", description="instances that it has left over"),
+        ROLL_LEFTOVERS: Attribute(
+            "immutable",
+            type="array",
+            description=f"objects of instance (its id) and reason, at most {ROLL_LEFTOVERS_LIMIT}",
+        ),
+        ROLL_CURRENT: Attribute(
+            "immutable",
+            type="object",
+            description="the instance in progress: instance (its id), and its bundle's digest and its state before",
+        ),
     },
     location="/published/",
 )

@@ -193,7 +193,7 @@ class Dependencies:
         for backend, categories in (
             (reports, (wire.REPORT, wire.RENEW)),
             (self.backend, wire.LIFECYCLE_ACTIONS),
-            (published, (wire.PUBLISHED, wire.ROLL)),
+            (published, (wire.PUBLISHED, *wire.ROLL_ACTIONS)),
             (RecordBackend(self.policy), (wire.RECORD, wire.DEPENDENCY, wire.RESOURCE_LINK)),
         ):
             for category in categories:
@@ -339,8 +339,11 @@ def topics(dependencies: Dependencies) -> list[work.Topic[Any, Any]]:
             Invocations(dependencies.instances, cloud, dependencies.cipher, clock=dependencies.clock),
             timeout=STEP_TIMEOUT,
         ),
-        work.Topic(ROLL_TOPIC, Roll(dependencies.instances, dependencies.history, clock=dependencies.clock)),
         work.Topic(HEALTH_TOPIC, HealthWork(dependencies.instances, dependencies.instance_health)),
+        work.Topic(
+            ROLL_TOPIC,
+            Roll(dependencies.instances, dependencies.catalogue, dependencies.history, clock=dependencies.clock),
+        ),
         work.Topic(EXPIRY_TOPIC, RecordExpiry(dependencies.history)),
         work.Topic(ENTRY_TOPIC, registration, timeout=STEP_TIMEOUT, retry=forever),
         work.Topic(ORPHANS, OrphanedDelegations(cloud), timeout=STEP_TIMEOUT, retry=forever),

@@ -114,6 +114,16 @@ def page_statement(
     return statement.with_for_update(of=entities) if whole else statement
 
 
+def places_statement(name: str, text: str) -> sa.Select[Any]:
+    """Return the statement that selects `owner` and `identifier` of every tenant's entities whose attribute has this text."""
+    holds = _holds(facts, fact("@" + name, text), None)
+    return (
+        sa.select(entities.c.owner, entities.c.identifier)
+        .join(facts, facts.c.sequence == entities.c.sequence)
+        .where(*holds)
+    )
+
+
 def links_statement(owner: str, sources: list[str]) -> sa.Select[Any]:
     """Return the statement that selects the links starting at these resources, unordered.
 

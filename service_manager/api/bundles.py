@@ -2,7 +2,8 @@
 
 `PUT /bundle/<sha256>` uploads the archive, `POST /published/` with its digest publishes it, and DELETE of that entry withdraws
 the service: it takes no new orders, and its instances continue. `roll` updates a service's instances to its present bundle one
-after another.
+after another; `pause`, `resume` and `stop` control the roll. A publication that replaces the present one ends its roll, so a
+service has one roll at a time.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from occi_service.server.backends import DeferredDeletion
 from occi_service.server.request_input import read_body, read_query
 
 from ..lifecycle.history import rfc3339
-from ..lifecycle.rollout import ROLL_STATE, begin_roll
+from ..lifecycle.rollout import begin_roll, control_roll, end_roll, roll_state
 from ..store.instances import Instances
 from ..store.services import Catalogue
 from .orders import authorized, caller_of, connection_of
@@ -103,7 +104,7 @@ class PublishedBackend(DeferredDeletion, ActionBackend):
             connection, digest, entry=entity.identifier, identity=identity, now=now
         )
         if before is not None:
-            self._set_state(before.id, "replaced", extras)
+            self._replace(before.id, entity.identifier, extras)
         entity.attributes |= {
             names.SERVICE: manifest.type,
             wire.BUNDLE_VERSION: manifest.version or digest[:12],
@@ -131,14 +132,14 @@ class PublishedBackend(DeferredDeletion, ActionBackend):
         if old.attributes.get(digest) != new.attributes.get(digest):
             self.update(old, new, extras)
 
-    def _set_state(self, entry: str, state: str, extras: Any) -> None:
+    def _replace(self, entry: str, by: str, extras: Any) -> None:
         registry: Registry = self._instances.registry
         try:
             earlier = registry.get_resource(entry, extras)
         except KeyError:
             return
-        earlier.attributes[_STATE] = state
-        earlier.actions = []
+        earlier.attributes[_STATE] = "replaced"
+        end_roll(earlier, "superseded", f"another publication has replaced this one: {by}")
         registry.save(entry, earlier, extras)
 
     def delete(self, entity: Entity, extras: Any) -> None:
@@ -153,16 +154,18 @@ class PublishedBackend(DeferredDeletion, ActionBackend):
             return
         self._catalogue.withdraw(connection, service, identity=identity, now=self._clock())
         entity.attributes[_STATE] = "withdrawn"
-        entity.actions = []
+        end_roll(entity, "stopped", "the service has been withdrawn")
 
     def action(self, entity: Entity, action: Action, attributes: dict[str, Any], extras: Any) -> None:
-        """Roll the service's instances to its present bundle."""
+        """Roll the service's instances to its present bundle, or pause, resume or stop the roll."""
         identity, connection = caller_of(extras), connection_of(extras)
         self._policy.check(rules.PUBLISH, identity, Target(identity.tenant_id))
         head = self._catalogue.service(connection, str(entity.attributes[names.SERVICE]))
         if head is None or head.id != entity.identifier or head.withdrawn:
             raise ConflictError("only the published bundle can be rolled out; publish this bundle again", _STATE)
-        begin_roll(self._instances, connection, identity.tenant_id, entity.identifier)
-        # The entity is saved after this: keep the progress that a running roll has written.
-        if not str(entity.attributes.get(ROLL_STATE) or "").startswith("running"):
-            entity.attributes[ROLL_STATE] = "running"
+        if action != wire.ROLL:
+            control_roll(self._instances, connection, identity.tenant_id, entity, action)
+        elif roll_state(entity) == "paused":
+            raise ConflictError("the roll is paused; resume or stop it", wire.ROLL_STATE)
+        else:
+            begin_roll(self._instances, connection, identity.tenant_id, entity)

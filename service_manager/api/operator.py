@@ -19,7 +19,7 @@ from archelon_core.queue import WorkQueue
 from occi_service.server.request_input import read_json, read_query
 
 from ..lifecycle.history import History
-from ..lifecycle.rollout import ROLL_STATE, begin_roll
+from ..lifecycle.rollout import begin_roll_of, roll_state
 from ..store import tables
 from ..store.instances import Instances, service_extras, show_state
 from ..store.services import Catalogue
@@ -119,7 +119,7 @@ class OperatorResource:
         state = None
         with contextlib.suppress(KeyError):
             entry = self._instances.registry.get_resource(row.id, service_extras(connection, tenant))
-            state = entry.attributes.get(ROLL_STATE)
+            state = roll_state(entry) or None
         return {"service": row.type, "digest": row.digest, "withdrawn": row.withdrawn, "tenant": tenant, "roll": state}
 
     def on_post_rolls(self, req: falcon.Request, resp: falcon.Response) -> None:
@@ -131,8 +131,8 @@ class OperatorResource:
             if head is None or head.withdrawn:
                 raise BadRequestError("expected the type identifier of a published service", "body service")
             tenant = self._catalogue.publisher(connection, head.type)
-            begin_roll(self._instances, connection, tenant, head.id)
-        _answer(resp, {"service": head.type, "digest": head.digest, "roll": "running"})
+            state = begin_roll_of(self._instances, connection, tenant, head.id)
+        _answer(resp, {"service": head.type, "digest": head.digest, "roll": state})
 
     def on_post_children(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Hurtle's `/update/children`: update the instances of every published service to its bundle."""
@@ -141,7 +141,7 @@ class OperatorResource:
             published = sa.select(tables.services).where(sa.not_(tables.services.c.withdrawn))
             rows = connection.execute(published.order_by(tables.services.c.type)).all()
             for row in rows:
-                begin_roll(self._instances, connection, self._catalogue.publisher(connection, row.type), row.id)
+                begin_roll_of(self._instances, connection, self._catalogue.publisher(connection, row.type), row.id)
         _answer(resp, {"services": [row.type for row in rows]})
 
     def on_get_work(self, req: falcon.Request, resp: falcon.Response) -> None:

@@ -31,6 +31,7 @@ from occi_service.server.backends import DeferredDeletion, call_first, refusals
 
 from ..lifecycle.health import dependents
 from ..lifecycle.history import History
+from ..lifecycle.replacement import MisfitError, missing_defaults, restart
 from ..remote.delegation import Delegating, is_needed
 from ..remote.discovery import NAME as DISCOVERY
 from ..remote.discovery import DiscoveryCache
@@ -198,8 +199,7 @@ class InstanceBackend(ServiceBackend, DeferredDeletion):
         entity.attributes[names.GENERATION] = generation
         seen = instance.snapshot
         if seen.state == "fail":
-            columns |= self._resume(connection, instance, generation)
-            show_state(entity, str(columns["state"]))
+            columns |= self._retry(connection, instance, entity, generation)
         elif seen.state == "active":
             show_state(entity, "update")
         self._write(connection, instance, columns, extras)
@@ -237,23 +237,30 @@ class InstanceBackend(ServiceBackend, DeferredDeletion):
             self._write(connection, instance, {"wanted": wanted.value, "generation": generation}, extras)
         elif action == wire.RETRY:
             _refuse_illegal(instance, "retry")
-            self._retry(connection, instance, entity, extras=extras)
+            present = attributes.get(wire.RETRY_BUNDLE) == "present"
+            self._repair(connection, instance, entity, present_bundle=present, extras=extras)
         else:
             self._invoke(connection, instance, action, attributes=attributes, extras=extras)
 
-    def _retry(self, connection: sa.Connection, instance: Instance, entity: Entity, *, extras: Any) -> None:
+    def _repair(
+        self, connection: sa.Connection, instance: Instance, entity: Entity, *, present_bundle: bool, extras: Any
+    ) -> None:
         """Carry out a failed phase again, or repair an instance that is not healthy by an update without a change."""
         seen = instance.snapshot
         if seen.failed == "destroy":
-            columns = self._resume(connection, instance, seen.generation)
+            columns = self._retry(connection, instance, entity, seen.generation)
         else:
             # A later generation, which makes the platforms try at once what they try at intervals.
             generation = seen.generation + 1
             columns = {"generation": generation, "changed": generation}
             entity.attributes[names.GENERATION] = generation
-            if seen.state == "fail":
+            if seen.state == "active":
+                show_state(entity, "update")
+            elif present_bundle:
                 columns |= self._resume(connection, instance, generation)
-        show_state(entity, str(columns.get("state", "update")))
+                show_state(entity, str(columns["state"]))
+            else:
+                columns |= self._retry(connection, instance, entity, generation)
         self._write(connection, instance, columns, extras)
 
     def _lock(self, connection: sa.Connection, instance: Instance, entity: Entity, lock: str | None) -> None:
@@ -292,6 +299,37 @@ class InstanceBackend(ServiceBackend, DeferredDeletion):
         )
         self._instances.queue.enqueue(
             connection, INVOCATION_TOPIC, invocation, tenant=instance.tenant, priority=Priority.URGENT
+        )
+
+    def _retry(self, connection: sa.Connection, instance: Instance, entity: Entity, generation: int) -> dict[str, Any]:
+        """Restart the failed phase, with the service's published bundle if there is one. Returns the columns to set.
+
+        Args:
+            generation: of the order, if the instance keeps its bundle; otherwise it is the next.
+        """
+        seen = instance.snapshot
+        published = self.catalogue.service(connection, instance.service)
+        if published is None or published.withdrawn or published.digest == seen.digest or seen.failed == "destroy":
+            columns = self._resume(connection, instance, generation)
+            show_state(entity, str(columns["state"]))
+            return columns
+        manifest = self.catalogue.manifest(published.digest, connection)
+        try:
+            entity.attributes |= missing_defaults(manifest, entity.attributes)
+        except MisfitError as error:
+            raise ConflictError(
+                f"the instance does not fit the service's published bundle: {error}; update this attribute, or retry "
+                f'with the bundle that the instance has ({wire.RETRY_BUNDLE}="present")',
+                error.attribute,
+            ) from None
+        return restart(
+            self._history,
+            connection,
+            instance,
+            entity,
+            digest=published.digest,
+            manifest=manifest,
+            now=self._clock(),
         )
 
     def _resume(self, connection: sa.Connection, instance: Instance, generation: int) -> dict[str, Any]:

@@ -120,5 +120,13 @@ invocations = sa.Table(
     sa.Column("made", sa.Double, nullable=False),
 )
 
+#: Instances that the last roll of their service has left over, until its next; an empty reason: that it is to retry.
+roll_leftovers = sa.Table(
+    "sm_roll_leftovers",
+    metadata,
+    sa.Column("instance", sa.ForeignKey("sm_instances.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("reason", sa.Text, nullable=False),
+)
+
 #: Named values: an operator's switches such as `draining`, the metrics exporter, the discovery cache.
 flags = sa.Table("sm_flags", metadata, sa.Column("name", sa.String(64), primary_key=True), sa.Column("value", sa.Text))

@@ -199,7 +199,11 @@ class InProcessApi:
     @property
     def reconciler(self) -> Any:
         """The handler of the topic `instance`."""
-        return next(each.handler for each in self._topics if each.name == "instance")
+        return self.handler("instance")
+
+    def handler(self, topic: str) -> Any:
+        """Return the handler of a topic."""
+        return next(each.handler for each in self._topics if each.name == topic)
 
     def work(self, *topics: str) -> None:
         """Carry out the work that is due: expiries, or these topics."""

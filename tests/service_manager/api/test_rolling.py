@@ -16,7 +16,7 @@ from tests.waiting import until
 
 from ..harness import ServiceManager, make_bundle
 
-VERSION, STATE = wire.BUNDLE_VERSION, "org.archelon.roll.state"
+VERSION = wire.BUNDLE_VERSION
 
 
 class Service:
@@ -46,8 +46,8 @@ class Service:
         self.provider.act(entry, type_id(wire.ROLL))
 
         def ended() -> str:
-            result = str(self.provider.get(entry).attributes[STATE])
-            return "" if result.startswith("running") else result
+            result = str(self.provider.get(entry).attributes[wire.ROLL_STATE])
+            return "" if result == "running" else result
 
         return str(until(ended, "the roll ends"))
 
@@ -122,12 +122,29 @@ def test_an_instance_that_does_not_come_up_is_rolled_back_and_ends_the_roll(
     service.order(2)
     entry = service.publish("2")
     cloud.fault("fail", module="orchestrator", action="update", message="broken", count=3)
-    result = service.roll(entry)
-    assert result.startswith("failed: instance ")
-    assert "is rolled back" in result
+    assert service.roll(entry) == "failed"
+    assert "is rolled back" in str(service.provider.get(entry).attributes[wire.ROLL_MESSAGE])
     for path in service.paths:
         service.manager.await_state(path, "active")
     until(lambda: service.versions() == ["1", "1"], "both run the previous bundle")
+
+
+def test_instances_that_failed_are_rolled_too(service: Service, cloud: FakeCloudProcess) -> None:
+    service.publish("1")
+    service.order(1)
+    cloud.fault("fail", module="orchestrator", action="update", message="broken", count=3)
+    service.tenant.update(service.paths[0], {"demo.size": 2})
+    service.manager.await_state(service.paths[0], "fail")
+    cloud.fault("fail", module="orchestrator", action="deploy", message="broken", count=3)
+    service.paths.append(service.tenant.create(service.kind))
+    service.manager.await_state(service.paths[1], "fail")
+    entry = service.publish("2")
+    assert service.roll(entry) == "done"
+    assert service.versions() == ["2", "2"]
+    shown = service.provider.get(entry).attributes
+    assert (shown[wire.ROLL_TOTAL], shown[wire.ROLL_DONE], shown[wire.ROLL_LEFT]) == (2, 2, 0)
+    for path in service.paths:
+        assert service.tenant.get(path).attributes[wire.STATE] == "active"
 
 
 def test_a_stopped_instance_gets_the_new_bundle_when_it_starts(service: Service, cloud: FakeCloudProcess) -> None:

@@ -15,7 +15,7 @@ def test_the_migrations_create_the_tables(database_url: str) -> None:
     database = Database(database_url)
     upgrade(database, MIGRATIONS)
     own = [table for name, table in metadata.tables.items() if name.startswith("sm_")]
-    assert len(own) == 8
+    assert len(own) == 9
     assert drift(database, own) == []
     database.close()
 
