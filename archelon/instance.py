@@ -288,7 +288,19 @@ def _lifecycle_command(term: str, help_text: str) -> click.Command:
 
 stop: Final = _lifecycle_command("stop", "Stop an instance, keeping its resources.")
 start: Final = _lifecycle_command("start", "Start a stopped instance.")
-retry: Final = _lifecycle_command("retry", "Try a failed phase again.")
+
+
+@instance.command()
+@_name
+@click.option("--present-bundle", is_flag=True, help="Keep the instance's bundle if another one is published by now.")
+@_wait
+@_timeout
+@service_options()
+@output_option
+def retry(name: str, present_bundle: bool, wait: bool, timeout: float, connection: Connection, output: Output) -> None:
+    """Try a failed phase again, with the bundle that the service has published now."""
+    values = {wire.RETRY_BUNDLE: "present"} if present_bundle else {}
+    _act(connection, name, "retry", values, wait=wait, timeout=timeout, output=output)
 
 
 @instance.command()

@@ -27,6 +27,7 @@ _COMMANDS: Final = {
     "test": ("bundle", "test", "Run a bundle's own tests."),
     "build": ("build", "build", "Build an image of a bundle, or of Archelon."),
     "publish": ("service", "publish", "Publish a bundle as a service."),
+    "rollout": ("rollout", "rollout", "Roll the instances of a service to its bundle."),
     "withdraw": ("service", "withdraw", "Stop accepting orders for a service."),
     "realm": ("realm", "realm", "Manage tenants, users and tokens of the local realm."),
     "keys": ("keys", "keys", "Create the keys of the services."),

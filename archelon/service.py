@@ -10,7 +10,7 @@ import click
 
 from . import completion
 from .connection import Connection, service_options
-from .errors import CommandError, Status
+from .errors import CommandError
 from .output import Output, output_option
 
 if TYPE_CHECKING:
@@ -77,10 +77,15 @@ def show(name: str, connection: Connection, output: Output) -> None:
 @click.command()
 @click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--roll", is_flag=True, help="Update the existing instances to this bundle, one after another.")
+@click.option(
+    "--wait/--no-wait", default=True, help="Follow the roll until it ends; exits with 1 if it is not done then."
+)
 @click.option("--dry-run", is_flag=True, help="Check the bundle at the service manager, and publish nothing.")
 @service_options("provider")
 @output_option
-def publish(directory: Path, roll: bool, dry_run: bool, connection: Connection, output: Output) -> None:
+def publish(
+    directory: Path, roll: bool, wait: bool, dry_run: bool, connection: Connection, output: Output
+) -> None:
     """Publish a bundle as a service, or replace the published one of the same type."""
     import bundles
 
@@ -104,6 +109,11 @@ def publish(directory: Path, roll: bool, dry_run: bool, connection: Connection, 
         digest=packed.digest,
         entry=entry,
     )
+    if roll and wait:
+        from .rollout import await_end, check_done
+
+        with connection.open() as manager:
+            check_done(await_end(manager, entry))
 
 
 def offer(manager: Any, packed: Any) -> str:
@@ -156,14 +166,11 @@ def await_entry(connection: Connection, service_type: str, *, seconds: float = 3
 def withdraw(name: str, connection: Connection, output: Output) -> None:
     """Stop accepting orders for a service; its instances remain."""
     from archelon_api import names
-    from archelon_api import service_manager as wire
+
+    from .rollout import published_entry
 
     with connection.open() as manager:
-        published = manager.list(wire.PUBLISHED.location, attributes={names.attribute("published.state"): "published"})
-        for entry in published:
-            offered = str(entry.attributes[names.SERVICE])
-            if name in (offered, offered.rpartition("#")[2]):
-                manager.delete(entry.location)
-                output.line(f"{offered} no longer accepts orders", service=offered, entry=entry.location)
-                return
-    raise CommandError(f"there is no published service {name!r} of yours", status=Status.NOT_FOUND)
+        entry = published_entry(manager, name)
+        manager.delete(entry.location)
+    offered = str(entry.attributes[names.SERVICE])
+    output.line(f"{offered} no longer accepts orders", service=offered, entry=entry.location)
