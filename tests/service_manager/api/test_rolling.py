@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -158,6 +159,32 @@ def test_a_stopped_instance_gets_the_new_bundle_when_it_starts(service: Service,
     service.tenant.act(path, type_id(wire.START))
     until(lambda: service.versions() == ["2"], "the new bundle runs")
     service.manager.await_state(path, "active")
+
+
+@pytest.mark.crash
+def test_a_roll_survives_kills_of_its_worker(
+    service: Service, manager: ServiceManager, cloud: FakeCloudProcess
+) -> None:
+    service.publish("1")
+    service.order(3)
+    entry = service.publish("2")
+    service.provider.act(entry, type_id(wire.ROLL))
+
+    def current() -> Any:
+        shown = service.provider.get(entry).attributes
+        return shown.get(wire.ROLL_CURRENT) or shown[wire.ROLL_STATE] == "done"
+
+    for _ in range(2):
+        seen = until(current, "an instance is in progress")
+        manager.kill("worker")
+        manager.start("worker")
+        until(lambda seen=seen: current() not in (None, seen) or seen is True, "the roll continues")
+    until(lambda: service.provider.get(entry).attributes[wire.ROLL_STATE] == "done", "the roll ends")
+    shown = service.provider.get(entry).attributes
+    assert (shown[wire.ROLL_TOTAL], shown[wire.ROLL_DONE], shown[wire.ROLL_LEFT]) == (3, 3, 0)
+    assert service.versions() == ["2", "2", "2"]
+    ended = [instance for instance, name in updates(cloud, service) if name == "phase done"]
+    assert len(ended) == len(set(ended)) == 3
 
 
 def test_a_replaced_bundle_is_not_rolled_out(service: Service) -> None:
