@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, Final
 
 import click
@@ -281,7 +281,7 @@ def _lifecycle_command(term: str, help_text: str) -> click.Command:
     @service_options()
     @output_option
     def run(name: str, wait: bool, timeout: float, connection: Connection, output: Output) -> None:
-        _act(connection, name, term, None, wait=wait, timeout=timeout, output=output)
+        _act(connection, name, term, {}, wait=wait, timeout=timeout, output=output)
 
     return run
 
@@ -298,7 +298,7 @@ start: Final = _lifecycle_command("start", "Start a stopped instance.")
 @service_options()
 @output_option
 def retry(name: str, present_bundle: bool, wait: bool, timeout: float, connection: Connection, output: Output) -> None:
-    """Try a failed phase again, with the bundle that the service has published now."""
+    """Try a failed phase again, with the bundle that the service has published now; or repair what is not healthy."""
     values = {wire.RETRY_BUNDLE: "present"} if present_bundle else {}
     _act(connection, name, "retry", values, wait=wait, timeout=timeout, output=output)
 
@@ -321,18 +321,19 @@ def _act(
     connection: Connection,
     name: str,
     term: str,
-    values: Sequence[str] | None,
+    values: Sequence[str] | Mapping[str, Any],
     *,
     wait: bool,
     timeout: float,
     output: Output,
 ) -> None:
-    """Invoke an action. `values` is None for one that every instance has, which needs no look at the categories."""
+    """Invoke an action. `values` is a mapping for one that every instance has, whose declaration is known."""
     with connection.open() as manager:
         path = instance_at(manager, name)
         action = action_of(manager.get(path), term)
-        attributes: dict[str, Any] = {}
-        if values is not None:
+        if isinstance(values, Mapping):
+            attributes = dict(values)
+        else:
             declared = next((each for each in manager.categories() if each.type_id == action), None)
             attributes = read_values(values, declared)
             if declared is not None:

@@ -83,9 +83,7 @@ def show(name: str, connection: Connection, output: Output) -> None:
 @click.option("--dry-run", is_flag=True, help="Check the bundle at the service manager, and publish nothing.")
 @service_options("provider")
 @output_option
-def publish(
-    directory: Path, roll: bool, wait: bool, dry_run: bool, connection: Connection, output: Output
-) -> None:
+def publish(directory: Path, roll: bool, wait: bool, dry_run: bool, connection: Connection, output: Output) -> None:
     """Publish a bundle as a service, or replace the published one of the same type."""
     import bundles
 
