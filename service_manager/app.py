@@ -339,7 +339,7 @@ def topics(dependencies: Dependencies) -> list[work.Topic[Any, Any]]:
             Invocations(dependencies.instances, cloud, dependencies.cipher, clock=dependencies.clock),
             timeout=STEP_TIMEOUT,
         ),
-        work.Topic(HEALTH_TOPIC, HealthWork(dependencies.instances, dependencies.instance_health)),
+        work.Topic(HEALTH_TOPIC, HealthWork(dependencies.instances, dependencies.instance_health), retry=forever),
         work.Topic(
             ROLL_TOPIC,
             Roll(dependencies.instances, dependencies.catalogue, dependencies.history, clock=dependencies.clock),

@@ -173,7 +173,7 @@ def dependents(connection: sa.Connection, tenant: TenantId, path: str) -> list[t
     return [(row.id, row.path) for row in connection.execute(wanted)]
 
 
-class HealthWork(queue.Handler[str, None]):
+class HealthWork(queue.Handler[str, str]):
     """Handler of the topic `health`: writes one instance's health anew, since that of a supplier has changed."""
 
     def __init__(self, instances: Instances, health: InstanceHealth) -> None:
@@ -184,15 +184,15 @@ class HealthWork(queue.Handler[str, None]):
         """Return the instance's id; None if it is gone."""
         return None if self._instances.place(connection, item.key) is None else item.key
 
-    def step(self, wanted: str) -> queue.Progress[None]:
-        """Do nothing: the health is determined where it is written."""
-        return queue.Done(None)
+    def step(self, wanted: str) -> queue.Progress[str]:
+        """Do nothing: the health of the instance with this id is determined where it is written."""
+        return queue.Done(wanted)
 
-    def save(self, connection: sa.Connection, item: queue.Item, observed: None) -> None:
+    def save(self, connection: sa.Connection, item: queue.Item, observed: str) -> None:
         """Write the health."""
-        place = self._instances.place(connection, item.key)
+        place = self._instances.place(connection, observed)
         entity = self._instances.entity_at(connection, *place) if place is not None else None
-        instance = self._instances.find(connection, item.key, lock=True)
+        instance = self._instances.find(connection, observed, lock=True)
         if instance is None or entity is None:
             return
         columns = self._health.show(connection, instance, entity, state=instance.snapshot.state)
