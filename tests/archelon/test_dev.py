@@ -18,6 +18,7 @@ from archelon.all_in_one import AllInOne
 from archelon.demo.remains import left
 from archelon.errors import Status
 from archelon.state_directory import StateDirectory
+from archelon_api import service_manager as wire
 from tests.waiting import until
 
 from .harness import Dev, archelon, dev, first_port
@@ -105,6 +106,45 @@ def test_an_instances_lifecycle(running: Dev, greeter: str) -> None:
     assert history["removed"]
     state = StateDirectory(running.state)
     until(lambda: left(state) == [], "nothing is left")
+
+
+def test_a_node_that_keeps_dying_is_shown_and_repaired(running: Dev, greeter: str) -> None:
+    instance = running("instance", "create", greeter, "-o", "json").json
+    path = instance["path"]
+    identifier = path.rpartition("/")[2]
+    state = StateDirectory(running.state)
+    system = AllInOne(state, print)
+
+    def shown() -> dict[str, str]:
+        attributes: dict[str, str] = running("instance", "show", path, "-o", "json").json["attributes"]
+        return attributes
+
+    def kill_it_and_see() -> bool:
+        for launcher, name in system.running():
+            seen = launcher.observe(name) if name.instance == identifier else None
+            if seen is not None and seen.pid and name.process != "orchestrator":
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(seen.pid, signal.SIGKILL)
+        attributes = shown()
+        return attributes[wire.HEALTH] == "down" and "failed 4 times" in attributes[wire.HEALTH_MESSAGE]
+
+    try:
+        until(kill_it_and_see, "the instance is down", seconds=120)
+        assert running("instance", "show", path, "-o", "json").json["state"] == "active"
+        repaired = running("instance", "retry", path, "-o", "json")
+        assert repaired.status == Status.DONE, repaired.err
+        assert repaired.json["state"] == "active"
+        until(lambda: shown()[wire.HEALTH] == "healthy", "the instance is healthy")
+        assert page(shown()["greeter.url"])
+        # It is also repaired without a request.
+        until(kill_it_and_see, "the instance is down again", seconds=120)
+        until(lambda: shown()[wire.HEALTH] == "healthy", "the instance is healthy", seconds=120)
+        assert page(shown()["greeter.url"])
+    finally:
+        system.supervisor.stop()
+    changes = running("instance", "events", path, "-o", "json").json
+    assert changes["phases"][-1]["phase"] == "update"
+    assert running("instance", "delete", path).status == Status.DONE
 
 
 def test_refusals(running: Dev, greeter: str, tmp_path: Path) -> None:
