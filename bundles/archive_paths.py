@@ -8,6 +8,15 @@ _MAX_DEPTH = 20
 #: Limits of a ustar header (POSIX.1-1988): a name of 100 bytes, a directory of 155.
 _MAX_NAME = 100
 _MAX_DIRECTORY = 155
+#: Where Hurtle unpacked a bundle: a `file:` URL in one of its manifests or templates means the bundle by this directory.
+_HURTLE_ROOT = "opt/app-root/src/"
+
+
+def path_of_url(reference: str) -> str | None:
+    """The path inside the bundle that a `file:` URL means, from the bundle's root; None for any other reference."""
+    if not reference.startswith("file:"):
+        return None
+    return reference.removeprefix("file:").lstrip("/").removeprefix(_HURTLE_ROOT)
 
 
 def path_fault(path: str) -> str | None:

@@ -27,6 +27,8 @@ from .manifest_reading import MANIFEST_LIMITS, NEEDED, manifest_of, read_interna
 from .templates import Template
 
 MANIFEST_FILES = ("manifest.yaml", "manifest.yml", "manifest.json")
+#: The manifest of a bundle for Hurtle, which is read if none of the above exists.
+HURTLE_MANIFEST = "data/service_manifest.json"
 ORCHESTRATOR_FILE = "orchestrator.py"
 #: Hurtle's file of the provider's parameters; if present, it is read even if the manifest does not name it.
 INTERNAL_FILE = "service_params.json"
@@ -206,6 +208,8 @@ class _Loading:
 
     def _manifest(self) -> Manifest | None:
         found = [name for name in MANIFEST_FILES if name in self._files]
+        if not found and HURTLE_MANIFEST in self._files:
+            found = [HURTLE_MANIFEST]
         if not found:
             self._add(MANIFEST_FILES[0], "no manifest", "write one; see docs/manifest.md")
             return None

@@ -19,6 +19,8 @@ from archelon_core.documents.problems import DocumentError, Path, Problem, json_
 from archelon_core.documents.reading import read_text
 from archelon_core.documents.tree import Json, Mapping, Node, Scalar, plain, walk
 
+from .archive_paths import path_of_url
+
 #: One of these marks a document as a template for Heat.
 VERSION_KEYS: Final = ("heat_template_version", "HeatTemplateFormatVersion", "AWSTemplateFormatVersion")
 #: By these suffixes, Heat takes a type for a file name.
@@ -140,10 +142,10 @@ class _Gathering:
 
     def _resolve(self, path: str, node: Scalar, place: Path) -> str | None:
         reference = str(node.value)
-        plain_path = reference
-        folder = posixpath.dirname(path)
-        if reference.startswith("file:"):
-            plain_path, folder = reference.removeprefix("file:").lstrip("/"), ""
+        plain_path, folder = reference, posixpath.dirname(path)
+        from_root = path_of_url(reference)
+        if from_root is not None:
+            plain_path, folder = from_root, ""
         shown = reference[:120]
         if "://" in plain_path or plain_path.startswith("/") or "\\" in plain_path or "\0" in plain_path:
             self._add(path, node, place, f"{shown!r} is outside the bundle", "put the file into the bundle and name it")

@@ -16,6 +16,9 @@ from archelon_core.documents.tree import Json, Node, locate, plain
 
 from .values import Pattern, ValueType, misfit
 
+#: Prefixes of the attributes that the platform sets on every instance.
+RESERVED_PREFIXES = ("occi.", "org.archelon.", "mcn.service.state")
+
 
 class Mutability(enum.StrEnum):
     """Who may write an attribute, in Hurtle's terms."""

@@ -14,8 +14,9 @@ from archelon_core.documents.problems import MAX_PROBLEMS, DocumentError, Path, 
 from archelon_core.documents.reading import only_document, read_text
 from archelon_core.documents.tree import DocumentLimits, Node, descend, plain
 
-from .archive_paths import path_fault
+from .archive_paths import path_fault, path_of_url
 from .manifest import (
+    RESERVED_PREFIXES,
     Action,
     Attribute,
     Binding,
@@ -43,8 +44,6 @@ NEEDED = "see docs/manifest.md for what belongs in it"
 #: Hurtle's regions name HOT templates without a format.
 HOT = "hot"
 
-#: Prefixes of names that the platform sets on every instance.
-_RESERVED_PREFIXES = ("occi.", "org.archelon.", "mcn.service.state")
 #: Actions of every service.
 _RESERVED_ACTIONS = frozenset({"lock", "renew", "report", "retry", "start", "stop", "unlock"})
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
@@ -134,11 +133,11 @@ class _Checks:
     def _attribute_problems(self, attributes: dict[str, Any], path: Path) -> Iterator[Problem]:
         for name, declared in attributes.items():
             here = (*path, name)
-            if name.lower().startswith(_RESERVED_PREFIXES):
+            if name.lower().startswith(RESERVED_PREFIXES):
                 yield self._source.problem(
                     here,
                     "the name belongs to the platform",
-                    f"choose one that does not begin with {', '.join(_RESERVED_PREFIXES)}",
+                    f"choose one that does not begin with {', '.join(RESERVED_PREFIXES)}",
                     key=True,
                 )
             if isinstance(declared, dict):
@@ -261,9 +260,8 @@ class _Checks:
 
 def bundle_path(reference: str) -> str:
     """The path inside the bundle that a manifest refers to. `file:` URLs begin at the bundle's root."""
-    if reference.startswith("file:"):
-        return reference.removeprefix("file:").lstrip("/")
-    return reference.removeprefix("./")
+    path = path_of_url(reference)
+    return reference.removeprefix("./") if path is None else path
 
 
 def _internal_problems(value: dict[str, Any], path: Path, source: Source) -> Iterator[Problem]:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from bundles import Bundle, BundleError, Phase, Scope, read_archive, unpack, validate
 from bundles.ignore import Ignored
+from tests import hurtle_bundle
 
 FILES = {
     "manifest.yaml": (
@@ -74,6 +75,32 @@ def test_a_bundle_is_loaded(tmp_path: Path) -> None:
     assert document == {"nodes": {"web": {"size": 3, "flavor": "small", "in": "here", "u": "u"}}}
     with pytest.raises(KeyError):
         bundle.read("../secret")
+
+
+def test_a_bundle_for_hurtle_is_loaded_as_it_is(tmp_path: Path) -> None:
+    hurtle_bundle.write(tmp_path)
+    assert validate(tmp_path) == []
+    bundle = Bundle.load(tmp_path)
+    assert bundle.manifest.type == hurtle_bundle.TYPE
+    chosen = bundle.manifest.templates_for("RegionOne", "hot")
+    assert chosen is not None
+    assert (chosen[1].deployment, chosen[1].provision) == ("data/deployment.yaml", "data/provision.yaml")
+    assert not bundle.has_code
+    assert unpack(bundle.pack().archive, tmp_path / "unpacked") is not None
+    assert Bundle.load(tmp_path / "unpacked").manifest == bundle.manifest
+    (tmp_path / "data" / "setup.sh").unlink()
+    assert [str(each) for each in validate(tmp_path)] == [
+        "data/deployment.yaml:6:26: $.resources.setup.properties.config.get_file: no text file 'data/setup.sh'; "
+        "put it into the bundle"
+    ]
+
+
+def test_a_manifest_of_its_own_precedes_hurtles(tmp_path: Path) -> None:
+    hurtle_bundle.write(tmp_path)
+    write(tmp_path, {"manifest.yaml": "service_type: http://s/t#own"})
+    assert Bundle.load(tmp_path).manifest.term == "own"
+    write(tmp_path, {"manifest.json": "{}"})
+    assert "a second manifest beside manifest.yaml" in str(validate(tmp_path)[0])
 
 
 def test_all_problems_of_all_files_are_reported_at_once(tmp_path: Path) -> None:
