@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from archelon_core.documents.problems import DocumentError, Path, Problem, listed
 
-from .manifest import Dependency, Manifest
+from .manifest import RESERVED_PREFIXES, Dependency, Manifest
 
 Name = TypeVar("Name", bound=str)
 
@@ -145,10 +145,17 @@ class ServiceGraph:
                 todo.extend(self._creates[name])
         return frozenset(found)
 
-    def problems(self) -> list[Problem]:
-        """Inputs, attributes and bindings that contradict the given manifests."""
+    def problems(self, *dependents: str) -> list[Problem]:
+        """Inputs, attributes and bindings that contradict the given manifests.
+
+        Args:
+            dependents: types of the services whose `depends_on` is checked; without any, all of them.
+
+        Raises:
+            KeyError: there is no manifest of such a service.
+        """
         found: list[Problem] = []
-        for manifest in self.manifests.values():
+        for manifest in [self.manifests[each] for each in dependents or self.manifests]:
             for index, needed in enumerate(manifest.dependencies):
                 found.extend(self._dependency_problems(manifest, needed, ("depends_on", index, needed.type)))
         return found
@@ -159,9 +166,10 @@ class ServiceGraph:
         for index, taken in enumerate(needed.inputs):
             here = (*path, "inputs", index)
             supplier = self.manifests.get(taken.supplier)
-            if supplier is not None and taken.attribute not in supplier.attributes:
+            if supplier is not None and not _offers(supplier, taken.attribute):
                 message = f"{taken.supplier} has no attribute {taken.attribute}"
-                yield source.problem(here, message, f"expected one of {listed(supplier.attributes)}")
+                remedy = f"take one of {listed(supplier.attributes)}, or declare it in the service_attributes of that service"
+                yield source.problem(here, message, remedy)
             if dependent is not None:
                 yield from self._written(dependent, taken.target, manifest, here)
         if dependent is None:
@@ -213,6 +221,13 @@ class ServiceGraph:
             walk.append(node)
             node = next(child for child in self._creates[node] if child in group)
         return [*walk[walk.index(node) :], node]
+
+
+def _offers(supplier: Manifest, attribute: str) -> bool:
+    """Whether a supplier declares an attribute, or the platform sets it."""
+    # Over several regions an output is shown as `<name>.<region>`.
+    regional = any(attribute == f"{name}.{region}" for name in supplier.attributes for region in supplier.resources)
+    return attribute in supplier.attributes or regional or attribute.lower().startswith(RESERVED_PREFIXES)
 
 
 def _creates_one(manifest: Manifest, needed: Dependency) -> bool:

@@ -11,7 +11,7 @@ import dataclasses
 import logging
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -248,7 +248,8 @@ class Catalogue:
 
         Raises:
             BadRequestError: the tenant has not uploaded this bundle.
-            ConflictError: its location is taken, or services would order one another in a cycle.
+            ConflictError: its location is taken, services would order one another in a cycle, or `depends_on` contradicts the
+                manifest of a published service.
             ForbiddenError: another tenant publishes this type.
         """
         if not self.owns(connection, identity.tenant_id, digest):
@@ -346,12 +347,20 @@ class Catalogue:
                 raise ConflictError(f"/{manifest.term}/ is the location of {other} already", "service_type")
 
     def _check_graph(self, connection: sa.Connection, manifest: bundles.Manifest) -> None:
-        rows = connection.execute(sa.select(tables.services.c.type, tables.services.c.digest)).all()
-        others = [self.manifest(row.digest, connection) for row in rows if row.type != manifest.type]
+        columns = (tables.services.c.type, tables.services.c.digest, tables.services.c.withdrawn)
+        rows = [row for row in connection.execute(sa.select(*columns)).all() if row.type != manifest.type]
+        offered = [self.manifest(row.digest, connection) for row in rows if not row.withdrawn]
+        withdrawn = [self.manifest(row.digest, connection) for row in rows if row.withdrawn]
         try:
-            bundles.ServiceGraph([*others, manifest])
+            bundles.ServiceGraph([*offered, *withdrawn, manifest])
         except bundles.BundleError as error:
-            raise ConflictError("; ".join([str(each) for each in error.problems]), "depends_on") from None
+            problems: Sequence[bundles.Problem] = error.problems
+        else:
+            # Only what this manifest says of services that can be ordered here. A service that is published later, or elsewhere,
+            # is unknown; and a supplier's provider does not depend on what others have written.
+            problems = bundles.ServiceGraph([*offered, manifest]).problems(manifest.type)
+        if problems:
+            raise ConflictError("; ".join([str(each) for each in problems]), "depends_on")
 
 
 def _manifest_of(digest: str, archive: bytes) -> bundles.Manifest:

@@ -106,6 +106,20 @@ def test_contradictions_between_manifests_are_reported() -> None:
         ]
     )
     assert ServiceGraph([app]).problems() == []
+    assert len(ServiceGraph([app, maas, dns]).problems(SM + "app")) == len(found)
+    assert ServiceGraph([app, maas, dns]).problems(SM + "maas", SM + "dns") == []
+
+
+def test_an_input_may_name_what_every_supplier_has() -> None:
+    inputs = ["mcn.service.state", "occi.mcn.stack.id", "org.archelon.region", "url.RegionOne", "url.Elsewhere"]
+    taken = [{"from": f"{SM}maas#{name}", "as": f"x{index}"} for index, name in enumerate(inputs)]
+    app = manifest("app", "maas", ("dns", {"inputs": taken}))
+    document = {"service_type": SM + "maas", "service_attributes": {"url": "immutable"}}
+    regions = {"RegionOne": {"deployment": "a.yaml"}, "RegionTwo": {"deployment": "a.yaml"}}
+    maas = read_manifest(json.dumps({**document, "resources": regions}), file="manifest.json")
+    (problem,) = ServiceGraph([app, maas]).problems()
+    assert problem.message == "http://s/sm#maas has no attribute url.Elsewhere"
+    assert problem.remedy.startswith("take one of url, or declare it in")
 
 
 graphs = st.integers(1, 8).flatmap(

@@ -229,6 +229,28 @@ def test_a_dependency_cycle_is_named(api: InProcessApi) -> None:
     assert OTHER not in kinds(api)
 
 
+def test_inputs_that_a_published_supplier_does_not_have_are_refused(api: InProcessApi) -> None:
+    third = "http://schemas.example.org/occi/sm#third"
+    wrong = [{TYPE: {}}, {third: {"inputs": [f"{TYPE}#mcn.endpoint.pl"]}}]
+    composed = api.bundle("other", service_type=OTHER, depends_on=wrong)
+    # Nothing is known of either supplier.
+    assert api.publish(composed).status == 201
+    api.publish_demo()
+    answer = api.publish(composed)
+    assert answer.status == 409
+    assert (
+        f"{TYPE} has no attribute mcn.endpoint.pl; take one of demo.password, demo.size, mcn.endpoint.p1" in answer.text
+    )
+    assert "manifest.json:1:" in answer.text
+    # The supplier's own provider is not affected by what others have written, and a withdrawn supplier is unknown again.
+    demo = api.publish_demo(version="2")
+    assert api.ask("provider", "DELETE", demo).status == 200
+    assert api.publish(composed).status == 201
+    api.publish_demo()
+    right = [{TYPE: {}}, {third: {"inputs": [f"{TYPE}#mcn.endpoint.p1", f"{TYPE}#mcn.service.state"]}}]
+    assert api.publish(api.bundle("other", service_type=OTHER, depends_on=right)).status == 201
+
+
 def test_one_service_manager_serves_several_services(api: InProcessApi) -> None:
     api.publish_demo()
     api.publish(api.bundle("other", service_type=OTHER))
