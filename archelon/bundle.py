@@ -65,6 +65,10 @@ def validate(path: Path, output: Output) -> int:
             click.echo(str(each))
         if not problems:
             click.echo(f"{path} is valid")
+            if path.is_dir() and bundles.Bundle.load(path).is_for_hurtle:
+                click.echo(
+                    f"its code for Hurtle is not run; `archelon import hurtle {path}` begins an orchestrator from it"
+                )
     return Status.FAILED if problems else Status.DONE
 
 

@@ -22,6 +22,7 @@ _COMMANDS: Final = {
     "service": ("service", "service", "List the services that can be ordered."),
     "instance": ("instance", "instance", "Order and manage instances."),
     "operator": ("operator", "operator", "Operate a service manager."),
+    "import": ("importing", "import_", "Begin a bundle from one for Hurtle."),
     "new": ("bundle", "new", "Create a working bundle."),
     "validate": ("bundle", "validate", "Report the problems of a bundle."),
     "test": ("bundle", "test", "Run a bundle's own tests."),

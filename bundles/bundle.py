@@ -79,6 +79,11 @@ class Bundle:
         """Whether it has its own orchestrator, as Python or as an image."""
         return self.manifest.image is not None or ORCHESTRATOR_FILE in self.files
 
+    @property
+    def is_for_hurtle(self) -> bool:
+        """Whether it has no other manifest than Hurtle's; its code is then Hurtle's too, and not run."""
+        return self.manifest.source.file == HURTLE_MANIFEST
+
     def read(self, path: str) -> bytes:
         """The content of a file. Raises KeyError: no such file."""
         if path not in self.files:
