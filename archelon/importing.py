@@ -59,9 +59,8 @@ def hurtle(directory: Path, out: Path | None, output: Output) -> int:
         click.echo(f"{ORCHESTRATOR_FILE} names what is to be ported: {', '.join(ported)}")
     for each in problems:
         click.echo(str(each))
-    click.echo(
-        f"next: {'correct these, then ' if problems else ''}archelon validate {target} && archelon publish {target}"
-    )
+    if not problems:
+        click.echo(f"next: archelon validate {target} && archelon publish {target}")
     return Status.FAILED if problems else Status.DONE
 
 
