@@ -7,6 +7,7 @@ up, so they may form cycles, and order the suppliers only where they do not.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
@@ -182,7 +183,8 @@ class ServiceGraph:
             if declared is not None and not (isinstance(value, str) and "${" in value):
                 fault = declared.misfit(value)
                 if fault is not None:
-                    yield source.problem(here, fault, f"see {name} in {dependent.source.file}")
+                    form = f" that fits {json.dumps(declared.pattern.schema())}" if declared.pattern is not None else ""
+                    yield source.problem(here, fault, f"write a value of type {declared.type}{form}")
         if needed.binding is None or needed.binding.id is None:
             given = set(needed.attributes) | {taken.target for taken in needed.inputs}
             for name, declared in dependent.attributes.items():
@@ -196,9 +198,12 @@ class ServiceGraph:
         declared = dependent.attributes.get(name)
         if declared is None:
             message = f"{dependent.type} has no attribute {name}"
-            yield manifest.source.problem(path, message, f"expected one of {listed(dependent.attributes)}")
+            remedy = (
+                f"name one of {listed(dependent.attributes)}, or declare it in the service_attributes of that service"
+            )
+            yield manifest.source.problem(path, message, remedy)
         elif not declared.writable:
-            remedy = f"make it mutable in {dependent.source.file}, or name another"
+            remedy = f"remove it, name another, or make it mutable in the manifest of {dependent.type}"
             yield manifest.source.problem(path, f"{name} of {dependent.type} is immutable", remedy)
 
     def _cycles(self) -> Iterable[Problem]:

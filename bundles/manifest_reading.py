@@ -172,7 +172,8 @@ class _Checks:
         for index, (supplier, wanted) in enumerate(entries):
             path: Path = ("depends_on", index, supplier)
             if supplier == self._value["service_type"]:
-                yield self._source.problem(path, "the service depends on itself", "remove the entry", key=True)
+                remedy = "remove the entry, or name another service"
+                yield self._source.problem(path, "the service depends on itself", remedy, key=True)
             if supplier in suppliers[:index]:
                 yield self._source.problem(path, "the service is listed twice", "keep one entry for it", key=True)
             yield from self._input_problems(wanted, path, suppliers)
@@ -181,7 +182,9 @@ class _Checks:
                 yield from self._binding_problems(parameter, (*path, "bind", "parameter"))
             if "id" in wanted.get("bind", {}) and wanted.get("attributes"):
                 remedy = "leave out the attributes, or the binding"
-                yield self._source.problem((*path, "attributes"), "no instance is created that could take them", remedy)
+                yield self._source.problem(
+                    (*path, "attributes"), "no instance is created that could take them: bind names one", remedy
+                )
             yield from self._reference_problems((*path, "attributes"))
 
     def _reference_problems(self, path: Path) -> Iterator[Problem]:
@@ -205,10 +208,14 @@ class _Checks:
             here = (*path, "inputs", index)
             taken = _input(declared)
             if taken.supplier not in suppliers:
-                remedy = f"add {taken.supplier} to depends_on"
-                yield self._source.problem(here, f"{taken.supplier} is not a supplier here", remedy)
+                remedy = (
+                    f"add the entry {{{taken.supplier}: {{}}}} to depends_on, or take the attribute of another service"
+                )
+                yield self._source.problem(here, f"depends_on has no entry for {taken.supplier}", remedy)
             if taken.supplier == path[-1]:
-                yield self._source.problem(here, "the service is its own supplier", "remove the input")
+                message = f"the input comes from {taken.supplier}, the very service that takes it"
+                remedy = "take it from another service of depends_on, or give a value of yours under attributes"
+                yield self._source.problem(here, message, remedy)
             if taken.target in targets:
                 remedy = "give it another name with {from: …, as: …}"
                 yield self._source.problem(here, f"a second input for {taken.target}", remedy)

@@ -98,7 +98,8 @@ def _problems_of(error: jsonschema.ValidationError, source: Source) -> Iterable[
     elif keyword == "enum":
         message = f"is {_shown(instance, path)}, not one of {', '.join(json.dumps(word) for word in wanted)}"
     elif keyword in ("maxLength", "maxItems", "maxProperties"):
-        message = f"is longer than {wanted}"
+        unit = {"maxLength": "character", "maxItems": "item", "maxProperties": "key"}[keyword]
+        message = f"has {len(instance)} {unit}s, more than {wanted}"
     elif keyword in ("minItems", "minProperties"):
         message = "is empty"
     elif keyword in ("minimum", "maximum", "exclusiveMinimum"):

@@ -6,6 +6,7 @@ import copy
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from archelon_api import service_manager as wire
 from archelon_core.documents.reading import read_text
+from archelon_core.documents.tree import plain
 from bundles import (
     BundleError,
     Input,
@@ -187,8 +189,8 @@ ERRORS = [
     ),
     (
         "depends_on:\n  - http://a/b#c: {inputs: ['http://a/b#d#x']}",
-        "manifest.yaml:3:29: $.depends_on[0]['http://a/b#c'].inputs[0]: http://a/b#d is not a supplier here; "
-        "add http://a/b#d to depends_on",
+        "manifest.yaml:3:29: $.depends_on[0]['http://a/b#c'].inputs[0]: depends_on has no entry for http://a/b#d; "
+        "add the entry {http://a/b#d: {}} to depends_on, or take",
     ),
     (
         "depends_on:\n  - http://s/t#me: {}",
@@ -203,12 +205,22 @@ ERRORS = [
         "manifest.yaml:3:38: $.depends_on[0]['http://a/b#c'].bind.parameter: no attribute db; declare db in",
     ),
     (
+        "depends_on:\n  - http://a/b#c: {inputs: ['http://a/b#c#x']}",
+        "manifest.yaml:3:29: $.depends_on[0]['http://a/b#c'].inputs[0]: the input comes from http://a/b#c, the very service "
+        "that takes it; take it from another service of depends_on, or give a value of yours under attributes",
+    ),
+    (
+        "depends_on:\n  - http://a/b#c:",
+        "manifest.yaml:3:18: $.depends_on[0]['http://a/b#c']: is null, not a map; expected a map with inputs, attributes, bind "
+        "and region, each of them optional, such as {inputs: []}",
+    ),
+    (
         "depends_on:\n  - http://a/b#c: {bind: {id: x, parameter: y}}",
-        "manifest.yaml:3:26: $.depends_on[0]['http://a/b#c'].bind: is longer than 1; expected an instance that exists",
+        "manifest.yaml:3:26: $.depends_on[0]['http://a/b#c'].bind: has 2 keys, more than 1; expected a map with either id",
     ),
     (
         "depends_on:\n  - http://a/b#c: {bind: {id: x}, attributes: {k: v}}",
-        "manifest.yaml:3:47: $.depends_on[0]['http://a/b#c'].attributes: no instance is created that could take them; leave",
+        "manifest.yaml:3:47: $.depends_on[0]['http://a/b#c'].attributes: no instance is created that could take them: bind names",
     ),
     (
         "depends_on:\n  - http://a/b#c:\n      attributes: {k: 'x ${nope}'}",
@@ -357,6 +369,28 @@ def test_the_schema_is_valid_and_published_under_its_name() -> None:
     assert set(schema["properties"]["service_params"]["properties"]) == phases
     assert set(schema["$defs"]["attribute"]["properties"]["type"]["enum"]) == {kind.value for kind in ValueType}
     assert set(schema["$defs"]["mutability"]["enum"]) == {word.value for word in Mutability}
+
+
+def test_every_structure_has_an_example_that_is_valid() -> None:
+    schema = manifest_schema()
+    checked = 0
+    for path in places(schema):
+        part: Any = schema
+        for step in path:
+            part = part[step]
+        if not isinstance(part, dict) or "description" not in part or path[-1:] == ("properties",) or not path:
+            continue
+        kinds = [part["type"]] if isinstance(part.get("type"), str) else part.get("type", [])
+        # A pattern's examples are in docs/manifest.md.
+        if not {"object", "array"} & set(kinds) or path[-1] in ("pattern", "input"):
+            continue
+        example = re.search(r"such as ([\[{].*[\]}])(?:, or .*)?$", part["description"])
+        assert example is not None, part["description"]
+        value = plain(read_text(example[1], file="example.yaml")[0])
+        validator = jsonschema.Draft202012Validator({"$defs": schema["$defs"], **part})
+        assert [error.message for error in validator.iter_errors(value)] == [], example[1]
+        checked += 1
+    assert checked > 15
 
 
 junk = st.sampled_from(
