@@ -54,6 +54,7 @@ def show(name: str, connection: Connection, output: Output) -> None:
         {
             "attribute": attribute,
             "type": given.type,
+            "secret": given.secret,
             "who": "required" if given.required else "you may set it" if given.mutable else "the provider sets it",
             "default": given.default,
             "description": given.description,
@@ -69,6 +70,8 @@ def show(name: str, connection: Connection, output: Output) -> None:
                           "attributes": attributes, "actions": found.actions})  # fmt: skip
         return
     output.fields({"service": found.term, "title": found.title, "type": found.type_id, "actions": ", ".join(actions)})
+    for each in attributes:
+        each["type"] = f"{each['type']}, secret" if each["secret"] else each["type"]
     output.rows(
         attributes, ["attribute", "type", "who", "default", "description"], empty="the service declares no attributes"
     )

@@ -24,7 +24,8 @@ The kinds, attributes and actions that Archelon's services exchange, generated f
 lists the rules that hold for every request.
 
 In the tables, *use* is `required` (given at creation), `provider` (set only by the service) or empty; *secret* values are
-encrypted at rest and shown only on a GET of their one entity.
+encrypted at rest and shown only on a GET of their one entity. `/-/` marks these attributes in JSON, with the member
+`"secret": true` beside those of GFD.226, and in HTML; the text renderings have no place for it.
 
 The service manager takes the query `?dry-run=true` with POST and PUT of its entities and collections, but not with actions: it
 checks the request as without it and responds with the entity that would be left, status 200; nothing is made or changed. With

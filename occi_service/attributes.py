@@ -122,6 +122,7 @@ class Attribute(str):
             pattern=pattern,
             default=None if self.secret else self.default,
             description=self.description,
+            secret=self.secret,
         )
 
 

@@ -87,7 +87,12 @@ class ActionDocument:
 
 @dataclasses.dataclass(slots=True)
 class AttributeDocument:
-    """The definition of an attribute, as the query interface shows it (GFD.226, attribute description)."""
+    """The definition of an attribute, as the query interface shows it (GFD.226, attribute description).
+
+    Attributes:
+        secret: whether its values are shown to the owner of an entity only. No member of GFD.226: written only where it is true,
+            in JSON and HTML; GFD.229 has no place for it.
+    """
 
     mutable: bool = True
     required: bool = False
@@ -95,6 +100,7 @@ class AttributeDocument:
     pattern: Any = None
     default: Any = None
     description: str = ""
+    secret: bool = False
 
 
 @dataclasses.dataclass(slots=True)

@@ -382,6 +382,7 @@ def _category(value: Any, category_class: CategoryClass | None, where: str) -> C
             pattern=definition.get("pattern"),
             default=definition.get("default"),
             description=_optional_text(definition, "description", place + ".") or "",
+            secret=definition.get("secret") is True,
         )
     return category
 
@@ -414,6 +415,7 @@ def _attribute_members(definition: AttributeDocument) -> dict[str, Any]:
     }
     description = definition.description or None
     optional = {"pattern": definition.pattern, "default": definition.default, "description": description}
+    optional["secret"] = definition.secret or None
     return shown | {name: value for name, value in optional.items() if value is not None}
 
 

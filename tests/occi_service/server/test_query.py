@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 
 import occi_service
+from occi_service.renderings import Json, Message
 from tests.occi_service.server.calls import JSON, call, path_of
 from tests.occi_service.server.shop import BOX_TEXT, BOX_TYPE, LABEL_TYPE, OPEN_TYPE, SCHEME, Shop
 from tests.occi_service.server.test_migration import Listed
@@ -47,6 +49,23 @@ def test_kinds_show_lineage_and_inherited_attributes(shop: Shop) -> None:
     (label,) = shown["mixins"]
     assert label["applies"] == [BOX_TYPE]
     assert [each["term"] for each in shown["actions"]] == ["open", "close"]
+
+
+def test_secret_attributes_are_marked(shop: Shop) -> None:
+    answer = call(shop, "GET", "/-/", accept=JSON)
+    (kind,) = [each for each in answer.json["kinds"] if each["scheme"] + each["term"] == BOX_TYPE]
+    assert kind["attributes"]["shop.pin"]["secret"] is True
+    assert [name for name, each in kind["attributes"].items() if "secret" in each] == ["shop.pin"]
+    read = Json().read_categories(Message({}, answer.body))
+    (document,) = [each for each in read if each.type_id == BOX_TYPE]
+    assert [name for name, each in document.attributes.items() if each.secret] == ["shop.pin"]
+    page = call(shop, "GET", "/-/", accept="text/html").text
+    (row,) = [line for line in page.splitlines() if "shop.pin" in line]
+    assert "string, secret" in row
+    assert page.count(", secret") == 1
+    # GFD.229 knows two properties of an attribute.
+    (line,) = [each for each in call(shop, "GET", "/-/").lines if each.startswith("Category: box; ")]
+    assert set(re.findall(r"\{(.*?)\}", line)) == {"immutable", "required"}
 
 
 def test_text_shows_the_same_categories(shop: Shop) -> None:
