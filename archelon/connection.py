@@ -1,8 +1,9 @@
 """The service manager's URL and the caller's token, from options, the environment or an all-in-one's state directory.
 
-`--url` takes precedence over ARCHELON_URL, and that over the state directory in or above the working directory. A token is never
-an argument, because other users of the machine can see arguments: it comes from ARCHELON_TOKEN or a file. A state directory holds
-a token for each role; `--as` selects one, with a default for each command. It is sent only to the directory's own services.
+`--url` takes precedence over ARCHELON_URL, and that over the state directory, which is `--state`, ARCHELON_STATE, or in or above
+the working directory. A token is never an argument, because other users of the machine can see arguments: it comes from
+ARCHELON_TOKEN or a file. A state directory holds a token for each role; `--as` selects one, with a default for each command. It
+is sent only to the directory's own services.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from .errors import CommandError, Status
-from .state_directory import StateDirectory, find_upwards
+from .state_directory import StateDirectory, present
 
 if TYPE_CHECKING:
     from occi_service import client
@@ -59,7 +60,7 @@ def find(
     *, url: str | None, token_file: Path | None, state: Path | None, role: str, environ: Mapping[str, str], here: Path
 ) -> Connection:
     """Find the URLs and the token. Raises CommandError, with the variable to set."""
-    directory = StateDirectory(state) if state is not None else find_upwards(here)
+    directory = StateDirectory(state) if state is not None else present(environ, here)
     given = url or environ.get("ARCHELON_URL")
     token = environ.get("ARCHELON_TOKEN")
     if token_file is not None:
@@ -73,7 +74,7 @@ def find(
     if given is None and directory is None:
         raise CommandError(
             "no service manager is known: set ARCHELON_URL and ARCHELON_TOKEN, or run `archelon dev` and this command in the "
-            "same directory or below it",
+            "same directory or below it; --state and ARCHELON_STATE name a directory elsewhere",
             status=Status.USAGE,
         )
     if directory is not None and (given is None or given.rstrip("/") == directory.url()):
@@ -98,7 +99,9 @@ def service_options(role: str = "tenant") -> Callable[[Command], Command]:
             "--token-file", type=click.Path(path_type=Path), help="File with the token; default ARCHELON_TOKEN."
         )
         @click.option(
-            "--state", type=click.Path(path_type=Path), help="State directory of `archelon dev`; searched upwards."
+            "--state",
+            type=click.Path(path_type=Path),
+            help="State directory of `archelon dev`; default ARCHELON_STATE, else searched upwards.",
         )
         @click.option("--as", "role", type=click.Choice(_ROLES), default=role, help="Role whose token to use.")
         @functools.wraps(command)

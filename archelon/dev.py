@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import signal
 import threading
 import time
@@ -13,7 +14,8 @@ from types import FrameType
 import click
 
 from .errors import CommandError, Status
-from .state_directory import NAME, StateDirectory
+from .output import program_name
+from .state_directory import NAME, VARIABLE, StateDirectory
 
 
 @click.command()
@@ -22,6 +24,8 @@ from .state_directory import NAME, StateDirectory
     type=click.Path(file_okay=False, path_type=Path),
     default=Path(NAME),
     show_default=True,
+    envvar=VARIABLE,
+    show_envvar=True,
     help="Directory of all persistent state.",
 )
 @click.option("--host", help="Address to listen on; initially 127.0.0.1, then the previous one.")
@@ -66,7 +70,9 @@ def dev(state: Path, host: str | None, force: bool, port: int | None, shared: bo
     if left:
         raise CommandError("could not be stopped: " + ", ".join(left))
     if keep:
-        click.echo("orchestrators and nodes keep running; the next `archelon dev` adopts them", err=True)
+        click.echo(
+            f"orchestrators and nodes keep running; the next `archelon dev --state {state}` adopts them", err=True
+        )
     return Status.DONE
 
 
@@ -92,6 +98,11 @@ def _print_summary(directory: StateDirectory, isolation: str, seconds: float) ->
     click.echo(f"cloud controller  {directory.url('cloud_controller')}")
     click.echo(f"state             {directory.path}   logs  {directory.logs}")
     click.echo(f"isolation         {isolation}")
-    click.echo(f"ready in {seconds:.1f} s. In this directory and below, `archelon` finds the services, for example:")
-    click.echo("  archelon new hello && archelon publish hello && archelon instance create hello")
+    where, program = directory.path.absolute(), program_name()
+    if where.name == NAME:
+        click.echo(f"ready in {seconds:.1f} s. In {where.parent} and below, commands find the services, for example:")
+    else:
+        click.echo(f"ready in {seconds:.1f} s. With this variable, commands find the services, for example:")
+        click.echo(f"  export {VARIABLE}={shlex.quote(str(where))}")
+    click.echo(f"  {program} new hello && {program} publish hello && {program} instance create hello")
     click.echo("Ctrl-C stops everything.")

@@ -8,13 +8,24 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import shlex
+import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def program_name() -> str:
+    """Return what to enter in a shell to run this command: its path, unless the shell finds it by its name."""
+    own, found = Path(sys.executable).with_name("archelon"), shutil.which("archelon")
+    if not own.exists():
+        return f"{shlex.quote(sys.executable)} -m archelon"
+    return "archelon" if found is not None and own.samefile(found) else shlex.quote(str(own))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

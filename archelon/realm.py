@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import functools
+import os
 import re
 import time
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import click
 
 from .errors import CommandError, Status
 from .output import Output, output_option
-from .state_directory import find_upwards
+from .state_directory import present
 
 if TYPE_CHECKING:
     from archelon_core.auth import RealmFile
@@ -34,10 +35,11 @@ def _realm(command: Command) -> Command:
         from archelon_core.auth import RealmFile
 
         if file is None:
-            state = find_upwards(Path.cwd())
+            state = present(os.environ, Path.cwd())
             if state is None:
                 raise CommandError(
-                    "no realm is known; give --file, or run `archelon dev` here first", status=Status.USAGE
+                    "no realm is known; give --file, set ARCHELON_STATE, or run `archelon dev` here first",
+                    status=Status.USAGE,
                 )
             file = state.realm
         return command(*arguments, realm=RealmFile(file, time.time), **options)

@@ -33,6 +33,8 @@ from .errors import CommandError, Status
 from .keys import ISSUERS, make_signing_key, write_private
 
 NAME: Final = ".archelon"
+#: The variable that names a state directory elsewhere.
+VARIABLE: Final = "ARCHELON_STATE"
 _TENANT: Final = "dev"
 _ROLES: Final = ("tenant", "provider", "operator")
 #: The first of consecutive ports that are all free.
@@ -207,6 +209,12 @@ class StateDirectory:
 
     def _write(self, path: Path, value: Mapping[str, Any]) -> None:
         write_private(path, json.dumps(value, indent=2) + "\n")
+
+
+def present(environ: Mapping[str, str], here: Path) -> StateDirectory | None:
+    """Return the state directory that the variable names, else the one in this directory or above. Raises CommandError."""
+    named = environ.get(VARIABLE)
+    return StateDirectory(Path(named)) if named else find_upwards(here)
 
 
 def find_upwards(start: Path, *, user_id: int | None = None) -> StateDirectory | None:

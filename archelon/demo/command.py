@@ -17,6 +17,7 @@ import click
 
 from ..dev import stop_signals
 from ..errors import CommandError, Status
+from ..output import program_name
 from ..state_directory import StateDirectory
 
 if TYPE_CHECKING:
@@ -89,13 +90,13 @@ def perform(stage: Stage, scenario: Scenario, steps: Sequence[Step], *, since: f
 
 
 def _stay(stage: Stage) -> None:
-    url, token = stage.state.url(), stage.state.path / "tokens.json"
+    url, token, program = stage.state.url(), stage.state.path / "tokens.json", program_name()
     click.echo("\nEverything keeps running until Ctrl-C. In another terminal, try:\n")
     click.echo(f'  T=$(python3 -c \'import json; print(json.load(open("{token}"))["tenant"])\')')
     click.echo(f'  curl -H "X-Auth-Token: $T" {url}/-/')
     click.echo(f'  curl -H "X-Auth-Token: $T" {url}{stage.path}')
     click.echo(f'  curl -X DELETE -H "X-Auth-Token: $T" {url}{stage.path}')
-    click.echo(f"  archelon instance list --state {stage.state.path}")
+    click.echo(f"  {program} instance list --state {stage.state.path}")
     stopped = threading.Event()
     with stop_signals(stopped):
         stopped.wait()

@@ -41,10 +41,16 @@ def texts(path: Path) -> Iterator[tuple[int, str]]:
     inner = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
     for node in ast.walk(tree):
         if isinstance(node, ast.JoinedStr):
-            parts = [part.value if isinstance(part, ast.Constant) else _OPEN for part in node.values]
+            parts = [part.value if isinstance(part, ast.Constant) else _value(part) for part in node.values]
             yield node.lineno, "".join(map(str, parts))
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in inner:
             yield node.lineno, node.value
+
+
+def _value(part: ast.expr) -> str:
+    """What an f-string's value is in a command: the program itself, or anything."""
+    expression = part.value if isinstance(part, ast.FormattedValue) else part
+    return "archelon" if isinstance(expression, ast.Name) and expression.id == "program" else _OPEN
 
 
 def sources() -> list[Path]:

@@ -45,6 +45,16 @@ def test_the_environment_overrides_the_directory_and_options_override_both(
     assert seek(tmp_path, there, url="http://other", token_file=file) == Connection("http://other", "t2", None)
 
 
+def test_a_directory_elsewhere_is_named_by_an_option_or_a_variable(state: StateDirectory, tmp_path: Path) -> None:
+    other = StateDirectory(tmp_path / "other")
+    other.make(host="127.0.0.1", first_port=first_port())
+    assert seek(tmp_path, {"ARCHELON_STATE": str(other.path)}).token == other.token("tenant")
+    assert seek(tmp_path, {"ARCHELON_STATE": str(other.path)}, state=state.path).token == state.token("tenant")
+    assert seek(tmp_path, {"ARCHELON_STATE": ""}).token == state.token("tenant")
+    with pytest.raises(CommandError, match="is not a state directory"):
+        seek(tmp_path, {"ARCHELON_STATE": str(tmp_path / "nowhere")})
+
+
 def test_a_directorys_token_is_sent_only_to_its_services(state: StateDirectory, tmp_path: Path) -> None:
     with pytest.raises(CommandError, match="no token for http://elsewhere") as refused:
         seek(tmp_path, {"ARCHELON_URL": "http://elsewhere"})

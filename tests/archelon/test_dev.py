@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sqlite3
+import subprocess
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 
 from archelon.all_in_one import AllInOne
 from archelon.demo.remains import left
+from archelon.dev import _print_summary
 from archelon.errors import Status
 from archelon.state_directory import StateDirectory
 from archelon_api import service_manager as wire
@@ -177,6 +179,36 @@ def test_a_withdrawn_service_takes_no_orders(running: Dev, tmp_path: Path) -> No
     result = running("instance", "create", "fleeting", "--no-wait")
     assert result.status != Status.DONE
     assert "fleeting" in result.err
+
+
+def test_the_printed_commands_find_it_from_elsewhere(
+    running: Dev, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, _, shown = running.output.read_text().partition("ready in")
+    lines = [line.strip() for line in shown.splitlines() if line.startswith("  ")]
+    (export, commands) = lines
+    assert export == f"export ARCHELON_STATE={running.state}"
+    # The name by which this shell finds the command, or its path.
+    program = commands.partition(" new ")[0]
+    monkeypatch.chdir(tmp_path)
+    script = f"{export}\n{program} service list -o json\n{program} realm show -o json"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("ARCHELON_")}
+    done = subprocess.run(["bash", "-euc", script], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert '"provider"' in done.stdout
+
+
+def test_the_hint_names_the_directory_that_commands_search(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, words in (
+        (".archelon", f"In {tmp_path} and below"),
+        ("a state", f"export ARCHELON_STATE='{tmp_path}/a state'"),
+    ):
+        state = StateDirectory(tmp_path / name)
+        state.make(host="127.0.0.1", first_port=first_port())
+        _print_summary(state, "none", 1.0)
+        out = capsys.readouterr().out
+        assert words in out
+        assert ("ARCHELON_STATE" in out) == (name != ".archelon")
 
 
 def test_a_second_one_is_refused(running: Dev) -> None:
