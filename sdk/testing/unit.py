@@ -49,6 +49,7 @@ class Stack:
         state: in Heat's terms.
         outputs: by name. counts: instances by node, if the orchestrator has scaled it.
         parameters: as ordered, including secret ones.
+        health: healthy, degraded or down, or empty if it is unknown; health_message: what is wrong.
     """
 
     name: str
@@ -57,6 +58,8 @@ class Stack:
     outputs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
     parameters: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    health: str = ""
+    health_message: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +88,7 @@ class State:
         alarms: names of the alarms that are set. names: DNS records by zone.
         outcome: of the phase that was run: `done` or `failed`; message: why it failed.
         attributes: the outputs that the tenant sees.
+        health, health_message: of the instance, as reported.
     """
 
     parameters: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -105,6 +109,8 @@ class State:
     outcome: str = ""
     message: str = ""
     attributes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    health: str = ""
+    health_message: str = ""
 
     def stack(self, name: str) -> Stack:
         """Return the stack of a name. Raises LookupError."""
@@ -290,6 +296,8 @@ class _Run:
             outcome=str(report.get(manager.PHASE_STATE, "")),
             message=str(report.get(manager.PHASE_MESSAGE, "")),
             attributes=report.get(manager.OUTPUTS, before.attributes),
+            health=str(report.get(manager.HEALTH, before.health)),
+            health_message=str(report.get(manager.HEALTH_MESSAGE, before.health_message)),
         )
 
     def _stack(self, shown: client.Entity) -> Stack:
@@ -301,6 +309,8 @@ class _Run:
             get(deploy.STACK_OUTPUTS) or {},
             self.cloud.counts.get(shown.location, {}),
             {**(get(deploy.STACK_PARAMETERS) or {}), **(get(deploy.STACK_SECRET_PARAMETERS) or {})},
+            str(get(deploy.STACK_HEALTH) or ""),
+            str(get(deploy.STACK_HEALTH_MESSAGE) or ""),
         )
 
 
@@ -327,6 +337,8 @@ def _cloud(state: State, instance: Instance) -> FakeCloud:
             deploy.STACK_STATE: each.state,
             deploy.STACK_OUTPUTS: dict(each.outputs),
         }
+        if each.health:
+            attributes |= {deploy.STACK_HEALTH: each.health, deploy.STACK_HEALTH_MESSAGE: each.health_message}
         cloud.keep("deploy", path, attributes)
         cloud.counts[path] = dict(each.counts)
     for supplier in state.suppliers:

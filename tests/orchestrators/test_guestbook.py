@@ -108,3 +108,31 @@ def test_entries_are_kept_in_the_store_on_the_local_platform(platform: Platform)
         assert "<ul><li>again</li><li>hello &lt;i&gt;</li></ul>" in answer.read().decode()
     with urllib.request.urlopen(first + "metrics", timeout=60) as answer:
         assert float(answer.read().split()[-1]) >= 0
+
+
+def test_its_health_is_that_of_its_stacks_at_every_change() -> None:
+    context = testing.Context(GUESTBOOK)
+    before = provisioned(context)
+    assert before.health == "healthy"
+    down = replace(before.stack("guestbook"), health="down", health_message="web.0: killed by SIGKILL")
+    after = context.run(sdk.Event("stack", "/stack/1", {}), replace(before, stacks=[down]))
+    assert (after.health, after.health_message) == ("down", "web.0: killed by SIGKILL")
+    well = replace(down, health="healthy", health_message="")
+    after = context.run(sdk.Event("stack", "/stack/1", {}), replace(before, stacks=[well]))
+    assert (after.health, after.health_message) == ("healthy", "")
+
+
+def test_it_is_down_without_the_store_that_it_is_bound_to() -> None:
+    context = testing.Context(GUESTBOOK)
+    foreign = "00000000-0000-4000-8000-00000000000f"
+    before = replace(provisioned(context), parameters={"guestbook.store": foreign}, suppliers=())
+    after = context.run(sdk.Event("stack", "/stack/1", {}), before)
+    assert (after.health, after.health_message) == ("down", f"its supplier {foreign} is gone")
+
+
+def test_a_failed_update_still_reports_what_stands() -> None:
+    context = testing.Context(GUESTBOOK)
+    before = provisioned(context)
+    after = context.run("update", replace(before, generation=2, fails={"guestbook": "no port is left"}))
+    assert (after.outcome, after.attributes) == ("failed", OUTPUTS)
+    assert after.health == "healthy"
