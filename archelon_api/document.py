@@ -34,6 +34,18 @@ service `new`, leave it `unchanged`, or have it `replaced`. What only
 another service checks, such as a delegation, is not checked.
 """
 
+_CLIENTS: Final = """## Requests of other OCCI clients
+
+What clients of other projects send is accepted in every rendering:
+
+- An `occi.core.id` or `id` at POST, which GFD.226 requires, gets a 201. For an instance, a UUID that is free (alone, as
+  `urn:uuid:` or as a path) becomes the last part of its path. Any other id is ignored, and so is every id where the service
+  chooses. At PUT and in updates the path decides, whatever the id.
+- All that a GET shows may be sent back, by PUT or in an update, including what only the service sets.
+
+A POST to a collection that names no kind gets a 400 and orders nothing.
+"""
+
 _MODULES: Final[tuple[tuple[str, ModuleType], ...]] = (
     ("Service manager", service_manager),
     ("Orchestrator", orchestrator),
@@ -48,7 +60,7 @@ _MODULES: Final[tuple[tuple[str, ModuleType], ...]] = (
 
 def page() -> str:
     """Return the page."""
-    parts = [_HEAD, "## Every object of an instance\n", _table(names.LABELS)]
+    parts = [_HEAD, _CLIENTS, "## Every object of an instance\n", _table(names.LABELS)]
     parts += [
         "## Every instance\n",
         "In addition to the attributes that its manifest declares.\n",

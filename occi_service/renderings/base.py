@@ -76,6 +76,10 @@ class Rendering(occi.protocol.rendering.Rendering):
         """Return the rendering for a service mounted at this path; only renderings that generate links depend on it."""
         return self
 
+    def translated(self, entity: EntityDocument) -> EntityDocument:
+        """Return the document as this rendering shows it; only renderings for clients with other values differ."""
+        return entity
+
     def read_entity(self, message: Message) -> EntityDocument:
         """Read one resource or link, whole or in part."""
         raise UnsupportedDocumentError(self.mime_type, "an entity")

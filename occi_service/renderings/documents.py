@@ -79,10 +79,11 @@ class EntityDocument:
 
 @dataclasses.dataclass(slots=True)
 class ActionDocument:
-    """The invocation of an action."""
+    """The invocation of an action. `locations` are those that the request names, which no action takes."""
 
     action: str
     attributes: dict[str, Any] = dataclasses.field(default_factory=dict)
+    locations: list[str] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(slots=True)

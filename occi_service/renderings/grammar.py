@@ -188,7 +188,12 @@ def value_text(value: Any) -> str:
         return "false"
     if isinstance(value, int | float) and math.isfinite(value):
         return repr(value)
-    return quote(json.dumps(value, separators=(",", ":"), ensure_ascii=False))
+    return quote(json_text(value))
+
+
+def json_text(value: Any) -> str:
+    """Write a value as the JSON that text renderings put into a quoted string."""
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
 
 
 def bare_value(text: str) -> Any:

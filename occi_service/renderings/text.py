@@ -144,7 +144,7 @@ class _Text(Rendering):
                 f'{len(document.categories)} categories; the body names one action: term; scheme="…"; class="action"',
                 CATEGORY,
             )
-        return ActionDocument(document.categories[0].type_id, document.attributes)
+        return ActionDocument(document.categories[0].type_id, document.attributes, document.locations)
 
     def read_categories(self, message: Message) -> list[CategoryDocument]:
         return self.read(message).categories

@@ -36,6 +36,14 @@ class DeferredDeletion(KindBackend):
     """
 
 
+class ChosenIds(KindBackend):
+    """Base of backends whose clients may choose the id of a new entity at POST as well: a UUID that is free, else a new one.
+
+    `extras["chosen_path"]` is true while such an entity is created, and at PUT if the application sets it: the path may also be
+    another tenant's, or that of an entity that is gone.
+    """
+
+
 class ReadOnlyActions(ActionBackend):
     """Base of backends whose actions store nothing and change nothing: they run without a transaction."""
 

@@ -265,8 +265,6 @@ class EntityEndpoint(Endpoint):
     def _create(self, exchange: Exchange, path: str) -> Answer:
         exchange.checked_path(path)
         entity = parsing.read_created(exchange, at=None, several=False)[0]
-        if entity.identifier and entity.identifier != path:
-            raise BadRequestError(f"the id is {shown(entity.identifier)}, but the path is {shown(path)}", "id")
         _create(exchange, path, entity)
         return exchange.answer_created(entity)
 
@@ -343,20 +341,25 @@ class CollectionEndpoint(Endpoint):
     def _create(self, exchange: Exchange, kind: Kind | None, paths: list[str]) -> Answer:
         entities = parsing.read_created(exchange, at=kind, several=True)
         for place, entity in enumerate(entities):
-            if entity.identifier:
-                raise BadRequestError(
-                    f"the service chooses the id; to choose it, PUT at {shown(exchange.path_of(entity.identifier))}",
-                    "id",
-                )
             if place == len(paths):
                 paths.append(backends.new_identifier(entity.kind, exchange.service.new_id))
-            _create(exchange, paths[place], entity)
+            _create(exchange, self._free_choice(exchange, entity) or paths[place], entity)
         if len(entities) == 1:
             return exchange.answer_created(entities[0])
         return exchange.answer_entities(entities)
 
+    def _free_choice(self, exchange: Exchange, entity: Entity) -> str | None:
+        """Return the path that the client chose by an id, if the backend permits it and nothing is there; None for a new one."""
+        if not isinstance(exchange.registry.get_backend(entity.kind, exchange.extras), backends.ChosenIds):
+            return None
+        path = parsing.chosen_path(entity, exchange)
+        if path is not None and exchange.find(path) is not None:
+            path = None
+        exchange.extras["chosen_path"] = path is not None
+        return path
+
     def _act(self, exchange: Exchange, term: str, category: Kind | Mixin) -> Answer:
-        action, attributes = parsing.read_action(exchange, term)
+        action, attributes = parsing.read_action(exchange, term, on_all=True)
         members = self._all(exchange, category)
         for entity in members:
             parsing.check_offers(entity, action)

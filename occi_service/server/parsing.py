@@ -30,10 +30,10 @@ from ..renderings import (
     TextOcci,
     UnsupportedDocumentError,
 )
-from ..renderings.grammar import bare_value, uri_text
-from .backends import call_first
+from ..renderings.grammar import bare_value, json_text, name_text, uri_text, value_text
+from .backends import call_first, refusals, retrieve
 from .pyssf_renderings import ForeignRendering
-from .request import Exchange
+from .request import UUID, Exchange
 
 _HEADERS: Final = TextOcci()
 #: Length in characters of the type identifier of a tenant's mixin. Databases index it, and index rows are limited.
@@ -91,15 +91,19 @@ def _check_count(number: int, limit: int, what: str, where: str) -> None:
 
 
 def read_created(exchange: Exchange, *, at: Kind | None, several: bool) -> list[Entity]:
-    """Return the entities that a request creates.
+    """Return the entities that a request creates. The identifier of each is the id that the client sent, in any form.
+
+    A request that names no kind is refused also at a kind's collection: an order is never the effect of an omission.
 
     Args:
-        at: kind of the collection that received the request, which then need not name it.
+        at: kind of the collection that received the request.
         several: whether more than one entity is allowed.
     """
     rendering = exchange.reader()
     if isinstance(rendering, ForeignRendering):
-        return [_checked_links(rendering.read_pyssf_entity(exchange.message, at, exchange), exchange)]
+        created = rendering.read_pyssf_entity(exchange.message, None, exchange)
+        _check_collection(created, at, exchange)
+        return [_checked_links(created, exchange)]
     documents: list[EntityDocument]
     if several and _method_of_several(rendering) == "read_collection":
         collection = _read("read_collection", rendering, exchange)
@@ -112,17 +116,19 @@ def read_created(exchange: Exchange, *, at: Kind | None, several: bool) -> list[
         raise BadRequestError("the request contains nothing to create", "body")
     links = sum([len(each.links) for each in documents])
     _check_count(len(documents) + links, exchange.service.limits.page, "entities", "body")
-    if at is not None and len(documents) == 1 and not _names_kind(documents[0], exchange):
-        documents[0].kind = type_id(at)
     entities = [_created(document, exchange) for document in documents]
     for entity in entities:
-        if at is not None and entity.kind != at:
-            raise BadRequestError(
-                f"{type_id(entity.kind)} does not belong to this collection of {type_id(at)}; POST it to "
-                f"{exchange.path_of(entity.kind.location)}",
-                "kind",
-            )
+        _check_collection(entity, at, exchange)
     return entities
+
+
+def _check_collection(entity: Entity, at: Kind | None, exchange: Exchange) -> None:
+    if at is not None and entity.kind != at:
+        raise BadRequestError(
+            f"{type_id(entity.kind)} does not belong to this collection of {type_id(at)}; POST it to "
+            f"{exchange.path_of(entity.kind.location)}",
+            "kind",
+        )
 
 
 def _checked_links(entity: Entity, exchange: Exchange) -> Entity:
@@ -133,20 +139,17 @@ def _checked_links(entity: Entity, exchange: Exchange) -> Entity:
     return entity
 
 
-def _names_kind(document: EntityDocument, exchange: Exchange) -> bool:
-    if document.kind is not None:
-        return True
-    found = [exchange.registry.find_category(each, exchange.extras) for each in document.unclassified]
-    return any(isinstance(each, Kind) for each in found)
-
-
 def _created(document: EntityDocument, exchange: Exchange) -> Entity:
     kind, mixins = _categories(document, exchange)
     if kind is None:
-        raise BadRequestError('the request names no kind; expected term; scheme="…"; class="kind" (see /-/)', "kind")
+        raise BadRequestError(
+            'the request names no kind, so it creates nothing; expected term; scheme="…"; class="kind", in JSON "kind" (see '
+            "/-/). Existing entities are named at a mixin's location or, one by one, at their own paths",
+            "kind",
+        )
     entity = _entity(document, kind, mixins, exchange)
     definitions = attributes_of(kind, mixins)
-    entity.attributes = _given(document.attributes, definitions, {}, exchange)
+    entity.attributes = _given(document.attributes, definitions, exchange)
     _complete(entity.attributes, definitions)
     return entity
 
@@ -165,10 +168,16 @@ def _entity(document: EntityDocument, kind: Kind, mixins: list[Mixin], exchange:
         for index, each in enumerate(document.links):
             resource.links.append(_inline_link(each, resource, exchange, f"links[{index}]"))
         entity = resource
-    if document.id is not None:
-        # A PUT may repeat the id of its path; the caller compares the two.
-        entity.identifier = exchange.identifier_of(document.id, type_id(kind)) or document.id
+    # At PUT the path decides, at POST the service; see `chosen_path`.
+    entity.identifier = document.id or ""
     return entity
+
+
+def chosen_path(entity: Entity, exchange: Exchange) -> str | None:
+    """Return the path that a new entity's id asks for: its UUID below the kind's location. Any other id asks for none."""
+    sent = str(entity.identifier or "")
+    last = (exchange.identifier_of(sent) or sent).removeprefix(entity.kind.location).lower().removeprefix("urn:uuid:")
+    return f"{entity.kind.location}{last}" if UUID.fullmatch(last) is not None else None
 
 
 def _ends(document: EntityDocument, exchange: Exchange) -> tuple[Resource, Resource]:
@@ -209,16 +218,22 @@ def _inline_link(document: EntityDocument, source: Resource, exchange: Exchange,
     target = _target(document.target, exchange, where + ".target")
     definitions = attributes_of(kind, mixins)
     link = Link("", kind, mixins, source, target, title=document.title)
-    link.attributes = _given(document.attributes, definitions, {}, exchange, where + ".")
+    link.attributes = _given(document.attributes, definitions, exchange, where + ".")
     _complete(link.attributes, definitions, where + ".")
     chosen = document.location or document.id
-    if chosen is not None:
-        identifier = exchange.identifier_of(chosen, type_id(kind))
-        if identifier is None or exchange.find(identifier) is not None:
+    identifier = exchange.identifier_of(chosen, type_id(kind)) if chosen else None
+    if identifier is not None and exchange.find(identifier) is not None:
+        identifier = None
+    if document.location:
+        if identifier is None:
             raise BadRequestError(
-                f"{shown(chosen)} cannot be the new link's path: it is in use or on another host", where
+                f"{shown(document.location)} cannot be the new link's path: it is in use or on another host", where
             )
         link.identifier = exchange.checked_path(identifier)
+    elif identifier is not None and identifier not in [each.identifier for each in source.links]:
+        # An id is a wish: where it cannot be the path, the service makes one.
+        with contextlib.suppress(BadRequestError):
+            link.identifier = exchange.checked_path(identifier)
     return link
 
 
@@ -230,7 +245,7 @@ def read_update(old: Entity, exchange: Exchange) -> Entity:
     document = _read("read_entity", rendering, exchange)
     new = _changed(document, old, exchange)
     definitions = attributes_of(old.kind, [*old.mixins, *new.mixins])
-    new.attributes = _given(document.attributes, definitions, exchange.seen(old), exchange)
+    new.attributes = _given(document.attributes, definitions, exchange, present=old)
     return new
 
 
@@ -242,7 +257,7 @@ def read_replacement(old: Entity, exchange: Exchange) -> Entity:
     document = _read("read_entity", rendering, exchange)
     new = _changed(document, old, exchange)
     definitions = attributes_of(old.kind, new.mixins)
-    new.attributes = _given(document.attributes, definitions, exchange.seen(old), exchange)
+    new.attributes = _given(document.attributes, definitions, exchange, present=old)
     for name, value in old.attributes.items():
         if name not in definitions or definitions[name].immutable:
             new.attributes.setdefault(name, value)
@@ -254,13 +269,13 @@ def _changed(document: EntityDocument, old: Entity, exchange: Exchange) -> Entit
     kind, mixins = _categories(document, exchange)
     if kind is not None and kind != old.kind:
         raise BadRequestError(f"the entity's kind is {type_id(old.kind)} and cannot change to {type_id(kind)}", "kind")
-    if document.id is not None and document.id not in (exchange.id_of(old), exchange.path_of(old.identifier)):
-        raise BadRequestError(f"the entity's id is {exchange.id_of(old)} and cannot change", "id")
+    # The path names the entity; an id in the document, which clients write in several forms, is ignored.
     _check_links(document, old, exchange)
     new: Entity
     if isinstance(old, Link):
         for name, given, now in (("source", document.source, old.source), ("target", document.target, old.target)):
-            if given is not None and exchange.identifier_of(given.location, given.kind) != now.identifier:
+            named = None if given is None else exchange.identifier_of(given.location, given.kind) or given.location
+            if named not in (None, now.identifier):
                 raise BadRequestError(f"a link's {name} cannot change; delete the link and create another", name)
         new = Link(old.identifier, old.kind, mixins, old.source, old.target, title=document.title)
     else:
@@ -325,21 +340,28 @@ def _category(name: str, exchange: Exchange, where: str) -> Category:
 def _given(
     sent: Mapping[str, Any],
     definitions: Mapping[str, Attribute],
-    present: Mapping[str, Any],
     exchange: Exchange,
     where: str = "",
+    *,
+    present: Entity | None = None,
 ) -> dict[str, Any]:
     """Return the attributes that a client sent, converted to their types.
 
     A value that repeats the present one is accepted even if the client may not set it: clients send back what they received.
     """
     found: dict[str, Any] = {}
+    seen = exchange.seen(present) if present is not None else {}
+    shown_now: Mapping[str, Any] | None = None
     for name, value in sent.items():
         definition = definitions.get(name)
-        if name in present and filter_text(present[name]) == filter_text(value):
-            found[name] = present[name]
+        if name in seen and filter_text(seen[name]) == filter_text(value):
+            found[name] = seen[name]
             continue
         place = f"{where}attributes.{name[:200]}"
+        if present is not None and (definition is None or definition.immutable):
+            shown_now = _shown_by_get(present, exchange) if shown_now is None else shown_now
+            if name in shown_now and _repeats(value, shown_now[name]):
+                continue
         if definition is None:
             known = ", ".join(sorted(definitions)[:50]) or "none"
             raise BadRequestError(f"{shown(name)} is not an attribute here; expected one of {known}", place)
@@ -350,6 +372,29 @@ def _given(
         except ValueError as error:
             raise BadRequestError(str(error), place) from None
     return found
+
+
+def _shown_by_get(entity: Entity, exchange: Exchange) -> Mapping[str, Any]:
+    """Return the attributes as a GET would show them now: refreshed by the backends, written by the request's rendering."""
+    # Read it again: the refresh must not be written.
+    again = exchange.find(entity.identifier)
+    if again is None:
+        return {}
+    with refusals():
+        retrieve(again, exchange.registry, exchange.extras)
+    attributes = exchange.reader().translated(exchange.document(again)).attributes
+    return {name_text(name): value for name, value in attributes.items()}
+
+
+def _repeats(sent: Any, present: Any) -> bool:
+    """Return whether a value that was sent is one that was shown: the same JSON or, in a text rendering, the text of it."""
+    if isinstance(sent, Bare):
+        sent = bare_value(sent)
+    if isinstance(sent, str) and not isinstance(present, str):
+        return sent in (value_text(present), json_text(present))
+    if isinstance(sent, bool) or isinstance(present, bool) or not isinstance(sent, int | float):
+        return json.dumps(sent, sort_keys=True) == json.dumps(present, sort_keys=True)
+    return bool(sent == present)
 
 
 def _fitted(name: str, value: Any, definition: Attribute, exchange: Exchange, where: str) -> Any:
@@ -390,8 +435,12 @@ def _complete(attributes: dict[str, Any], definitions: Mapping[str, Attribute], 
 # --- actions, members, mixins, filters -------------------------------------------------------------------------------
 
 
-def read_action(exchange: Exchange, term: str) -> tuple[Action, dict[str, Any]]:
-    """Return the action that a request invokes, and its attributes; `term` is the query's."""
+def read_action(exchange: Exchange, term: str, *, on_all: bool = False) -> tuple[Action, dict[str, Any]]:
+    """Return the action that a request invokes, and its attributes; `term` is the query's.
+
+    Args:
+        on_all: whether it reaches every entity of a collection. A request that also names some is then refused.
+    """
     rendering = exchange.reader()
     if isinstance(rendering, ForeignRendering):
         return rendering.read_pyssf_action(exchange.message, exchange)
@@ -399,10 +448,15 @@ def read_action(exchange: Exchange, term: str) -> tuple[Action, dict[str, Any]]:
     action = _category(document.action, exchange, "action")
     if not isinstance(action, Action):
         raise BadRequestError(f"{shown(document.action)} is a {action!r}, not an action", "action")
+    if on_all and document.locations:
+        raise BadRequestError(
+            "an action on a collection reaches every entity of it; to reach some, POST it to each at its own path",
+            "X-OCCI-Location",
+        )
     if action.term != term:
         raise BadRequestError(f"the query has ?action={shown(term)}, the body {shown(action.term)}", "action")
     definitions = {name: as_attribute(each) for name, each in action.attributes.items()}
-    attributes = _given(document.attributes, definitions, {}, exchange)
+    attributes = _given(document.attributes, definitions, exchange)
     _complete(attributes, definitions)
     return action, attributes
 
@@ -424,6 +478,10 @@ def read_members(exchange: Exchange) -> list[Entity]:
     named += [(each.id or "", each.kind) for each in collection.entities]
     _check_count(len(named), exchange.service.limits.page, "entities", "body")
     for index, (uri, kind) in enumerate(named):
+        if not uri:
+            raise BadRequestError(
+                "only existing entities can be named here, each by its location or id", f"entity {index + 1}"
+            )
         identifier = exchange.identifier_of(uri, kind)
         entity = exchange.find(identifier) if identifier is not None else None
         if entity is None:

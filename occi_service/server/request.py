@@ -53,7 +53,7 @@ VERSION: Final = (1, 2)
 #: Request fields that a response to a GET depends on, besides the path: filters are header fields.
 _VARY: Final = "Accept, Category, X-OCCI-Attribute"
 _HOST: Final = re.compile(r"[A-Za-z0-9.\-_]+(?::[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](?::[0-9]{1,5})?")
-_UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _AGENT_VERSION: Final = re.compile(r"OCCI/([0-9]{1,9})\.([0-9]{1,9})")
 #: Permitted paths: characters that need no encoding in a URI and have no meaning in the text grammar.
 _PATH: Final = re.compile(r"(?:/[A-Za-z0-9\-._~!$&'()*+=:@]+)+/?")
@@ -335,7 +335,7 @@ class Exchange:
         identifier = entity.identifier
         if self.service.dialect != "pyssf":
             location, last = identifier[:-36], identifier[-36:]
-            if location == entity.kind.location and _UUID.fullmatch(last) is not None:
+            if location == entity.kind.location and UUID.fullmatch(last) is not None:
                 return "urn:uuid:" + last
         return self.path_of(identifier)
 

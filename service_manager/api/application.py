@@ -81,7 +81,7 @@ class ServiceManager(KnownCaller):
             extras["reach"] = reach
             extras["withheld"] = functools.partial(exchanged_tokens.withheld, self._policy, identity, reach=reach)
         extras["force"] = parse_qs(environ.get("QUERY_STRING", "")).get("force") == ["true"]
-        # A path that the client chose does not contain the instance's id; see `orders`.
+        # A path that the client chose does not contain the instance's id; see `orders`. At POST, see `ChosenIds`.
         return super()._call_occi(environ, response, **extras, chosen_path=environ.get("REQUEST_METHOD") == "PUT")
 
     def _refusal(self, environ: dict[str, Any], identity: Identity) -> HttpError | None:

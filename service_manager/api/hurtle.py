@@ -57,6 +57,9 @@ def as_hurtle(entity: EntityDocument) -> EntityDocument:
 
 
 class _HurtleStates(Rendering):
+    def translated(self, entity: EntityDocument) -> EntityDocument:
+        return as_hurtle(entity)
+
     def write_entity(self, entity: EntityDocument) -> Payload:
         return super().write_entity(as_hurtle(entity))
 

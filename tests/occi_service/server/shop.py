@@ -50,6 +50,7 @@ LABEL = Mixin(SCHEME, "label", [BOX], [], "Label", {"shop.text": Attribute("muta
 
 BOX_TYPE, ROPE_TYPE, LABEL_TYPE, OPEN_TYPE = (SCHEME + each for each in ("box", "rope", "label", "open"))
 BOX_TEXT = f'Category: box; scheme="{SCHEME}"; class="kind"\n'
+THING_TEXT = BOX_TEXT.replace("box", "thing")
 
 
 @dataclasses.dataclass(frozen=True)

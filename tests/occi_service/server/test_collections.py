@@ -6,7 +6,7 @@ import pytest
 
 from occi_service import RequestLimits
 from tests.occi_service.server.calls import HOST, JSON, call, path_of
-from tests.occi_service.server.shop import BOX_TEXT, ROPE_TYPE, SCHEME, Shop
+from tests.occi_service.server.shop import BOX_TEXT, ROPE_TYPE, SCHEME, THING_TEXT, Shop
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def test_every_rendering_of_a_collection(filled: tuple[Shop, list[str]]) -> None
 
 def test_kinds_of_one_parent_have_collections_of_their_own(filled: tuple[Shop, list[str]]) -> None:
     shop, paths = filled
-    thing = path_of(call(shop, "POST", "/thing/"))
+    thing = path_of(call(shop, "POST", "/thing/", body=THING_TEXT))
     assert listed(shop, "/thing/") == [thing]
     assert listed(shop, "/") == [*paths, thing]
     assert call(shop, "POST", "/thing/", body=BOX_TEXT + 'X-OCCI-Attribute: shop.name="x"').status == 400

@@ -18,6 +18,7 @@ from tests.tables import Tables
 
 ANN, MALLORY = {"X-Tenant": "ann"}, {"X-Tenant": "mallory"}
 MOST_SECONDS = 0.1
+WRONG_COUNT = b'{"kind":"http://example.org/shop#box","attributes":{"shop.count":"x","shop.name":"a"}}'
 ALLOWED = {200, 201, 204, 304, 400, 403, 404, 405, 406, 409, 412, 413, 415}
 
 
@@ -138,7 +139,7 @@ def test_errors_have_one_form(shop: Shop) -> None:
         ("GET", "/none", b"", 404),
         ("PATCH", "/box/", b"", 405),
         ("POST", "/box/", b"{", 400),
-        ("POST", "/box/", b'{"attributes":{"shop.count":"x","shop.name":"a"}}', 400),
+        ("POST", "/box/", WRONG_COUNT, 400),
         ("DELETE", "/", b"", 405),
     ):
         error = call(shop, method, path, {}, body, kind=JSON, accept=JSON).json
@@ -151,9 +152,7 @@ def test_errors_have_one_form(shop: Shop) -> None:
             assert answer.status == status
             assert answer.header("content-type").startswith(accept)
             assert str(status) in answer.text
-    invalid = call(
-        shop, "POST", "/box/", body=b'{"attributes":{"shop.count":"x","shop.name":"a"}}', kind=JSON, accept=JSON
-    )
+    invalid = call(shop, "POST", "/box/", body=WRONG_COUNT, kind=JSON, accept=JSON)
     assert invalid.json["error"]["message"] == "shop.count has to be a number"
     assert invalid.json["error"]["where"] == "attributes.shop.count"
     line = call(shop, "POST", "/box/", body=BOX_TEXT + 'X-OCCI-Attribute: a="b', accept=JSON).json["error"]

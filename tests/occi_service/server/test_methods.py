@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 
 from tests.occi_service.server.calls import HOST, JSON, call, path_of
-from tests.occi_service.server.shop import BOX_TEXT, BOX_TYPE, LABEL_TYPE, OPEN_TYPE, ROPE_TYPE, SCHEME, Shop
+from tests.occi_service.server.shop import (
+    BOX_TEXT,
+    BOX_TYPE,
+    LABEL_TYPE,
+    OPEN_TYPE,
+    ROPE_TYPE,
+    SCHEME,
+    THING_TEXT,
+    Shop,
+)
 
 OPEN_BODY = f'Category: open; scheme="{SCHEME}"; class="action"\nX-OCCI-Attribute: key="k"\n'
 MIXIN_BODY = 'Category: mine; scheme="http://me.example.org/m#"; class="mixin"; location="/mine/"\n'
@@ -137,7 +146,7 @@ def test_an_action_has_attributes_with_defaults_and_requirements(shop: Shop) -> 
     assert missing.json["error"]["where"] == "attributes.key"
     inherited = {"action": SCHEME + "close"}
     assert call(shop, "POST", path, body=inherited, query="action=close").status == 200
-    thing = path_of(call(shop, "POST", "/thing/"))
+    thing = path_of(call(shop, "POST", "/thing/", body=THING_TEXT))
     assert call(shop, "POST", thing, body=OPEN_BODY, query="action=open").status == 400
 
 
@@ -169,7 +178,7 @@ def test_put_replaces_the_members_of_a_mixin(shop: Shop) -> None:
     assert call(shop, "DELETE", "/label/", {"X-OCCI-Location": two}).status == 200
     assert call(shop, "GET", two, accept=JSON).json.get("mixins") is None
     assert call(shop, "GET", three, accept=JSON).json["mixins"] == [LABEL_TYPE]
-    thing = path_of(call(shop, "POST", "/thing/"))
+    thing = path_of(call(shop, "POST", "/thing/", body=THING_TEXT))
     assert call(shop, "POST", "/label/", body=f"X-OCCI-Location: {thing}").status == 400
     assert call(shop, "POST", "/label/", body="X-OCCI-Location: /box/nothing").status == 404
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from archelon_api import service_manager as wire
+from occi_service.renderings import EntityDocument, Json, Rendering, TextOcci, TextPlain
 from tests.occi_service.server.calls import path_of
 
 from ..harness import TYPE
@@ -282,3 +283,69 @@ def test_text_occi_orders_as_well(api: InProcessApi) -> None:
     path = path_of(api.ask("alice", "POST", "/demo/", headers=fields, kind="text/occi", accept="text/occi"))
     shown = api.attributes(path)
     assert (shown["demo.size"], shown["demo.password"]) == (4, "a, b")
+
+
+IDS = [OWN[6:], f"urn:uuid:{OWN[6:]}", OWN, "1"]
+
+
+@pytest.mark.parametrize("sent", IDS)
+@pytest.mark.parametrize("rendering", [TextPlain(), TextOcci(), Json()], ids=lambda each: each.mime_type)
+def test_an_id_that_an_order_sends_is_its_path_if_it_is_free(
+    api: InProcessApi, rendering: Rendering, sent: str
+) -> None:
+    payload = rendering.write_entity(EntityDocument(kind=TYPE, id=sent))
+
+    def order(who: str) -> str:
+        body = b"" if rendering.headers_only else payload.body
+        headers = dict(payload.headers)
+        return path_of(api.ask(who, "POST", "/demo/", body, headers=headers, kind=rendering.mime_type))
+
+    first, second, others = order("alice"), order("alice"), order("bob")
+    assert (first == OWN) is (others == OWN) is (sent != "1")
+    assert second not in (first, OWN)
+    instances = [api.attributes(*each)["org.archelon.instance"] for each in ((first,), (second,), (others, "bob"))]
+    assert len({*instances, OWN[6:]}) == 4
+    assert api.attributes(second)["org.archelon.instance"] == second.rpartition("/")[2]
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "text/occi", "application/occi+json", "text/uri-list"])
+@pytest.mark.parametrize("named", [False, True])
+def test_nothing_is_ordered_without_a_kind(api: InProcessApi, kind: str, named: bool) -> None:
+    path = api.order()
+    before = api.ask("alice", "GET", "/").json
+    headers = {"X-OCCI-Location": path} if named else {}
+    bodies = {"text/plain": f"X-OCCI-Location: {path}", "application/occi+json": f'{{"resources": ["{path}"]}}'}
+    body = bodies.get(kind, path) if named and kind != "text/occi" else ""
+    for where in ("/demo/", "/"):
+        answer = api.ask(
+            "alice", "POST", where, body.encode(), kind=kind, headers=headers if kind == "text/occi" else {}
+        )
+        assert answer.status == 400, answer
+    assert api.ask("alice", "GET", "/").json == before
+
+
+@pytest.mark.parametrize("method", ["PUT", "POST"])
+@pytest.mark.parametrize("kind", ["text/plain", "text/occi", "application/occi+json"])
+def test_what_an_instance_shows_can_be_sent_back(api: InProcessApi, kind: str, method: str) -> None:
+    path = api.order(**{"demo.size": 3})
+    api.report(path, outputs={"mcn.endpoint.p1": "http://one", "list, of=things": [1, {"b": 2.0, "a": None}], "n": 2.0})
+    shown = api.ask("alice", "GET", path, accept=kind)
+    fields = {name: shown.headers[name] for name in ("category", "link", "x-occi-attribute") if name in shown.headers}
+    body = b"" if kind == "text/occi" else shown.body
+    answer = api.ask("alice", method, path, body, headers=fields, kind=kind)
+    assert answer.status == 200, answer
+    assert answer.json["attributes"]["org.archelon.generation"] == 1
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "text/occi", "application/occi+json"])
+def test_the_states_that_hurtles_clients_see_can_be_sent_back(api: InProcessApi, kind: str) -> None:
+    path = api.order(**{"demo.size": 3})
+    api.place(path, "active")
+    shown = api.ask("alice", "GET", f"/hurtle{path}", accept=kind)
+    assert b"CREATE_COMPLETE" in shown.body or "CREATE_COMPLETE" in shown.header("x-occi-attribute")
+    fields = {name: shown.headers[name] for name in ("category", "link", "x-occi-attribute") if name in shown.headers}
+    body = b"" if kind == "text/occi" else shown.body
+    for method in ("PUT", "POST"):
+        answer = api.ask("alice", method, f"/hurtle{path}", body, headers=fields, kind=kind)
+        assert answer.status == 200, answer
+    assert api.attributes(path)["org.archelon.generation"] == 1
