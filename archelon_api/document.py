@@ -42,6 +42,14 @@ What clients of other projects send is accepted in every rendering:
   `urn:uuid:` or as a path) becomes the last part of its path. Any other id is ignored, and so is every id where the service
   chooses. At PUT and in updates the path decides, whatever the id.
 - All that a GET shows may be sent back, by PUT or in an update, including what only the service sets.
+- In JSON, one mixin may be sent to `/-/` without `{"mixins": […]}`, and `{"resources": [one]}` to an entity's path.
+- Attaching a mixin at its location is answered with its collection.
+
+A GET of a collection is filtered by `Category` and `X-OCCI-Attribute` in its header, or in its query: `category=` with a
+type identifier (`#` written as `%23`) or a term, and `name=value` of attributes. The core kinds `entity`, `resource` and
+`link` select all that derive from them, and an unquoted `*` any value: `/?category=resource&mcn.service.state=*` lists the
+instances of all services, without records, links and published services. `page` and `number` select a page. A request that
+changes a whole collection cannot be filtered: 400.
 
 A POST to a collection that names no kind gets a 400 and orders nothing.
 """

@@ -19,7 +19,7 @@ from occi.core_model import Category, Entity, Kind, Link, Mixin, Resource
 
 from archelon_core.errors import ForbiddenError
 
-from ..model import secrets_of, type_id
+from ..model import CORE_KINDS, ENTITY, LINK, secrets_of, type_id
 from ..renderings import grammar
 
 
@@ -30,8 +30,8 @@ class Selection:
     Attributes:
         path: entities below this path; ignored if `category` is given.
         category: kind or mixin of the collection.
-        categories: kinds and mixins that each entity must have.
-        attributes: names and values, as `filter_text` writes them, that each entity must have.
+        categories: kinds and mixins that each entity must have; of the core kinds, all that derive from them.
+        attributes: names and values, as `filter_text` writes them, that each entity must have; None for any value.
         offset, limit: the page; `limit` None for all.
         identifiers: the only paths to include; None for all.
     """
@@ -39,7 +39,7 @@ class Selection:
     path: str = "/"
     category: Category | None = None
     categories: tuple[Category, ...] = ()
-    attributes: tuple[tuple[str, str], ...] = ()
+    attributes: tuple[tuple[str, str | None], ...] = ()
     offset: int = 0
     limit: int | None = None
     identifiers: frozenset[str] | None = None
@@ -111,14 +111,17 @@ def matches(entity: Entity, selection: Selection) -> bool:
     if selection.identifiers is not None and entity.identifier not in selection.identifiers:
         return False
     for category in selection.categories:
-        if category != entity.kind and category not in entity.mixins:
+        if category in CORE_KINDS:
+            if category != ENTITY and isinstance(entity, Link) != (category == LINK):
+                return False
+        elif category != entity.kind and category not in entity.mixins:
             return False
     if not selection.attributes:
         return True
     secrets = secrets_of(entity)
     for name, wanted in selection.attributes:
         value = core_value(entity, name) if name.startswith("occi.core.") else entity.attributes.get(name)
-        if value is None or name in secrets or filter_text(value) != wanted:
+        if value is None or name in secrets or wanted not in (None, filter_text(value)):
             return False
     return True
 

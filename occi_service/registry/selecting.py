@@ -12,7 +12,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 from occi.core_model import Kind, Mixin
 
-from ..model import type_id
+from ..model import CORE_KINDS, ENTITY, LINK, type_id
 from .base import Selection
 from .tables import Fact, entities, fact, facts
 
@@ -32,8 +32,11 @@ def facts_wanted(selection: Selection) -> list[Fact] | None:
     if isinstance(selection.category, Kind | Mixin):
         categories.append(selection.category)
     # Attributes come first: among equally common facts the first leads, and kinds are the most common.
-    found = [fact("@" + name, text) for name, text in selection.attributes]
+    found = [fact("@" + name, text) for name, text in selection.attributes if text is not None]
     for each in sorted(categories, key=lambda category: isinstance(category, Kind)):
+        if each in CORE_KINDS:
+            # Whether an entity is a link is a column, and not a fact: every entity would have it.
+            continue
         if not isinstance(each, Kind | Mixin):
             return None
         found.append(fact("kind" if isinstance(each, Kind) else "mixin", type_id(each)))
@@ -73,13 +76,13 @@ def page_statement(
     offset: int,
     limit: int | None,
     whole: bool,
-    identifiers: frozenset[str] | None = None,
+    selection: Selection,
 ) -> sa.Select[Any]:
     """Return the statement that selects a page.
 
     Args:
+        wanted: the selection's facts, the leading one first.
         owner: the tenant; None for all tenants, for operators only.
-        identifiers: the only paths to include.
         limit: maximum number of rows; None for all.
         whole: lock the rows and include the secrets, for entities that are to be changed.
     """
@@ -96,11 +99,14 @@ def page_statement(
         numbers = sa.select(entities.c.sequence).order_by(entities.c.sequence)
         if owner is not None:
             numbers = numbers.where(entities.c.owner == owner)
-    if identifiers is not None:
-        there = sa.select(entities.c.sequence).where(entities.c.identifier.in_(sorted(identifiers)))
+    number = numbers.selected_columns[0]
+    for condition in _beyond_facts(selection, number):
+        numbers = numbers.where(condition)
+    if selection.identifiers is not None:
+        there = sa.select(entities.c.sequence).where(entities.c.identifier.in_(sorted(selection.identifiers)))
         if owner is not None:
             there = there.where(entities.c.owner == owner)
-        numbers = numbers.where(numbers.selected_columns[0].in_(there))
+        numbers = numbers.where(number.in_(there))
     if limit is not None:
         numbers = numbers.limit(limit)
     if offset:
@@ -122,6 +128,24 @@ def places_statement(name: str, text: str) -> sa.Select[Any]:
         .join(facts, facts.c.sequence == entities.c.sequence)
         .where(*holds)
     )
+
+
+def _beyond_facts(selection: Selection, number: sa.ColumnElement[Any]) -> list[sa.ColumnElement[bool]]:
+    """Return the conditions that no single fact expresses, each as a lookup by an entity's number.
+
+    They lead no scan, so the page costs one over the facts or the tenant's own entities, never over those of other tenants.
+    """
+    conditions: list[sa.ColumnElement[bool]] = []
+    for index, category in enumerate(each for each in selection.categories if each in CORE_KINDS and each != ENTITY):
+        one = entities.alias(f"core_{index}")
+        is_link = one.c.source.is_not(None) if category == LINK else one.c.source.is_(None)
+        conditions.append(sa.exists().where(one.c.sequence == number, is_link))
+    for index, name in enumerate(name for name, text in selection.attributes if text is None):
+        some = facts.alias(f"present_{index}")
+        # An expression, or SQLite would choose the index that begins with the name, and read every tenant's entries.
+        named = some.c.name.concat("") == fact("@" + name, "").name
+        conditions.append(sa.exists().where(some.c.sequence == number, named))
+    return conditions
 
 
 def links_statement(owner: str, sources: list[str]) -> sa.Select[Any]:

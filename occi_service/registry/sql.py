@@ -245,7 +245,7 @@ class SqlRegistry(Registry):
                 offset=selection.offset,
                 limit=None if limit is None else limit + 1,
                 whole=whole,
-                identifiers=selection.identifiers,
+                selection=selection,
             )
             rows = connection.execute(statement).fetchall()
             more = limit is not None and len(rows) > limit
@@ -364,13 +364,8 @@ class SqlRegistry(Registry):
     def _rename(self, connection: sa.Connection, old: str, new: str, *, owner: str, extras: Any) -> None:
         """Update the links that start or end at an entity to its new identifier."""
         moved = connection.execute(_LINKS, {"owner": owner, "key": old}).fetchall()
-        leading = page_statement(
-            facts_wanted(Selection(attributes=(("occi.core.target", old),))) or [],
-            owner,
-            offset=0,
-            limit=None,
-            whole=False,
-        )
+        ending = Selection(attributes=(("occi.core.target", old),))
+        leading = page_statement(facts_wanted(ending) or [], owner, offset=0, limit=None, whole=False, selection=ending)
         keys = {row[0] for row in (*moved, *connection.execute(leading).fetchall())}
         for key in sorted(keys):
             link = self._get(key, extras, lock=True)

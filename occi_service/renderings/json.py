@@ -242,10 +242,18 @@ class Json(Rendering):
     shows_entities = True
 
     def read_entity(self, message: Message) -> EntityDocument:
-        return _entity(load(decode(message.body)))
+        value = load(decode(message.body))
+        if not isinstance(value, dict) or "resources" not in value:
+            return _entity(value)
+        collection = self._collection(value)
+        if len(collection.entities) != 1 or collection.locations:
+            raise MalformedDocumentError("expected one entity, whole", "resources")
+        return collection.entities[0]
 
     def read_collection(self, message: Message) -> Collection:
-        value = load(decode(message.body))
+        return self._collection(load(decode(message.body)))
+
+    def _collection(self, value: Any) -> Collection:
         members = _as_object(value, "body")
         if "resources" not in members and "links" in members and "kind" in members:
             return Collection([_entity(value)])
@@ -271,7 +279,10 @@ class Json(Rendering):
         return ActionDocument(_type_id(members["action"], "action"), attributes)
 
     def read_categories(self, message: Message) -> list[CategoryDocument]:
-        members = _as_object(load(decode(message.body)), "body", frozenset(("kinds", "mixins", "actions")))
+        members = _as_object(load(decode(message.body)), "body")
+        if "term" in members:
+            return [_category(members, None, "body.")]
+        _as_object(members, "body", frozenset(("kinds", "mixins", "actions")))
         found: list[CategoryDocument] = []
         for group, category_class in (("kinds", "kind"), ("mixins", "mixin"), ("actions", "action")):
             for index, each in enumerate(_as_list(members.get(group, []), group)):
@@ -425,10 +436,9 @@ class JsonPyssf(Json):
     Reading accepts both forms of a category. The spelling `muttable` is pyssf's.
     """
 
-    def read_collection(self, message: Message) -> Collection:
-        value = load(decode(message.body))
+    def _collection(self, value: Any) -> Collection:
         if not isinstance(value, list):
-            return super().read_collection(message)
+            return super()._collection(value)
         found = Collection()
         for index, each in enumerate(value):
             if isinstance(each, str):

@@ -301,13 +301,24 @@ class CollectionEndpoint(Endpoint):
                 f"the collection holds more than {limits.page} entities; ask for pages: ?page=1&number={limits.page}",
                 "query",
             )
-        if exchange.writer.shows_entities:
-            with backends.refusals():
-                for entity in found.entities:
-                    backends.retrieve(entity, exchange.registry, exchange.extras)
-        exchange.answer_entities(found.entities)()
+        self._show(exchange, found.entities)
 
     on_head = on_get
+
+    def _show(self, exchange: Exchange, entities: list[Entity]) -> None:
+        if exchange.writer.shows_entities:
+            with backends.refusals():
+                for entity in entities:
+                    backends.retrieve(entity, exchange.registry, exchange.extras)
+        exchange.answer_entities(entities)()
+
+    def _show_members(self, exchange: Exchange, mixin: Mixin) -> None:
+        """Respond with a mixin's collection; only with success if that is too large for one response, since all is done."""
+        page = exchange.registry.select(Selection(category=mixin, limit=exchange.service.limits.page), exchange.extras)
+        if page.more or not exchange.fits_header([each.identifier for each in page.entities]):
+            exchange.show_done()
+        else:
+            self._show(exchange, page.entities)
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Create entities, attach a mixin to those named or, with `?action=`, invoke an action on every member."""
@@ -327,7 +338,7 @@ class CollectionEndpoint(Endpoint):
                 return self._act(exchange, term, category)
             if isinstance(category, Mixin):
                 backends.attach(self._members(exchange, category), category, exchange.registry, exchange.extras)
-                return exchange.show_done
+                return lambda: self._show_members(exchange, category)
             return self._create(exchange, kind, paths)
 
         def ahead() -> None:
@@ -359,6 +370,7 @@ class CollectionEndpoint(Endpoint):
         return path
 
     def _act(self, exchange: Exchange, term: str, category: Kind | Mixin) -> Answer:
+        parsing.refuse_filters(exchange)
         action, attributes = parsing.read_action(exchange, term, on_all=True)
         members = self._all(exchange, category)
         for entity in members:
@@ -381,7 +393,7 @@ class CollectionEndpoint(Endpoint):
             backends.attach(wanted, category, exchange.registry, exchange.extras)
             surplus = [each for each in self._all(exchange, category) if each.identifier not in names]
             backends.detach(surplus, category, exchange.registry, exchange.extras)
-            return exchange.show_done
+            return lambda: self._show_members(exchange, category)
 
         _in_a_unit_of_work(exchange, serve)
 
@@ -391,6 +403,7 @@ class CollectionEndpoint(Endpoint):
         category = exchange.registry.get_category(req.path, exchange.extras)
         if not isinstance(category, Kind | Mixin):
             raise _not_allowed(req.path, None)
+        parsing.refuse_filters(exchange)
         named = bool(exchange.body) or "HTTP_X_OCCI_LOCATION" in req.env
         if named:
             parsing.read_ahead(exchange, "read_collection")
@@ -427,21 +440,22 @@ class CollectionEndpoint(Endpoint):
 
 
 def _paging(request: falcon.Request, limit: int) -> tuple[int, int]:
-    page = _whole_number(request, "page", 1)
-    number = _whole_number(request, "number", limit)
-    if number > limit:
-        raise TooLargeError(f"number is {number}; a page holds at most {limit} entities", "query number")
+    page = _whole_number(request, "page", 1, most=_MAX_PAGE_NUMBER)
+    number = _whole_number(request, "number", limit, most=limit)
     return page, number
 
 
-def _whole_number(request: falcon.Request, name: str, default: int) -> int:
+def _whole_number(request: falcon.Request, name: str, default: int, *, most: int) -> int:
     given = request.get_param_as_list(name)
     if given is None:
         return default
     text = given[0] if len(given) == 1 else ""
-    if not (text.isascii() and text.isdigit() and len(text) <= 10 and 1 <= int(text) <= _MAX_PAGE_NUMBER):
+    digits = text.lstrip("0")
+    if not (text.isascii() and text.isdigit() and digits):
         raise BadRequestError(f"{name} is {shown(','.join(given))}, and must be a whole number from 1", f"query {name}")
-    return int(text)
+    if len(digits) > 10 or int(digits) > most:
+        raise TooLargeError(f"{name} is {shown(digits)}, and may be at most {most}", f"query {name}")
+    return int(digits)
 
 
 def _methods(category: object) -> tuple[str, ...]:
@@ -473,7 +487,7 @@ class QueryEndpoint(Endpoint):
         if self._service.dialect != "pyssf" or exchange.writer.mime_type == "text/html":
             # pyssf's clients have the core kinds built in; the HTML page links to them.
             categories = [*(each for each in CORE_KINDS if each not in categories), *categories]
-        if "HTTP_CATEGORY" in req.env:
+        if parsing.has_filters(exchange):
             selection = parsing.read_filters(exchange, Selection())
             named = list(selection.categories) if selection is not None else []
             categories = [each for each in categories if each in named or _related(each, named)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from occi.core_model import Action, Category, Entity, Kind, Link, Mixin, Resource
 
@@ -17,7 +17,7 @@ from archelon_core.errors import BadRequestError, HttpError, NotFoundError, TooL
 from archelon_core.transactions import forbid_in_transaction
 
 from ..attributes import Attribute, as_attribute, check, is_slow
-from ..model import ENTITY, LINK, RESOURCE, RemoteResource, actions_of, attributes_of, is_link_kind, lineage, type_id
+from ..model import CORE_KINDS, RemoteResource, actions_of, attributes_of, is_link_kind, lineage, type_id
 from ..registry.base import Selection, filter_text
 from ..renderings import (
     ActionDocument,
@@ -30,10 +30,13 @@ from ..renderings import (
     TextOcci,
     UnsupportedDocumentError,
 )
-from ..renderings.grammar import bare_value, json_text, name_text, uri_text, value_text
+from ..renderings.grammar import ATTRIBUTE_NAME, bare_value, json_text, name_text, unescape, uri_text, value_text
 from .backends import call_first, refusals, retrieve
 from .pyssf_renderings import ForeignRendering
 from .request import UUID, Exchange
+
+if TYPE_CHECKING:
+    import falcon
 
 _HEADERS: Final = TextOcci()
 #: Length in characters of the type identifier of a tenant's mixin. Databases index it, and index rows are limited.
@@ -315,7 +318,7 @@ def _categories(document: EntityDocument, exchange: Exchange, where: str = "") -
             raise BadRequestError(
                 f"{shown(name)} is a {category!r}, not a {member.rstrip('s') or 'kind or mixin'}", where
             )
-    if kind in (ENTITY, RESOURCE, LINK):
+    if kind in CORE_KINDS:
         raise BadRequestError(f"{type_id(kind)} is abstract; name one of the kinds at /-/", where + "kind")
     if kind is not None:
         check_applies(kind, mixins, where)
@@ -557,25 +560,35 @@ def read_categories(exchange: Exchange) -> list[Category]:
 
 
 def read_filters(exchange: Exchange, selection: Selection) -> Selection | None:
-    """Narrow the selection by the request's header fields; None if they name an unknown category."""
+    """Narrow the selection by the request's header fields and query; None if they name an unknown category.
+
+    An unquoted `*` as an attribute's value means any.
+    """
+    named, given = _filters_of_query(exchange.request)
     environ = exchange.request.env
-    if "HTTP_CATEGORY" not in environ and "HTTP_X_OCCI_ATTRIBUTE" not in environ:
+    if "HTTP_CATEGORY" in environ or "HTTP_X_OCCI_ATTRIBUTE" in environ:
+        try:
+            document = _HEADERS.read(exchange.message)
+        except MalformedDocumentError as error:
+            raise BadRequestError(error.message, error.where) from None
+        named += [each.type_id for each in document.categories]
+        given += document.attributes.items()
+    number, limit = len(named) + len(given), exchange.service.limits.filters
+    if number == 0:
         return selection
-    try:
-        document = _HEADERS.read(exchange.message)
-    except MalformedDocumentError as error:
-        raise BadRequestError(error.message, error.where) from None
-    number, limit = len(document.categories) + len(document.attributes), exchange.service.limits.filters
     if number > limit:
         raise BadRequestError(f"{number} categories and attributes to filter by; at most {limit} are allowed", "header")
     categories: list[Category] = []
-    for each in document.categories:
-        category = exchange.registry.find_category(each.type_id, exchange.extras)
+    for each in named:
+        category = _filter_category(each, exchange)
         if category is None:
             return None
         categories.append(category)
-    attributes = []
-    for name, value in document.attributes.items():
+    attributes: list[tuple[str, str | None]] = []
+    for name, value in given:
+        if isinstance(value, Bare) and value == "*":
+            attributes.append((name, None))
+            continue
         wanted = filter_text(bare_value(value) if isinstance(value, Bare) else value)
         if name in ("occi.core.id", "occi.core.source", "occi.core.target"):
             wanted = _wanted_identifier(wanted, categories, exchange)
@@ -588,6 +601,45 @@ def read_filters(exchange: Exchange, selection: Selection) -> Selection | None:
         offset=selection.offset,
         limit=selection.limit,
     )
+
+
+def _filters_of_query(request: falcon.Request) -> tuple[list[str], list[tuple[str, str]]]:
+    """Return the categories and attributes in a query: `category=<type identifier>`, and every parameter whose name has a dot."""
+    if not request.query_string:
+        return [], []
+    given = []
+    for name in request.params:
+        if "." in name and ATTRIBUTE_NAME.fullmatch(name) is not None:
+            for text in request.get_param_as_list(name) or []:
+                quoted = len(text) > 1 and text[0] == text[-1] == '"'
+                given.append((name, unescape(text[1:-1]) if quoted else Bare(text)))
+    return list(request.get_param_as_list("category") or []), given
+
+
+def refuse_filters(exchange: Exchange) -> None:
+    """Refuse a change of a whole collection whose query looks as if it were for a part of it. Raises BadRequestError."""
+    named, given = _filters_of_query(exchange.request)
+    if named or given:
+        raise BadRequestError("only a GET can be filtered; name the entities one by one, at their own paths", "query")
+
+
+def has_filters(exchange: Exchange) -> bool:
+    """Return whether the request names categories to filter by."""
+    return "HTTP_CATEGORY" in exchange.request.env or "category" in exchange.request.params
+
+
+def _filter_category(name: str, exchange: Exchange) -> Category | None:
+    """Return the category of a type identifier or, in a query, of a term that only one category has."""
+    for core in CORE_KINDS:
+        if name in (core.term, type_id(core)):
+            return core
+    if "#" in name:
+        return exchange.registry.find_category(name, exchange.extras)
+    found = [each for each in exchange.registry.get_categories(exchange.extras) if each.term == name]
+    if len(found) > 1:
+        listed = ", ".join([type_id(each) for each in found[:10]])
+        raise BadRequestError(f"{shown(name)} may be {listed}; name one, with # written as %23", "query category")
+    return found[0] if found else None
 
 
 def _wanted_identifier(uri: str, categories: list[Category], exchange: Exchange) -> str:

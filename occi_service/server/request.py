@@ -380,6 +380,11 @@ class Exchange:
             collection.locations = [self.location_of(entity.identifier) for entity in entities]
         return lambda: self._answer(self._write(writer.write_collection, collection))
 
+    def fits_header(self, identifiers: list[str]) -> bool:
+        """Return whether the client's rendering can hold the locations of these entities (in header fields)."""
+        needed = sum([len(self.location_of(each)) + 2 for each in identifiers])
+        return not self.writer.headers_only or needed + 64 < self.service.limits.header
+
     def answer_categories(self, categories: list[Category]) -> Answer:
         """Capture categories; see `answer_entity`."""
         writer = self.writer

@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from occi.core_model import Entity, Link, Resource
 
 from archelon_core.database import Database, metadata
-from occi_service.model import type_id
+from occi_service.model import CORE_KINDS, CORE_SCHEME, ENTITY, RESOURCE, type_id
 from occi_service.registry import InMemoryRegistry
 from occi_service.registry.base import Registry, Selection, filter_text
 
@@ -31,6 +31,8 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "parts": st.sampled_from([[], [1, 1.0, "1", None], {"a": [True]}]),
     "key": st.sampled_from(["hush", "hush\0", {"deep": [1, 2.0]}]),
 }
+#: A filter on an attribute's presence.
+ANY = st.just(...)
 ATTRIBUTES = st.fixed_dictionaries({}, optional=VALUES)
 TITLES = st.sampled_from([None, "", "title", "nul\0"])
 
@@ -184,8 +186,12 @@ class RegistryMachine(RuleBasedStateMachine):
         tenant=TENANTS,
         category=st.sampled_from([None, ENGINE, BELT, TURBO]),
         path=st.sampled_from(["/", "/engine/", "/engine/deep/", "/x/", "/e/"]),
-        categories=st.sampled_from([(), (TURBO,), (ENGINE, TURBO)]),
-        filters=st.lists(st.one_of(*[st.tuples(st.just(name), values) for name, values in VALUES.items()]), max_size=2),
+        categories=st.sampled_from(
+            [(), (TURBO,), (ENGINE, TURBO), *[(each,) for each in CORE_KINDS], (TURBO, RESOURCE)]
+        ),
+        filters=st.lists(
+            st.one_of(*[st.tuples(st.just(name), ANY | values) for name, values in VALUES.items()]), max_size=2
+        ),
         offset=st.integers(0, 3),
         limit=st.sampled_from([None, 1, 2]),
         every=st.sampled_from([None, 0, 1, 2]),
@@ -205,17 +211,25 @@ class RegistryMachine(RuleBasedStateMachine):
         # All, none, those of every location or every second one; and one that does not exist.
         chosen = known_paths[::every] if every else []
         paths = None if every is None else frozenset((*chosen, "/none"))
-        attributes = tuple([(name, filter_text(value)) for name, value in filters])
+        attributes = tuple([(name, None if value is ... else filter_text(value)) for name, value in filters])
         wanted = [type_id(each) for each in (*categories, *([category] if category else []))]
         expected = []
         for known in self.model[tenant]:
             values = known["values"]
             in_place = category is not None or known["identifier"].startswith(path)
             fits = all(
-                name in values and name != "key" and filter_text(values[name]) == text for name, text in attributes
+                name in values and name != "key" and text in (None, filter_text(values[name]))
+                for name, text in attributes
             )
+            core = "link" if "ends" in known else "resource"
             fits = fits and (paths is None or known["identifier"] in paths)
-            if in_place and fits and all(each in (known["kind"], *known["mixins"]) for each in wanted):
+            if (
+                in_place
+                and fits
+                and all(
+                    each in (known["kind"], *known["mixins"], type_id(ENTITY), CORE_SCHEME + core) for each in wanted
+                )
+            ):
                 expected.append(known["identifier"])
         selection = Selection(path, category, categories, attributes, offset, limit, paths)
         page = self.registry.select(selection, extras_of(tenant))

@@ -20,6 +20,7 @@ from occi.core_model import Kind, Mixin
 from archelon_core.database import Database
 from archelon_core.errors import ConflictError, ForbiddenError, UnavailableError
 from occi_service.attributes import Attribute
+from occi_service.model import LINK, RESOURCE
 from occi_service.registry.base import Selection
 from occi_service.registry.sql import SqlRegistry
 from occi_service.registry.tables import entities, fact, facts
@@ -300,10 +301,13 @@ def test_sqlite_uses_indexes(sqlite_url: str) -> None:
         Selection(limit=50),
         Selection("/x/", limit=50),
         Selection(category=ENGINE, categories=(TURBO,), attributes=(("colour", "red"), ("power", "1")), limit=50),
+        Selection(categories=(RESOURCE,), attributes=(("power", None),), limit=50),
+        Selection(category=ENGINE, categories=(LINK,), attributes=(("power", None), ("colour", "red")), limit=50),
     ):
         registry.select(selection, A)
     statements = [each for each in seen if each[0].startswith("SELECT")]
     assert registry._read.text in [each[0] for each in statements]
+    asked = False
     with database.read() as connection:
         for statement, parameters in statements:
             plan = connection.exec_driver_sql("EXPLAIN QUERY PLAN " + statement, parameters)
@@ -313,6 +317,11 @@ def test_sqlite_uses_indexes(sqlite_url: str) -> None:
             assert not [each for each in before if "TEMP B-TREE" in each], (statement, steps)
             # Only the page itself, or a bounded count, is scanned.
             assert not [each for each in steps if each.startswith("SCAN occi_")], (statement, steps)
+            # Of an attribute with any value, only the entity's own facts are read, not all of that name.
+            present = [each for each in steps if "present_" in each]
+            assert all("(sequence=?)" in each for each in present), (statement, steps)
+            asked = asked or bool(present)
+    assert asked
     database.close()
 
 

@@ -349,3 +349,29 @@ def test_the_states_that_hurtles_clients_see_can_be_sent_back(api: InProcessApi,
         answer = api.ask("alice", method, f"/hurtle{path}", body, headers=fields, kind=kind)
         assert answer.status == 200, answer
     assert api.attributes(path)["org.archelon.generation"] == 1
+
+
+def test_one_request_lists_all_instances_and_nothing_else(api: InProcessApi) -> None:
+    api.publish_demo(name="other", version="2")
+    paths = [api.order(), api.order(), api.order()]
+    uses = wire.DEPENDENCY.scheme + wire.DEPENDENCY.term
+    assert (
+        api.report(paths[0], links=[{"target": "http://dns.example.org/1", "kind": uses, "title": "dns"}]).status == 200
+    )
+
+    def listed(query: str, who: str = "alice") -> list[str]:
+        answer = api.ask(who, "GET", f"/?{query}", accept="text/uri-list")
+        assert answer.status == 200, answer
+        return [line.removeprefix("http://occi.example.org") for line in answer.lines]
+
+    everything = listed("category=entity")
+    assert len([each for each in everything if each.startswith("/record/")]) == 3
+    (link,) = listed("category=link")
+    assert link.startswith("/dependency/")
+    assert listed("category=resource") == [each for each in everything if each != link]
+    query = f"category=resource&{wire.STATE}=*"
+    assert listed(query) == paths
+    assert listed(f"{query}&page=2&number=2") == paths[2:]
+    assert listed(query, "bob") == []
+    # An instance's own token sees only its instance.
+    assert listed(query, api.token(paths[1])) == paths[1:2]
