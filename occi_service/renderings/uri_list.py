@@ -9,7 +9,9 @@ from .text import lines
 
 
 class UriList(Rendering):
-    """One URI per line; lines end in CRLF, and lines that begin with `#` are comments."""
+    """One URI per line; lines that begin with `#` are comments. Written lines end in LF, not RFC 2483's CRLF, which scripts take
+    for a part of the URI (docs/adr/038); lines are read with either end.
+    """
 
     mime_type = "text/uri-list"
     content_type = "text/uri-list; charset=utf-8"
@@ -28,15 +30,15 @@ class UriList(Rendering):
         return Collection(locations=locations)
 
     def write_collection(self, collection: Collection) -> Payload:
-        return Payload("".join([grammar.uri_text(each) + "\r\n" for each in collection.locations]).encode())
+        return Payload("".join([grammar.uri_text(each) + "\n" for each in collection.locations]).encode())
 
     def write_categories(self, categories: list[CategoryDocument]) -> Payload:
         locations = [each.location for each in categories if each.location is not None]
         return self.write_collection(Collection(locations=locations))
 
     def write_done(self) -> Payload:
-        return Payload(b"# OK\r\n")
+        return Payload(b"# OK\n")
 
     def write_error(self, error: ErrorDocument) -> Payload:
         text = super().write_error(error).body.decode()
-        return Payload("".join([f"# {line}\r\n" for line in text.splitlines()]).encode())
+        return Payload("".join([f"# {line}\n" for line in text.splitlines()]).encode())

@@ -271,3 +271,23 @@ def test_a_single_mixin_is_added_and_removed_without_a_list(dialect: Any) -> Non
         assert "mine; " not in call(shop, "GET", "/-/").text
     for wrong in ({"term": "mine"}, {**mine, "term": 1}, {**mine, "mixins": []}, {**mine, "location": None}):
         assert call(shop, "POST", "/-/", body=wrong).status == 400, wrong
+
+
+def test_a_uri_list_is_lines_for_scripts(filled: tuple[Shop, list[str]]) -> None:
+    """`while read` and `grep -x` take a CR for a part of the URI; requests may end lines in either way."""
+    shop, paths = filled
+    absolute = [f"http://{HOST}{each}" for each in paths]
+    for path, expected in (("/box/", absolute), ("/nowhere/", []), ("/-/", None)):
+        text = call(shop, "GET", path, accept="text/uri-list").text
+        assert "\r" not in text
+        assert expected is None or text == "".join([f"{each}\n" for each in expected])
+    assert call(shop, "DELETE", paths[4], accept="text/uri-list").text == "# OK\n"
+    error = call(shop, "GET", paths[0], accept="text/uri-list").text
+    assert error.startswith("# 400 ")
+    assert error.endswith("\n")
+    assert "\r" not in error
+    for end in ("\n", "\r\n", "\n\r\n"):
+        assert (
+            call(shop, "PUT", "/label/", body=end.join(["# two", *paths[:2], ""]), kind="text/uri-list").status == 200
+        )
+        assert listed(shop, "/label/") == paths[:2]
