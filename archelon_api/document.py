@@ -43,6 +43,7 @@ What clients of other projects send is accepted in every rendering:
   chooses. At PUT and in updates the path decides, whatever the id.
 - All that a GET shows may be sent back, by PUT or in an update, including what only the service sets.
 - In JSON, one mixin may be sent to `/-/` without `{"mixins": […]}`, and `{"resources": [one]}` to an entity's path.
+- Also in JSON, a member `location` of an entity is ignored. Text may declare the charset ISO-8859-1 and is then read in it.
 - Attaching a mixin at its location is answered with its collection.
 
 A GET of a collection is filtered by `Category` and `X-OCCI-Attribute` in its header, or in its query: `category=` with a

@@ -33,7 +33,8 @@ _TOO_LARGE: Final = 10**MAX_DIGITS
 MAX_VALUES: Final = 50_000
 
 _ENTITY_MEMBERS: Final = frozenset(
-    ("kind", "id", "mixins", "attributes", "actions", "links", "summary", "title", "source", "target")
+    # `location` is a member that other servers write; where an entity is, the path says.
+    ("kind", "id", "mixins", "attributes", "actions", "links", "summary", "title", "source", "target", "location")
 )
 _CATEGORY_MEMBERS: Final = frozenset(
     ("term", "scheme", "title", "attributes", "parent", "depends", "applies", "actions", "location", "class", "rel")
@@ -151,6 +152,11 @@ def _as_text(value: Any, where: str) -> str:
     return value
 
 
+def _as_id(value: Any, where: str) -> str | None:
+    # Some clients count their entities; what an id may be is the service's to decide, not the syntax's.
+    return str(value) if isinstance(value, int | float) else None if value is None else _as_text(value, where)
+
+
 def _optional_text(members: dict[str, Any], name: str, where: str) -> str | None:
     value = members.get(name)
     return None if value is None else _as_text(value, f"{where}{name}")
@@ -190,7 +196,7 @@ def _entity(value: Any, where: str = "", *, inline: bool = False) -> EntityDocum
     attributes = _as_object(members.get("attributes", {}), where + "attributes")
     entity = EntityDocument(
         kind=_type_id(members["kind"], where + "kind") if members.get("kind") is not None else None,
-        id=_optional_text(members, "id", where),
+        id=_as_id(members.get("id"), where + "id"),
         mixins=_type_ids(members.get("mixins", []), where + "mixins"),
         title=_optional_text(members, "title", where),
         summary=_optional_text(members, "summary", where),
@@ -225,7 +231,9 @@ def _take_core(entity: EntityDocument, name: str, given: Any, where: str) -> Non
     """Move `occi.core.*` from the attributes, where older clients write them, to their members."""
     place = f"{where}attributes.{name}"
     member = name.removeprefix(_CORE_PREFIX)
-    if member in ("id", "title", "summary"):
+    if member == "id":
+        entity.id = entity.id or _as_id(given, place)
+    elif member in ("title", "summary"):
         setattr(entity, member, _as_text(given, place))
     elif member in ("source", "target"):
         if getattr(entity, member) is None:

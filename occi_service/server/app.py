@@ -41,7 +41,7 @@ from ..renderings import (
 )
 from ..renderings.grammar import split_type_id
 from ..renderings.html import Html
-from .endpoints import CollectionEndpoint, Endpoint, EntityEndpoint, QueryEndpoint
+from .endpoints import QUERY_PATHS, CollectionEndpoint, Endpoint, EntityEndpoint, QueryEndpoint
 from .pyssf_renderings import ForeignRendering
 from .request import RequestLimits, Service, writer_of
 
@@ -52,7 +52,6 @@ StartResponse = Callable[..., Any]
 Wsgi = Callable[[dict[str, Any], StartResponse], Iterable[bytes]]
 
 _EXTRAS: Final = "archelon.extras"
-_QUERY_PATHS: Final = ("/-/", "/.well-known/org/ogf/occi/-/")
 
 
 def _default_renderings(dialect: Dialect) -> dict[str, Rendering]:
@@ -88,7 +87,7 @@ class _Router(falcon.routing.CompiledRouter):
                 return found
         if not uri.endswith("/"):
             return self._entity
-        return self._query if uri in _QUERY_PATHS else self._collection
+        return self._query if uri in QUERY_PATHS else self._collection
 
 
 class Application:

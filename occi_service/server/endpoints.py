@@ -32,6 +32,7 @@ from ..registry.base import Page, Selection
 from . import backends, parsing
 from .request import Answer, Exchange, Service, names_any
 
+QUERY_PATHS: Final = ("/-/", "/.well-known/org/ogf/occi/-/")
 _ENTITY_METHODS: Final = ("DELETE", "GET", "HEAD", "OPTIONS", "POST", "PUT")
 _KIND_METHODS: Final = ("DELETE", "GET", "HEAD", "OPTIONS", "POST")
 _MIXIN_METHODS: Final = ("DELETE", "GET", "HEAD", "OPTIONS", "POST", "PUT")
@@ -81,7 +82,10 @@ class Endpoint:
 def _find(exchange: Exchange, path: str) -> Entity:
     found = exchange.find(path)
     if found is None:
-        raise NotFoundError(f"there is nothing at {shown(path)}", "path")
+        collection = path + "/"
+        exists = collection in QUERY_PATHS or exchange.registry.get_category(collection, exchange.extras) is not None
+        hint = f"; the collection is {shown(collection)}" if exists else ""
+        raise NotFoundError(f"there is nothing at {shown(path)}{hint}", "path")
     return found
 
 

@@ -13,7 +13,8 @@ from archelon_core.errors import BadRequestError, NotAcceptableError, Unsupporte
 DEFAULT_MEDIA_TYPE: Final = "text/plain"
 #: Characters of an Accept or Content-Type field. A browser sends under 300.
 _MAX_FIELD: Final = 1024
-_CHARSETS: Final = frozenset(("utf-8", "utf8", "us-ascii", "ascii"))
+_LATIN_1: Final = frozenset(("iso-8859-1", "iso8859-1", "iso_8859-1", "latin-1", "latin1"))
+_CHARSETS: Final = frozenset(("utf-8", "utf8", "us-ascii", "ascii")) | _LATIN_1
 
 
 @functools.lru_cache(maxsize=1024)
@@ -42,7 +43,7 @@ def content_type(field: str | None, readable: tuple[str, ...], *, has_body: bool
     """Return the media type of the request. Default: text/occi without a body, text/plain with one.
 
     Raises:
-        UnsupportedMediaTypeError: no rendering reads it, or its charset is not UTF-8.
+        UnsupportedMediaTypeError: no rendering reads it, or its charset is neither UTF-8 nor ISO-8859-1.
     """
     if not field or not field.strip():
         return DEFAULT_MEDIA_TYPE if has_body else "text/occi"
@@ -52,8 +53,18 @@ def content_type(field: str | None, readable: tuple[str, ...], *, has_body: bool
     media_type = media_type.strip().lower()
     if media_type not in readable:
         raise UnsupportedMediaTypeError(f"{shown(field)} is none of {', '.join(readable)}", "header Content-Type")
-    for parameter in parameters.split(";"):
-        name, _, value = parameter.partition("=")
-        if name.strip().lower() == "charset" and value.strip().strip('"').lower() not in _CHARSETS:
-            raise UnsupportedMediaTypeError(f"{shown(field)}: the charset must be utf-8", "header Content-Type")
+    if not _CHARSETS.issuperset(_charsets(parameters)):
+        raise UnsupportedMediaTypeError(f"{shown(field)}: the charset must be utf-8", "header Content-Type")
     return media_type
+
+
+@functools.lru_cache(maxsize=1024)
+def is_latin_1(field: str | None) -> bool:
+    """Return whether a Content-Type declares ISO-8859-1, which Java's HTTP clients add by themselves to text."""
+    return field is not None and len(field) <= _MAX_FIELD and not _LATIN_1.isdisjoint(_charsets(field))
+
+
+def _charsets(parameters: str) -> list[str]:
+    """Return the values of all `charset` parameters."""
+    found = [each.partition("=") for each in parameters.split(";")]
+    return [value.strip().strip('"').lower() for name, _, value in found if name.strip().lower() == "charset"]

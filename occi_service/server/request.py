@@ -224,9 +224,11 @@ class Exchange:
 
     @property
     def body(self) -> bytes:
-        """The request's body. Raises TooLargeError if it is larger than the limit."""
+        """The request's body, in UTF-8. Raises TooLargeError if it is larger than the limit."""
         if self._body is None:
-            self._body = read_body(self.request, self.service.limits.body)
+            body = read_body(self.request, self.service.limits.body)
+            declared_latin_1 = negotiation.is_latin_1(self.request.env.get("CONTENT_TYPE"))
+            self._body = body.decode("latin-1").encode() if declared_latin_1 else body
         return self._body
 
     @property
