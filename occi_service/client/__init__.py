@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from ..renderings.documents import AttributeDocument, CategoryDocument, EntityDocument, Reference
 from .client import Client
+from .conversation import ANY
 from .entities import Entity
 from .errors import (
     AnswerError,
@@ -46,6 +47,7 @@ from .limits import Retry, Timeout
 from .speech import MediaType
 
 __all__ = [
+    "ANY",
     "AnswerError",
     "AnswerTooLargeError",
     "AttributeDocument",

@@ -386,7 +386,7 @@ class Client:
 
         Args:
             collection: path, or type identifier of a kind or mixin.
-            categories, attributes: filters.
+            categories, attributes: filters. A core kind selects all that derive from it, and `ANY` any value.
             page: only this page, counted from 1.
             number: entities per page.
         """

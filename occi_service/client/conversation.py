@@ -11,9 +11,10 @@ import contextlib
 import dataclasses
 import urllib.parse
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from ..renderings import (
+    Bare,
     CategoryDocument,
     Collection,
     EntityDocument,
@@ -36,6 +37,8 @@ from .refusals import repeats_secret
 from .speech import Formats, has_no_content
 
 QUERY = "/-/"
+#: In a filter: any value of an attribute.
+ANY: Final = Bare("*")
 T = TypeVar("T")
 
 
@@ -45,7 +48,7 @@ class Filter:
 
     Attributes:
         categories: type identifiers that each entity must have.
-        attributes: values that each entity must have.
+        attributes: values that each entity must have; `ANY` for any.
         page: only that page, from 1; None for all of them, one after another.
         number: entities per page.
     """

@@ -141,6 +141,10 @@ def test_list_and_locations(occi: client.Client) -> None:
     assert list(occi.locations("/thing/", page=9, number=3)) == []
     assert list(occi.locations("/thing/", attributes={"test.number": 1})) == paths[1::2]
     assert list(occi.locations("/", categories=[THING])) == paths
+    resource = ["http://schemas.ogf.org/occi/core#resource"]
+    assert len(list(occi.locations("/", categories=resource, number=3))) == 8
+    assert list(occi.locations("/", categories=resource, attributes={"test.number": client.ANY}, number=3)) == paths
+    assert list(occi.locations("/", attributes={"test.string": "*"})) == []
     assert len(list(occi.locations("/"))) == 8
     occi.delete_all(THING)
     assert list(occi.list("/thing/")) == []
