@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -20,7 +20,8 @@ from ..infrastructure.planning import Ensure, Halt, StackRecord, Step, plan, sca
 from ..infrastructure.rendering import DescriptionError
 from ..infrastructure.resolving import WantedNodes, checked_parameters, key_of, outputs, resolve
 from ..infrastructure.resources import Condition, NodeError, ObservedNode, ResourceType, WantedNode
-from .interface import DeployError, Progress, StackOrder, StackResource
+from .interface import DeployError, Log, Progress, StackOrder, StackResource, UnknownNodeError
+from .node_output import TAIL, ShowsOutput, with_output
 
 #: Concurrent steps: enough that a slow one does not block the rest, few enough for a small machine.
 _AT_ONCE = 8
@@ -105,6 +106,14 @@ class DeclarativeStacks:
         """Reject any signal: nodes report readiness by their health. Raises DeployError."""
         raise DeployError("nothing on this platform waits for a signal; a node's health check reports when it is ready")
 
+    def read_log(self, order: StackOrder, node: str, since: int = 0) -> Log:
+        """Return a node's output from position `since` on. Raises UnknownNodeError."""
+        for type_ in self._types.values():
+            found = type_.read_log(order.id, node, since) if isinstance(type_, ShowsOutput) else None
+            if found is not None:
+                return found
+        raise UnknownNodeError(f"the stack has no node {node[:120]!r} whose output can be read")
+
     def advance(self, order: StackOrder, record: Mapping[str, Any] | None) -> Progress:
         """Run one reconcile iteration. Raises DeployError if the order can never be carried out."""
         # A stack can be removed even if its description is no longer valid.
@@ -116,7 +125,10 @@ class DeclarativeStacks:
         observed = self._observe(order.id)
         if wanted.presence == "present":
             observed = self._with_health(wanted, observed)
-        planned = plan(wanted, kept, observed, self._clock())
+        now = self._clock()
+        if wanted.presence == "present":
+            observed = self._with_output(wanted, observed, kept=kept, secrets=order.secrets, now=now)
+        planned = plan(wanted, kept, observed, now)
         errors = self._carry_out(order.id, planned.steps)
         kept = with_errors(planned.record, errors, self._clock()) if errors else planned.record
         return Progress(
@@ -175,6 +187,32 @@ class DeclarativeStacks:
         for type_, pairs in asked.items():
             for key, wrong in self._types[type_].healthy(pairs).items():
                 found[key] = replace(found[key], healthy=not wrong, message=wrong)
+        return found
+
+    def _with_output(
+        self,
+        wanted: WantedNodes,
+        observed: Mapping[str, ObservedNode],
+        *,
+        kept: StackRecord | None,
+        secrets: Collection[str],
+        now: float,
+    ) -> dict[str, ObservedNode]:
+        """Add the last lines of output to the message of each node that failed, or that is overdue to be healthy."""
+        found = dict(observed)
+        hidden = {name for name, each in wanted.description.parameters.items() if each.secret}.union(secrets)
+        values = [str(wanted.parameters[name]) for name in sorted(hidden & wanted.parameters.keys())]
+        for key, seen in observed.items():
+            node, type_ = wanted.description.nodes.get(seen.node), self._types.get(seen.type)
+            if node is None or not isinstance(type_, ShowsOutput):
+                continue
+            is_overdue = seen.healthy is False and now - seen.since >= node.implementation.health.timeout
+            if seen.condition is not Condition.FAILED and not is_overdue:
+                continue
+            if kept is not None and key in kept.nodes and kept.nodes[key].given_up:
+                continue  # its reason is recorded
+            output = type_.read_tail(wanted.stack, key, TAIL)
+            found[key] = replace(seen, message=with_output(seen.message, output, values))
         return found
 
     def _carry_out(self, stack: str, steps: Sequence[Step]) -> dict[str, str]:

@@ -32,6 +32,10 @@ class DeployError(Exception):
     """An order can never be carried out; the text gives reason and remedy, without secrets."""
 
 
+class UnknownNodeError(DeployError):
+    """A stack has no node of this name, or not yet."""
+
+
 class DelegationEndedError(DeployError):
     """The tenant's delegation has ended; the text gives the reason, and what an operator can do."""
 
@@ -203,6 +207,10 @@ class Stacks(Protocol):
     def signal(self, order: StackOrder, resource: str, data: Mapping[str, Any]) -> None:
         """Signal a resource that waits for it. Raises DeployError if none with this name waits."""
         raise DeployError(f"no resource {resource!r} of this stack waits for a signal")
+
+    def read_log(self, order: StackOrder, node: str, since: int = 0) -> Log:
+        """Return the output of a node, as the stack's resources name it, from position `since` on. Raises DeployError."""
+        raise DeployError("the output of this platform's nodes cannot be read")
 
     def advance(self, order: StackOrder, record: Mapping[str, Any] | None) -> Progress:
         """Observe, carry out the steps possible now, and report. Raises DeployError."""

@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
+
+from ..node_output import last_lines
 
 _IMAGE: Final = frozenset(
     ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError")
@@ -61,8 +63,14 @@ def warning(events: Sequence[Json]) -> str:
     return _short(last.get("message"))
 
 
-def of_pod(pod: Json, events: Sequence[Json] = ()) -> Trouble | None:
-    """Return what keeps a pod from being ready, or None."""
+def of_pod(
+    pod: Json, events: Sequence[Json] = (), *, output: bool = True, secrets: Collection[str] = ()
+) -> Trouble | None:
+    """Return what keeps a pod from being ready, or None.
+
+    Args:
+        output: add the message that an ended container left, usually the end of its log. secrets: to hide in it.
+    """
     status = pod.get("status", {})
     conditions = {each["type"]: each for each in status.get("conditions") or ()}
     scheduled = conditions.get("PodScheduled")
@@ -73,7 +81,7 @@ def of_pod(pod: Json, events: Sequence[Json] = ()) -> Trouble | None:
         return Trouble(text, lasting=True)
     containers = [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]
     for container in containers:
-        trouble = _of_container(container)
+        trouble = _of_container(container, output=output, secrets=secrets)
         if trouble is not None:
             return trouble
     if status.get("phase") == "Pending":
@@ -103,7 +111,7 @@ def waits_silently(pod: Json) -> bool:
     return bool(waiting) and all(each.get("reason") in ("ContainerCreating", "PodInitializing") for each in waiting)
 
 
-def _of_container(container: Json) -> Trouble | None:
+def _of_container(container: Json, *, output: bool, secrets: Collection[str]) -> Trouble | None:
     waiting = container.get("state", {}).get("waiting") or {}
     reason = waiting.get("reason", "")
     if reason in _IMAGE:
@@ -116,7 +124,9 @@ def _of_container(container: Json) -> Trouble | None:
     if reason == "CrashLoopBackOff" or (ended and not container.get("ready") and ended.get("exitCode") != 0):
         looping = reason == "CrashLoopBackOff"
         again = f"; restarted {restarts} times" if restarts else ""
-        return Trouble(f"{_ended(ended)}{again}", lasting=looping or restarts > 1)
+        message = last_lines(str(ended.get("message") or "").encode(), secrets) if output else ""
+        text = f"{_ended(ended)}{again}{': ' if message else ''}{message}"
+        return Trouble(text, lasting=looping or restarts > 1)
     return None
 
 
@@ -125,8 +135,7 @@ def _ended(ended: Json) -> str:
         return "was killed for using more memory than its limit"
     if ended.get("signal"):
         return f"killed by signal {ended['signal']}"
-    message = _short(ended.get("message"))
-    return f"exited with status {ended.get('exitCode', '?')}" + (f": {message}" if message else "")
+    return f"exited with status {ended.get('exitCode', '?')}"
 
 
 def _short(text: object) -> str:

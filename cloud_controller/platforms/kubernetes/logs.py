@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import datetime
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from ..interface import Log
@@ -21,6 +21,8 @@ _NANO: Final = 1_000_000_000
 _PIECE: Final = 64 << 10
 _FETCH: Final = 1 << 20
 _MOST: Final = 16 << 20
+#: Lines for the message of a failure; kubelets cut lines at 16 KiB.
+_TAIL_LINES: Final = 20
 
 
 def read_log(api: Api, pods: Sequence[Json], container: str, since: int) -> Log:
@@ -39,6 +41,16 @@ def read_log(api: Api, pods: Sequence[Json], container: str, since: int) -> Log:
         # `sinceTime` has whole seconds: all that was fetched of this second was before `since`.
         fetch *= 4
     return _piece(sorted(lines, key=lambda each: each[0]), since)
+
+
+def read_tail(api: Api, pod: Json, container: str) -> bytes:
+    """Return the last lines of a pod's container; the reason, if the cluster refuses to show them. Raises ApiError."""
+    try:
+        return _request(api, pod, {"container": container, "tailLines": _TAIL_LINES})
+    except ApiError as problem:
+        if not problem.final:
+            raise
+        return f"(it cannot be read: {problem})".encode()
 
 
 def _piece(lines: Iterable[tuple[int, bytes]], since: int) -> Log:
@@ -60,14 +72,18 @@ def _restarted(pod: Json, container: str) -> bool:
 
 
 def _text(api: Api, pod: Json, container: str, *, since: int, previous: bool, limit: int) -> bytes:
-    metadata = pod["metadata"]
-    path = f"/api/v1/namespaces/{metadata['namespace']}/pods/{metadata['name']}/log"
     query: dict[str, str | int] = {"container": container, "timestamps": "true", "limitBytes": limit}
     if since:
         moment = datetime.datetime.fromtimestamp(since // _NANO, datetime.UTC)
         query["sinceTime"] = moment.isoformat().replace("+00:00", "Z")
     if previous:
         query["previous"] = "true"
+    return _request(api, pod, query)
+
+
+def _request(api: Api, pod: Json, query: Mapping[str, str | int]) -> bytes:
+    metadata = pod["metadata"]
+    path = f"/api/v1/namespaces/{metadata['namespace']}/pods/{metadata['name']}/log"
     try:
         return api.text(path, **query)
     except ObjectNotFoundError:

@@ -35,10 +35,12 @@ from ...infrastructure.resources import Condition, NodeError, ObservedNode, Want
 from ...infrastructure.sections import Section, word
 from ..contents import check_texts, filled, pairs_of, text_of
 from ..health import Check, check_all
+from ..interface import Log
 from . import diagnostics
 from .annotations import NODE_KEY, POD, REVISION, STACK, annotations_of, dns_name, label, labels_of
 from .api import ApiError, Json
 from .cluster import Cluster
+from .logs import read_log, read_tail
 from .orchestrators import Runs, pod_security
 
 _CONTENT: Final = ("command", "environment", "env", "files")
@@ -46,6 +48,7 @@ _RESOURCE: Final = ("type", "name", "image", *_CONTENT, "ports", "requests", "li
 _RESTARTS: Final = {"always": "Always", "on-failure": "OnFailure", "never": "Never"}
 _FIRST_PORT: Final = 8080
 _WORK: Final = "/srv/node"
+_CONTAINER: Final = "node"
 _FILES_LIMIT: Final = 700 << 10
 _NEEDS: Final = "archelon.org/needs"
 _NODE: Final = "archelon.org/node"
@@ -148,6 +151,18 @@ class PodNodes:
         answers = check_all([_check_of(wanted, seen) for wanted, seen in asked])
         return {wanted.key: answer for (wanted, _), answer in zip(asked, answers, strict=True)}
 
+    def read_log(self, stack: str, key: str, since: int = 0) -> Log | None:
+        """Return the lines after the moment `since`, see `logs`; None if there is no such node."""
+        pods = self._of("Pod", stack, key)
+        if not pods:
+            return Log(b"", since, since) if self._of("Service", stack, key) else None
+        return read_log(self._cluster.api, pods, _CONTAINER, since)
+
+    def read_tail(self, stack: str, key: str, limit: int) -> bytes:
+        """Return the last lines of the pod's output, at most `limit` bytes."""
+        pod = diagnostics.newest(self._of("Pod", stack, key))
+        return b"" if pod is None else read_tail(self._cluster.api, pod, _CONTAINER)[-limit:]
+
     def _of(self, kind: str, stack: str, key: str = "") -> Sequence[Json]:
         more = {"node_key": key} if key else {}
         return self._cluster.of_kind("v1", kind, stack=stack, component=POD, **more)
@@ -230,7 +245,7 @@ class _PodObjects:
         for part in (resource, content["contextualisation"]):
             command = [text_of(argument) for argument in part.get("command") or []] or command
         container: Json = {
-            "name": "node",
+            "name": _CONTAINER,
             "image": text_of(resource.get("image") or self._runs.image),
             "imagePullPolicy": self._runs.pull_policy,
             "envFrom": [{"secretRef": {"name": f"{self._name}-env"}}],
@@ -370,7 +385,7 @@ def _attributes(service: Json) -> dict[str, Scalar]:
 
 def _observed(service: Json, pod: Json | None) -> ObservedNode:
     annotations = service["metadata"]["annotations"]
-    trouble = None if pod is None else diagnostics.of_pod(pod)
+    trouble = None if pod is None else diagnostics.of_pod(pod, output=False)
     return ObservedNode(
         key=_key_of(service),
         node=str(annotations.get(_NODE, "")),

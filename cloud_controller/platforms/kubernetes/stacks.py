@@ -20,12 +20,13 @@ from typing import Any, Final
 from archelon_core.transactions import forbid_in_transaction
 
 from ...core.stack_health import HEALTHY, StackHealth
-from ..interface import DeployError, Progress, StackOrder, StackResource
+from ..interface import DeployError, Log, Progress, StackOrder, StackResource, UnknownNodeError
 from . import diagnostics
 from .annotations import COMPONENT, GENERATION, NODE, OBJECT, POD, STACK, instance_of, label
 from .api import ApiError, Json, ObjectNotFoundError
 from .cluster import Cluster, describe, describe_held
 from .discovery import UnknownKindError
+from .logs import read_log
 from .outputs import PathError, outputs
 from .policy import TemplatePolicy
 from .readiness import WORKLOADS, ObjectHealth, health, works
@@ -145,6 +146,17 @@ class KubernetesStacks:
     def signal(self, order: StackOrder, resource: str, data: Mapping[str, Any]) -> None:
         """Refused: probes report that objects are ready. Raises DeployError."""
         raise DeployError("Kubernetes has no signals; an object's probes report when it is ready")
+
+    def read_log(self, order: StackOrder, node: str, since: int = 0) -> Log:
+        """Return the output of the first container of a node's pod, such as `web.0`, after the moment `since`; see `logs`."""
+        pods = _numbered(self._cluster.of_kind("v1", "Pod", stack=order.id))
+        if node not in pods:
+            known = ", ".join(pods) or "none"
+            raise UnknownNodeError(
+                f"the stack has no pod {node[:120]!r} whose output can be read; expected one of {known}"
+            )
+        container = pods[node]["spec"]["containers"][0]["name"]
+        return read_log(self._cluster.api, [pods[node]], container, since)
 
     def advance(self, order: StackOrder, record: Mapping[str, Any] | None) -> Progress:
         """Apply what is not applied yet, and return the progress. Raises DeployError."""
@@ -272,6 +284,7 @@ class KubernetesStacks:
             self._cluster.forget_namespaces()
             raise
         pods = self._cluster.of_kind("v1", "Pod", stack=order.id)
+        secrets = [str(order.parameters[name]) for name in order.secrets & order.parameters.keys()]
         troubles: list[str] = []
         failed = down = False
         for each in wanted.objects:
@@ -280,7 +293,7 @@ class KubernetesStacks:
                 continue
             failed |= result.failed
             down |= not works(objects[_key(each)])
-            troubles.append(f"{_name(each)}: {self._why(objects[_key(each)], pods) or result.text}")
+            troubles.append(f"{_name(each)}: {self._why(objects[_key(each)], pods, secrets) or result.text}")
         reason = "; ".join(troubles)[:_REASON]
         if not troubles:
             now = replace(now, status="COMPLETE", reason="", made=True)
@@ -357,7 +370,7 @@ class KubernetesStacks:
                     return ObjectHealth(ready=True)
         return ObjectHealth(ready=False, text="no pod behind it is ready yet")
 
-    def _why(self, found: Json, pods: Sequence[Json]) -> str:
+    def _why(self, found: Json, pods: Sequence[Json], secrets: Sequence[str]) -> str:
         """Describe what keeps a workload's pods from being ready, or a claim from having a volume."""
         if found["kind"] == "PersistentVolumeClaim":
             warning = diagnostics.warning(self._cluster.events(found))
@@ -377,7 +390,8 @@ class KubernetesStacks:
             if not (is_own or is_job) or pod["metadata"].get("deletionTimestamp"):
                 continue
             has_pods = True
-            trouble = diagnostics.of_pod(pod, self._cluster.events(pod) if diagnostics.waits_silently(pod) else ())
+            events = self._cluster.events(pod) if diagnostics.waits_silently(pod) else ()
+            trouble = diagnostics.of_pod(pod, events, secrets=secrets)
             if trouble is not None:
                 return trouble.text
         # Of the workloads, only Deployments report in their status that pods are rejected.
@@ -395,15 +409,21 @@ class KubernetesStacks:
         pods: Sequence[Json] = (),
     ) -> Progress:
         shown = [StackResource(_name(each), each["kind"], _uid(each), _state(each)) for each in objects]
-        # Pods are numbered, not named: scaling changes the number of a node's pods.
-        counted: dict[str, int] = {}
-        for pod in sorted(pods, key=lambda each: (each["metadata"].get("creationTimestamp"), each["metadata"]["name"])):
-            labels = pod["metadata"].get("labels") or {}
-            node = labels.get(NODE)
-            if node and labels.get(COMPONENT) == POD and not pod["metadata"].get("deletionTimestamp"):
-                counted[node] = counted.get(node, -1) + 1
-                shown.append(StackResource(f"{node}.{counted[node]}", "Pod", _uid(pod), _state(pod)))
+        shown += [StackResource(name, "Pod", _uid(pod), _state(pod)) for name, pod in _numbered(pods).items()]
         return Progress(record=vars(now), state=now.state, reason=reason, outputs=outputs, resources=shown, again=again)
+
+
+def _numbered(pods: Sequence[Json]) -> dict[str, Json]:
+    """Return the nodes' pods by name, such as `web.0`. They are numbered: scaling changes the number of a node's pods."""
+    found: dict[str, Json] = {}
+    counted: dict[str, int] = {}
+    for pod in sorted(pods, key=lambda each: (each["metadata"].get("creationTimestamp"), each["metadata"]["name"])):
+        labels = pod["metadata"].get("labels") or {}
+        node = labels.get(NODE)
+        if node and labels.get(COMPONENT) == POD and not pod["metadata"].get("deletionTimestamp"):
+            counted[node] = counted.get(node, -1) + 1
+            found[f"{node}.{counted[node]}"] = pod
+    return found
 
 
 def _action(kept: _Record | None, order: StackOrder) -> str:

@@ -38,7 +38,7 @@ from archelon_core.private_files import private_directory
 from ...core.labels import Labels
 from ..health import Spawn
 from . import locks, processes
-from .logs import LogChunk, read_log
+from .logs import LogChunk, read_log, read_tail
 from .orders import LaunchError, Name, ProcessOrder, ProcessProgram, ProcessState, Running
 from .port_allocator import PortAllocator, PortError
 from .sandbox import Sandbox
@@ -267,6 +267,10 @@ class Launcher:
     def read_log(self, name: Name, since: int = 0, *, limit: int = 65536) -> LogChunk:
         """Return output from position `since` on, at most `limit` bytes; continue from the chunk's `next`."""
         return read_log(self._directory(name) / "log", since, limit)
+
+    def read_tail(self, name: Name, limit: int) -> bytes:
+        """Return the last bytes of the output, at most `limit`."""
+        return read_tail(self._directory(name) / "log", limit)
 
     def write(self, name: Name, path: str, text: str) -> None:
         """Write a file to a process' directory, owned by its user. Raises LaunchError, OSError."""

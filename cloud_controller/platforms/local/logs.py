@@ -33,10 +33,7 @@ def read_log(directory: Path, since: int, limit: int) -> LogChunk:
     """
     if since < 0 or limit < 1:
         raise ValueError("the position must not be negative and the limit must be positive")
-    try:
-        starts = sorted(int(entry.name) for entry in directory.iterdir())
-    except FileNotFoundError:
-        starts = []
+    starts = _starts(directory)
     if not starts:
         return LogChunk(b"", since, since)  # no output yet
     for start, after in zip(starts, [*starts[1:], None], strict=True):
@@ -51,3 +48,25 @@ def read_log(directory: Path, since: int, limit: int) -> LogChunk:
             continue  # rotated away since the listing; the next segment is now the oldest
         return LogChunk(data, position, position + len(data))
     return LogChunk(b"", since, since)
+
+
+def read_tail(directory: Path, limit: int) -> bytes:
+    """Return the last bytes of the output, at most `limit`."""
+    starts = _starts(directory)
+    try:
+        end = starts[-1] + (directory / str(starts[-1])).stat().st_size if starts else 0
+    except FileNotFoundError:
+        return b""  # removed since the listing
+    data, position = b"", max(0, end - limit)
+    # What is written in the meantime is not waited for.
+    while position < end and (chunk := read_log(directory, position, limit)).data:
+        data += chunk.data
+        position = chunk.next
+    return data[-limit:]
+
+
+def _starts(directory: Path) -> list[int]:
+    try:
+        return sorted(int(entry.name) for entry in directory.iterdir())
+    except FileNotFoundError:
+        return []

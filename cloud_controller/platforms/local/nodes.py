@@ -28,6 +28,7 @@ from ...infrastructure.resources import Condition, NodeError, ObservedNode, Want
 from ...infrastructure.sections import Section, word
 from ..contents import check_texts, filled, pairs_of, text_of
 from ..health import Check, check_all
+from ..interface import Log
 from .launcher import Launcher
 from .orders import HERE, LaunchError, Name, ProcessLimits, ProcessOrder, ProcessProgram, ProcessState, Restart, Running
 from .port_allocator import system_port_refusal
@@ -140,6 +141,17 @@ class ProcessNodes:
         """Run all checks concurrently; return the problems by key."""
         problems = check_all([self._check_of(wanted, seen) for wanted, seen in asked])
         return {wanted.key: problem for (wanted, _), problem in zip(asked, problems, strict=True)}
+
+    def read_log(self, stack: str, key: str, since: int = 0) -> Log | None:
+        """Return output from position `since` (bytes) on; None if there is no such process."""
+        for name in self._names(stack, key):
+            chunk = self._launcher.read_log(name, since)
+            return Log(chunk.data, chunk.start, chunk.next)
+        return None
+
+    def read_tail(self, stack: str, key: str, limit: int) -> bytes:
+        """Return the last bytes of output, at most `limit`."""
+        return b"".join([self._launcher.read_tail(name, limit) for name in self._names(stack, key)])
 
     def _names(self, stack: str, key: str | None) -> list[Name]:
         # By name, not by notes: an interrupted removal may have deleted those.

@@ -36,7 +36,7 @@ ENDED = {"terminated": {"exitCode": 4, "reason": "Error", "message": "no\n such 
         (pod("Pending", PodScheduled="False"), "no node can take it: m", True),
         (
             pod(container=waiting("CrashLoopBackOff", "back-off", lastState=ENDED, restartCount=3)),
-            "exited with status 4: no such file; restarted 3 times",
+            "exited with status 4; restarted 3 times: no | such file",
             True,
         ),
         (
@@ -55,6 +55,16 @@ ENDED = {"terminated": {"exitCode": 4, "reason": "Error", "message": "no\n such 
 )
 def test_a_reason_is_one_sentence(found: dict[str, Any], text: str, lasting: bool) -> None:
     assert diagnostics.of_pod(found) == diagnostics.Trouble(text, lasting)
+
+
+def test_the_message_of_a_container_is_its_end_without_secrets() -> None:
+    message = "".join([f"line {number}\n" for number in range(200)]) + "\x1b[1mfailed with s3cret\n"
+    found = pod(container={"state": {"terminated": {"exitCode": 1, "message": message}}})
+    trouble = diagnostics.of_pod(found, secrets=["s3cret"])
+    assert trouble is not None
+    assert trouble.text.startswith("exited with status 1: line 196 | ")
+    assert trouble.text.endswith(r" | line 199 | \x1b[1mfailed with [hidden]")
+    assert diagnostics.of_pod(found, output=False) == diagnostics.Trouble("exited with status 1", lasting=False)
 
 
 def test_a_ready_pod_has_no_trouble() -> None:

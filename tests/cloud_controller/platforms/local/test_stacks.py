@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import time
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 
 from cloud_controller.platforms.declarative_stacks import DeclarativeStacks
-from cloud_controller.platforms.interface import DeployError, Progress, StackOrder, Stacks
+from cloud_controller.platforms.interface import DeployError, Progress, StackOrder, Stacks, UnknownNodeError
 from cloud_controller.platforms.local.launcher import Launcher
 from cloud_controller.platforms.local.nodes import ProcessNodes
 from cloud_controller.platforms.local.sandbox import Sandbox
@@ -244,3 +245,49 @@ def test_concurrent_workers_create_nothing_twice(
     # Per key a directory, a port, a process (wrapper and first process of a sandbox), and a supervisor.
     assert len(launcher.remains("i-1")) == 6 * (4 if sandbox is None else 5)
     assert len(set(pids(launcher).values()) - {None}) == 6
+
+
+_FAILING = """
+infra_name: failing
+parameters:
+  word: {type: string, secret: true}
+nodes: [{name: web, type: web}]
+'node_def:web':
+  - resource:
+      type: process
+      command: [sh, -c, "%s"]
+      ports: [http]
+    health_check: {ports: [http], timeout: 900}
+"""
+
+
+@pytest.mark.parametrize(
+    ("then", "problem"), [("exit 3", "exited with status 3"), ("sleep 1000", "not healthy for 900 s")]
+)
+def test_a_failure_ends_with_the_nodes_last_output(launcher: Launcher, then: str, problem: str) -> None:
+    lines = "; ".join([f"echo line {number}" for number in range(1, 7)])
+    says = rf"{lines}; printf 'with \\033[31m${{parameters.word}}\\n' >&2; {then}"
+    nodes = ProcessNodes(launcher)
+
+    later = itertools.count(1000, step=1000)
+
+    def clock() -> float:
+        # The timeout passes between two iterations, once everything is written.
+        return time.time() + (next(later) if b"with" in nodes.read_tail("s1", "web.0", 1000) else 0)
+
+    stacks = DeclarativeStacks({"process": nodes}, attempts=0, clock=clock)
+    failed = Driver(stacks).settle(order(_FAILING % says, parameters={"word": "s3cret"}))
+    assert failed.state == "ROLLBACK_COMPLETE"
+    assert problem in failed.reason
+    assert r"; its last output: line 3 | line 4 | line 5 | line 6 | with \x1b[31m[hidden]" in failed.reason
+
+
+def test_a_nodes_output_is_read_by_its_key(driver: Driver, launcher: Launcher) -> None:
+    text = sleepers({"web": []}).replace("[sleep, '1000']", "[sh, -c, 'echo here; exec sleep 1000']")
+    wanted = order(text)
+    driver.settle(wanted)
+    found = driver.stacks.read_log(wanted, "web.0")
+    assert (found.data, found.start) == (b"here\n", 0)
+    assert driver.stacks.read_log(wanted, "web.0", found.next).data == b""
+    with pytest.raises(UnknownNodeError, match=r"no node 'web\.1'"):
+        driver.stacks.read_log(wanted, "web.1")
