@@ -19,12 +19,13 @@ from dataclasses import replace
 from typing import Any, Final, TypeVar
 
 import keystoneauth1.exceptions
+import requests
 from heatclient.v1.client import Client
 
 from archelon_core.backoff import Backoff
 
 from ...core.labels import Labels
-from ..interface import DeployError, Progress, StackOrder, StackResource
+from ..interface import DeployError, Log, Progress, StackOrder, StackResource, UnknownNodeError
 from . import resources
 from .connection import ConflictError, HeatConnections, NotFoundError
 from .orders import Request, labels_of, request_of, stack_name
@@ -48,6 +49,8 @@ _UNTIL_SEEN: Final = 15.0
 _UNTIL_CREATED: Final = 60.0
 #: Maximum length of a reason.
 _LONGEST_REASON: Final = 1000
+#: Maximum bytes of a piece of a console's output.
+_PIECE: Final = 64 << 10
 _CHANGES: Final = {
     "added": "CREATE",
     "updated": "UPDATE",
@@ -128,6 +131,29 @@ class HeatStacks:
             client.resources.signal(found.stack, found.name, data=dict(data))
 
         self._call(order.labels, send, ())
+
+    def read_log(self, order: StackOrder, node: str, since: int = 0) -> Log:
+        """Return what Nova has of a server's console from byte `since` on. Raises DeployError."""
+
+        def find(client: Client) -> resources.FoundResource | None:
+            present = _get(client, stack_name(order))
+            return None if present is None else resources.locate(client, _path(present), node)
+
+        found = self._call(order.labels, find, ())
+        if found is None or not found.id:
+            raise UnknownNodeError(f"the stack has no resource {node[:120]!r}, or it is not created yet")
+        if not found.type.endswith("Nova::Server"):
+            raise DeployError(f"{found.path} is of the type {found.type}; only a server has output, its console's")
+        answer = self._connections.send(
+            order.labels, "compute", "POST", f"/servers/{found.id}/action", document={"os-getConsoleOutput": {}}
+        )
+        if answer.status_code != requests.codes.ok:
+            raise DeployError(f"Nova does not return the console of {found.path}: status {answer.status_code}")
+        console = str(answer.json().get("output") or "").encode()
+        # Nova may have fewer bytes than before, if the server was rebuilt.
+        start = min(since, len(console))
+        data = console[start : start + _PIECE]
+        return Log(data, start, start + len(data))
 
     def advance(self, order: StackOrder, record: Mapping[str, Any] | None) -> Progress:
         """Take the next step. Raises DeployError if the order can never be carried out."""
