@@ -92,6 +92,8 @@ READ_CATALOGUE: Final = Rule("catalogue:read")
 VALIDATE: Final = Rule("document:validate")
 #: Read an instance's stacks, logs, monitors and other objects.
 READ_OBJECTS: Final = Rule("object:read")
+#: Read the output of an instance's nodes.
+READ_OUTPUT: Final = Rule("output:read")
 #: Create, change and delete those objects, delegations and disposals.
 WRITE_OBJECTS: Final = Rule("object:write")
 #: Upload bundles to deploy, run own applications there, and add services to the catalogue.
@@ -176,6 +178,15 @@ GRANTS: Final[tuple[Grant, ...]] = (
         READ_OBJECTS,
         {
             Scope.OWN_TENANT: (Role.PROVIDER, Role.SERVICE),
+            Scope.OWN_INSTANCE: (Role.INSTANCE,),
+            Scope.ANY: (Role.OPERATOR,),
+        },
+    ),
+    *_grants(
+        READ_OUTPUT,
+        {
+            # Without read-only: the output may contain the tenant's secrets.
+            Scope.OWN_TENANT: (Role.TENANT, Role.PROVIDER, Role.SERVICE),
             Scope.OWN_INSTANCE: (Role.INSTANCE,),
             Scope.ANY: (Role.OPERATOR,),
         },

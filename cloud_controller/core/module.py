@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 from collections.abc import Callable, Iterable
 from typing import Any, Final, Protocol
 from wsgiref.types import WSGIEnvironment
@@ -40,6 +41,8 @@ class Module(Protocol):
     shared: tuple[str, ...] = ()
     #: Whether it accepts tenants' own tokens.
     open_to_tenants: bool = False
+    #: Paths at which it accepts them for GET even so; their handlers check the caller.
+    open_paths: re.Pattern[str] | None = None
 
     def register(self, application: Application) -> None:
         """Publish kinds, actions and routes."""
@@ -69,7 +72,7 @@ class ModuleApplication(KnownCaller):
             # A probe, which is not an OCCI route.
             return self._call_occi(environ, response)
         environ[TENANT] = caller.tenant_id
-        if not self._module.open_to_tenants:
+        if not self._module.open_to_tenants and not self._is_open(environ, path):
             try:
                 access.check_served(caller)
             except ForbiddenError as error:
@@ -84,6 +87,10 @@ class ModuleApplication(KnownCaller):
         if not path.startswith(self._module.shared):
             extras["identity"] = self._effective_identity(caller, path)
         return self._call_occi(environ, response, **extras)
+
+    def _is_open(self, environ: WSGIEnvironment, path: str) -> bool:
+        paths = self._module.open_paths
+        return paths is not None and environ.get("REQUEST_METHOD") == "GET" and paths.fullmatch(path) is not None
 
     def _effective_identity(self, caller: Identity, path: str) -> Identity:
         """Return the identity with which to access the registry."""

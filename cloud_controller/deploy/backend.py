@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,7 +19,7 @@ from ..core.module import Module
 from ..core.resources import Objects
 from .applications import AppBackend, ApplicationBackend
 from .bundles import BundleBackend, BundleRoute, Bundles, DigestConverter
-from .logs import LogRoute
+from .logs import LogRoute, NodeLogs
 from .regions import Regions
 from .stacks import StackBackend
 
@@ -39,6 +40,7 @@ class DeployModule(Module):
     """Bundles, applications and stacks. The database holds the bundles' archives, `limits` are theirs."""
 
     name = "deploy"
+    open_paths = re.compile(rf"{deploy.APPLICATION.location}[^/]+/logs")
 
     def __init__(
         self, objects: Objects, regions: Regions, *, database: Database, limits: bundles.ArchiveLimits | None = None
@@ -67,6 +69,8 @@ class DeployModule(Module):
         application.falcon.router_options.converters["digest"] = DigestConverter
         archives = BundleRoute(registry, held, database=self._database, limits=self._limits)
         application.falcon.add_route("/bundle/{digest:digest}", archives)
-        for kind in (deploy.APPLICATION, deploy.APP):
-            route = LogRoute(registry, self._regions.applications, location=kind.location)
-            application.falcon.add_route(f"{kind.location}{{instance}}/logs", route)
+        nodes = NodeLogs(registry, self._objects, self._regions, database=self._database)
+        route = LogRoute(registry, self._regions.applications, nodes=nodes)
+        application.falcon.add_route(f"{deploy.APPLICATION.location}{{instance}}/logs", route)
+        route = LogRoute(registry, self._regions.applications, location=deploy.APP.location)
+        application.falcon.add_route(f"{deploy.APP.location}{{instance}}/logs", route)

@@ -363,6 +363,14 @@ def free_probes(walk: Walk) -> Iterator[Probe]:
             kind = deploy.APP if own is walk.app else deploy.APPLICATION
             thing = Thing(f"/deploy{kind.location}{own.instance}", own.tenant, own.instance)
             yield Probe("GET", f"{thing.path}/logs", expected_for_object(caller, rules.READ_OBJECTS, thing), caller)
+            if own is not walk.app:
+                # Whoever may read a node's output gets it or a 404: no node runs here.
+                may = granted(rules.READ_OUTPUT, caller, Thing("", caller.tenant, caller.instance))
+                expected = "404" if may else "403" if caller.role else "401"
+                yield Probe("GET", f"{thing.path}/logs?node=web.0", expected, caller)
+                # The other methods, and the rest of the module, stay closed to tenants.
+                early = refusal_of_token(caller, "deploy")
+                yield Probe("POST", f"{thing.path}/logs?node=web.0", early or "405", caller)
 
 
 def bundle_probes(walk: Walk, caller: Caller) -> Iterator[Probe]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import threading
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ import falcon.testing
 import pytest
 
 from archelon_api import deploy, disposal
+from archelon_core import auth
 from cloud_controller.app import web
 from cloud_controller.deploy.logs import LogRoute
 from occi_service.server.app import Application
@@ -76,10 +76,22 @@ def test_only_its_tenant_may_read_the_log_of_an_app(system: System) -> None:
         system.wait(lambda: system.gone(path))
 
 
-def test_the_number_of_following_readers_is_limited(system: System) -> None:
+# Of two places, one tenant gets one.
+@pytest.mark.parametrize("followers", [1, 2])
+def test_the_number_of_following_readers_is_limited(system: System, followers: int) -> None:
     instance = new_instance()
     assert put_application(system, instance).status_code == 201
-    extras = {"identity": Identified("t-1")}
+    provider = auth.Identity(
+        subject="bob",
+        tenant_id=auth.TenantId("t-1"),
+        tenant_name="",
+        roles=frozenset({auth.Role.PROVIDER}),
+        kind=auth.TokenKind.USER,
+        expires=None,
+        issuer="realm",
+        token_id="1",
+    )
+    extras = {"identity": provider, "caller": provider}
     holding, go_on = threading.Semaphore(0), threading.Event()
 
     def sleep(_seconds: float) -> None:
@@ -91,7 +103,9 @@ def test_the_number_of_following_readers_is_limited(system: System) -> None:
         module.register(Application(registry))
     # Each read of the clock advances it by the follow timeout, so a reader times out after one sleep.
     ticks = itertools.count(step=20)
-    route = LogRoute(registry, system.platform.applications, followers=1, clock=lambda: float(next(ticks)), sleep=sleep)
+    route = LogRoute(
+        registry, system.platform.applications, followers=followers, clock=lambda: float(next(ticks)), sleep=sleep
+    )
 
     def follow() -> None:
         environ = falcon.testing.create_environ(query_string="since=0&follow=1")
@@ -111,8 +125,3 @@ def test_the_number_of_following_readers_is_limited(system: System) -> None:
     second.join(timeout=60)
     assert not alive
     assert not first.is_alive()
-
-
-@dataclasses.dataclass(frozen=True)
-class Identified:
-    tenant_id: str

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 
 import bundles
 from archelon_api import deploy, names
+from archelon_core import auth
 from cloud_controller.app.worker import worker_of
 from cloud_controller.core.notifications import TOPIC, Notification
 from occi_service import client
@@ -387,3 +388,73 @@ def test_a_notification_is_redelivered_until_it_is_acknowledged(system: System) 
     # A redelivery is not a failure.
     assert rested is not None
     assert (rested.outcome, rested.attempt, rested.reason) == ("done", 0, None)
+
+
+@pytest.fixture
+def people(tmp_path: Path, system: System) -> dict[str, str]:
+    """Tokens of users by role; `stranger` is a tenant of another tenant."""
+    realm = auth.RealmFile(tmp_path / "realm.yaml", system.dependencies.clock)
+    tokens = {}
+    for tenant, users in (("ours", ("tenant", "read-only", "provider", "operator")), ("theirs", ("stranger",))):
+        realm.add_tenant(tenant)
+        for user in users:
+            realm.add_user(user, tenant=tenant, roles=["tenant" if user == "stranger" else user])
+            tokens[user] = realm.issue_token(user, tenant=tenant, lifetime=None).secret
+    system.rebuild(realm=auth.Realm(realm, system.dependencies.clock))
+    return {**tokens, "id": realm.read().tenants["ours"].id}
+
+
+def test_a_tenant_reads_the_output_of_its_own_nodes(system: System, people: dict[str, str]) -> None:
+    instance, other = new_instance(), new_instance()
+    ours = system.service_token(tenant=people["id"])
+    put_bundle(system, token=ours)
+    says = "[sh, -c, 'echo here; exec sleep 1000']"
+    template = STACK.replace("[sleep, '1000']", says)
+    assert put_application(system, instance, token=ours).status_code == 201
+    assert put_application(system, other, token=ours).status_code == 201
+    assert put_stack(system, instance, token=ours, **{deploy.STACK_TEMPLATE: template}).status_code == 201
+    path = f"/deploy{deploy.application_path(instance)}/logs"
+
+    def answer(token: str, query: str = "node=web.0") -> Any:
+        return system.call("GET", path, token=token, query=query)
+
+    with system.worker():
+        found = system.wait(lambda: (got := answer(people["tenant"])).status_code == 200 and got.content and got)
+    assert (found.content, found.headers[deploy.LOG_START], found.headers[deploy.LOG_NEXT]) == (b"here\n", "0", "5")
+    assert answer(people["tenant"], "node=web.0&since=5&stack=main&region=local").content == b""
+    for token in (people["provider"], people["operator"], system.instance_token(instance, tenant=people["id"]), ours):
+        assert answer(token).content == b"here\n"
+    strangers = (people["stranger"], system.instance_token(other, tenant=people["id"]), system.service_token())
+    assert [answer(token).status_code for token in strangers] == [404, 404, 404]
+    assert answer(people["read-only"]).status_code == 403
+    # The orchestrator's log, and everything else, stays closed to the tenant.
+    assert answer(people["tenant"], "").status_code == 403
+    assert system.call("GET", path.removesuffix("/logs"), token=people["tenant"], query="node=web.0").status_code == 403
+    assert system.call("GET", stack_at(instance), token=people["tenant"]).status_code == 403
+    for query, words in (("node=web.7", "web.7"), ("node=web.0&region=moon", "no stack"), ("node=web.0&stack=x", "no")):
+        missing = answer(people["tenant"], query)
+        assert (missing.status_code, words in missing.text) == (404, True)
+    assert answer(people["tenant"], "node=web.0&node=db.0").status_code == 400
+    assert answer(people["tenant"], f"node={'x' * 256}").status_code == 400
+
+
+def test_a_node_of_several_stacks_is_chosen_by_its_stack(system: System) -> None:
+    instance = new_instance()
+    put_bundle(system)
+    assert put_application(system, instance).status_code == 201
+    for name in ("main", "more"):
+        path = "/deploy" + deploy.stack_path(instance, name, "local")
+        attributes = {
+            **labels(instance),
+            deploy.STACK_NAME: name,
+            names.REGION: "local",
+            deploy.STACK_FORMAT: "infrastructure",
+            deploy.STACK_TEMPLATE: STACK,
+        }
+        assert system.call("PUT", path, kind=deploy.STACK, attributes=attributes).status_code == 201
+    path = f"/deploy{deploy.application_path(instance)}/logs"
+    with system.worker():
+        system.wait(lambda: system.call("GET", path, query="node=web.0").status_code == 409)
+    answer = system.call("GET", path, query="node=web.0")
+    assert "main in local, more in local" in answer.text
+    assert system.call("GET", path, query="node=web.0&stack=more").status_code == 200
