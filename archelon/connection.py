@@ -13,6 +13,7 @@ import functools
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -90,8 +91,15 @@ def find(
     return Connection(given, token, cloud)
 
 
-def service_options(role: str = "tenant") -> Callable[[Command], Command]:
-    """Decorate a command with the connection options, with a default for `--as`, and a `connection` argument."""
+def service_options(
+    role: str = "tenant", *, unless: Mapping[str, str] = MappingProxyType({})
+) -> Callable[[Command], Command]:
+    """Decorate a command with the connection options, with a default for `--as`, and a `connection` argument.
+
+    Args:
+        unless: other defaults, by the name of an option with which they apply.
+    """
+    default = role
 
     def decorate(command: Command) -> Command:
         @click.option("--url", help="URL of the service manager; default ARCHELON_URL.")
@@ -103,12 +111,25 @@ def service_options(role: str = "tenant") -> Callable[[Command], Command]:
             type=click.Path(path_type=Path),
             help="State directory of `archelon dev`; default ARCHELON_STATE, else searched upwards.",
         )
-        @click.option("--as", "role", type=click.Choice(_ROLES), default=role, help="Role whose token to use.")
+        @click.option("--as", "role", type=click.Choice(_ROLES), help="Role whose token to use.")
         @functools.wraps(command)
         def wrapped(
-            *arguments: Any, url: str | None, token_file: Path | None, state: Path | None, role: str, **options: Any
+            *arguments: Any,
+            url: str | None,
+            token_file: Path | None,
+            state: Path | None,
+            role: str | None,
+            **options: Any,
         ) -> Any:
-            found = find(url=url, token_file=token_file, state=state, role=role, environ=os.environ, here=Path.cwd())
+            usual = next((each for name, each in unless.items() if options[name] is not None), default)
+            found = find(
+                url=url,
+                token_file=token_file,
+                state=state,
+                role=role or usual,
+                environ=os.environ,
+                here=Path.cwd(),
+            )
             return command(*arguments, connection=found, **options)
 
         return wrapped  # type: ignore[return-value]

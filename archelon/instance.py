@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, BinaryIO, Final
+from urllib.parse import urlencode
 
 import click
 
@@ -20,7 +23,7 @@ from .errors import CommandError, Status
 from .follow import await_settled, follow
 from .instance_order import Order, confirm, delete_all, delete_one, order_of, read_order, show_dry_run
 from .lookup import action_of, instance_at, service_named, services
-from .output import Output, output_option
+from .output import Output, for_terminal, output_option
 from .values import ask_missing, read_values
 
 #: Seconds between two polls of a log if the service does not wait.
@@ -258,17 +261,37 @@ def events(name: str, connection: Connection, output: Output) -> None:
 
 @instance.command()
 @_name
+@click.option("--node", help="A node's output instead of the orchestrator's log, such as web.0; see `instance show`.")
+@click.option("--stack", help="Name of the node's stack, if several have such a node.")
+@click.option("--region", help="Region of the node's stack, if several have such a node.")
 @click.option("--follow", "-f", "following", is_flag=True, help="Follow the log until Ctrl-C.")
-@service_options("operator")
-def logs(name: str, following: bool, connection: Connection) -> None:
-    """Print the log of an instance's orchestrator, from the cloud controller. Needs the role operator or provider."""
-    identifier = name.rpartition("/")[2]
-    if not _is_id(name):
-        with connection.open() as manager:
-            identifier = instance_at(manager, name).rpartition("/")[2]
+@service_options("operator", unless={"node": "tenant"})
+def logs(
+    name: str, node: str | None, stack: str | None, region: str | None, following: bool, connection: Connection
+) -> None:
+    """Print the log of an instance's orchestrator, or the output of one of its nodes, from the cloud controller.
+
+    The orchestrator's log needs the role operator or provider; a node's output is also for the instance's tenant.
+    """
+    if node is None and (stack or region):
+        raise CommandError("--stack and --region choose a node's stack; give --node", status=Status.USAGE)
+    chosen = {key: value for key, value in (("node", node), ("stack", stack), ("region", region)) if value}
     with connection.module("deploy") as module:
-        for piece in _log(module, identifier, following=following):
-            click.echo(piece, nl=False)
+        for piece in _log(module, _identifier(connection, name), following=following, chosen=chosen):
+            click.echo(for_terminal(piece) if sys.stdout.isatty() else piece, nl=False)
+
+
+def _identifier(connection: Connection, name: str) -> str:
+    """Return the id of an instance, which differs from that of its path if its tenant chose the path."""
+    with connection.open() as manager:
+        try:
+            found = manager.get(instance_at(manager, name))
+        except (client.NotFoundError, client.ForbiddenError, CommandError):
+            # An operator or provider may know the id of an instance that the service manager does not show to them.
+            if not _is_id(name):
+                raise
+            return name.rpartition("/")[2]
+        return str(found.attributes.get(names.INSTANCE) or found.location.rpartition("/")[2])
 
 
 def _lifecycle_command(term: str, help_text: str) -> click.Command:
@@ -403,13 +426,20 @@ def _is_id(name: str) -> bool:
         return False
 
 
-def _log(module: client.Client, identifier: str, *, following: bool) -> Iterator[str]:
-    """Yield pieces of an orchestrator's log. Each response names the next position, so no piece is lost or repeated."""
+def _log(
+    module: client.Client, identifier: str, *, following: bool, chosen: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[str]:
+    """Yield pieces of an orchestrator's log, or of the chosen node's output.
+
+    Each response names the next position, so no piece is lost or repeated.
+    """
     position = "0"
+    more = {"follow": "1"} if following else {}
     # A piece may end within a multi-byte character.
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     while True:
-        path = f"{deploy.application_path(identifier)}/logs?since={position}{'&follow=1' if following else ''}"
+        query = urlencode({"since": position, **chosen, **more})
+        path = f"{deploy.application_path(identifier)}/logs?{query}"
         asked = time.monotonic()
         piece = module.download(path, accept="text/plain")
         position = piece.headers.get(deploy.LOG_NEXT.lower(), position)

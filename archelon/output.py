@@ -17,6 +17,8 @@ from typing import Any, TypeVar
 
 import click
 
+from archelon_core.control_characters import escaped
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -89,9 +91,15 @@ def output_option(command: Command) -> Command:
     return wrapped  # type: ignore[return-value]
 
 
+def for_terminal(text: str) -> str:
+    """Return text of unknown origin as a terminal may receive it: control characters escaped, but newlines and tabs."""
+    return escaped(text.replace("\r\n", "\n"), kept="\n\t")
+
+
 def _text(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, list | dict):
         return json.dumps(value)
-    return str(value)
+    # An orchestrator's author may have chosen the value.
+    return for_terminal(str(value)) if sys.stdout.isatty() else str(value)

@@ -97,6 +97,11 @@ def test_an_instances_lifecycle(running: Dev, greeter: str) -> None:
     logged = running("instance", "logs", identifier)
     assert logged.status == Status.DONE, logged.err
     assert logged.out
+    # The tenant's token is used, and the node has logged the request for its page.
+    printed = running("instance", "logs", identifier, "--node", "web.0")
+    assert printed.status == Status.DONE, printed.err
+    assert '"GET / HTTP/1.1" 200' in printed.out
+    assert running("instance", "logs", identifier, "--node", "web.1").status == Status.NOT_FOUND
 
     gone = running("instance", "delete", identifier, "-o", "json")
     assert gone.json == {"path": instance["path"], "state": "gone"}, gone.err

@@ -1,11 +1,22 @@
-"""`archelon instance logs`: every byte once, across rotated logs and pieces that split characters."""
+"""`archelon instance logs`: every byte once, across rotated logs and split characters, and none that controls a terminal."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import urllib.parse
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import pytest
+
+import archelon.connection
+from archelon.errors import Status
 from archelon.instance import _log
+from archelon.main import main
 from archelon_api import deploy
 from cloud_controller.platforms.local.logs import read_log
 from occi_service.client.connections import Answer
@@ -37,3 +48,76 @@ def test_rotated_logs_are_skipped_and_no_character_is_split(tmp_path: Path) -> N
     assert "".join(_log(served, "some-id", following=False)) == TEXT  # type: ignore[arg-type]
     assert served.asked[:2] == [0, 103]
     assert len(served.asked) == len(whole) // 3 + 1
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+class Services:
+    """A connection whose service manager knows one instance, at a path of its tenant's choice."""
+
+    def __init__(self, role: str, output: bytes) -> None:
+        self.role = role
+        self.output = output
+        self.asked: list[str] = []
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[Any]:
+        def get(path: str) -> Any:
+            return SimpleNamespace(location=path, attributes={"org.archelon.instance": "i-1"})
+
+        yield SimpleNamespace(get=get, categories=list)
+
+    @contextlib.contextmanager
+    def module(self, _name: str) -> Iterator[Any]:
+        def download(path: str, **_options: Any) -> Answer:
+            self.asked.append(path)
+            return Answer(200, {deploy.LOG_NEXT.lower(): "9"}, self.output if len(self.asked) == 1 else b"")
+
+        yield SimpleNamespace(download=download)
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[Services]:
+    """The connections that commands opened."""
+    found: list[Services] = []
+
+    def find(*, role: str, **_options: Any) -> Services:
+        found.append(Services(role, b"\x1b]0;owned\x07a\tb\r\n\xc2\x9b2J\n"))
+        return found[-1]
+
+    monkeypatch.setattr(archelon.connection, "find", find)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("stream", "shown"),
+    [
+        (Terminal(), "\\x1b]0;owned\\x07a\tb\n\\x9b2J\n"),
+        (io.StringIO(newline=""), "\x1b]0;owned\x07a\tb\r\n\x9b2J\n"),
+    ],
+    ids=["terminal", "file"],
+)
+def test_output_does_not_control_a_terminal(made: list[Services], stream: io.StringIO, shown: str) -> None:
+    path = f"/hello/{uuid.uuid4()}"
+    with contextlib.redirect_stdout(stream):
+        assert main(["instance", "logs", path, "--node", "web.0", "--region", "a b"]) == Status.DONE
+    assert stream.getvalue() == shown
+    [services] = made
+    assert services.role == "tenant"
+    assert services.asked[0] == "/application/i-1/logs?since=0&node=web.0&region=a+b"
+
+
+def test_the_orchestrators_log_is_for_operators(made: list[Services]) -> None:
+    identifier = str(uuid.uuid4())
+    with contextlib.redirect_stdout(io.StringIO()):
+        assert main(["instance", "logs", identifier]) == Status.DONE
+    [services] = made
+    assert services.role == "operator"
+    # The service manager lists no instance of this id.
+    assert services.asked[0] == f"/application/{identifier}/logs?since=0"
+    with contextlib.redirect_stderr(io.StringIO()) as problem:
+        assert main(["instance", "logs", identifier, "--stack", "main"]) == Status.USAGE
+    assert "give --node" in problem.getvalue()
