@@ -108,8 +108,9 @@ class DeclarativeStacks:
 
     def read_log(self, order: StackOrder, node: str, since: int = 0) -> Log:
         """Return a node's output from position `since` on. Raises UnknownNodeError."""
-        for type_ in self._types.values():
-            found = type_.read_log(order.id, node, since) if isinstance(type_, ShowsOutput) else None
+        shows: object
+        for shows in self._types.values():
+            found = shows.read_log(order.id, node, since) if isinstance(shows, ShowsOutput) else None
             if found is not None:
                 return found
         raise UnknownNodeError(f"the stack has no node {node[:120]!r} whose output can be read")
@@ -203,15 +204,16 @@ class DeclarativeStacks:
         hidden = {name for name, each in wanted.description.parameters.items() if each.secret}.union(secrets)
         values = [str(wanted.parameters[name]) for name in sorted(hidden & wanted.parameters.keys())]
         for key, seen in observed.items():
-            node, type_ = wanted.description.nodes.get(seen.node), self._types.get(seen.type)
-            if node is None or not isinstance(type_, ShowsOutput):
+            node = wanted.description.nodes.get(seen.node)
+            shows: object = self._types.get(seen.type)
+            if node is None or not isinstance(shows, ShowsOutput):
                 continue
             is_overdue = seen.healthy is False and now - seen.since >= node.implementation.health.timeout
             if seen.condition is not Condition.FAILED and not is_overdue:
                 continue
             if kept is not None and key in kept.nodes and kept.nodes[key].given_up:
                 continue  # its reason is recorded
-            output = type_.read_tail(wanted.stack, key, TAIL)
+            output = shows.read_tail(wanted.stack, key, TAIL)
             found[key] = replace(seen, message=with_output(seen.message, output, values))
         return found
 

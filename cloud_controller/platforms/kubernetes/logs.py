@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 from ..interface import Log
 from .api import Api, ApiError, Json, ObjectNotFoundError
@@ -43,7 +43,7 @@ def read_log(api: Api, pods: Sequence[Json], container: str, since: int) -> Log:
     return _piece(sorted(lines, key=lambda each: each[0]), since)
 
 
-def read_tail(api: Api, pod: Json, container: str) -> bytes:
+def read_tail(api: Api, pod: Mapping[str, Any], container: str) -> bytes:
     """Return the last lines of a pod's container; the reason, if the cluster refuses to show them. Raises ApiError."""
     try:
         return _request(api, pod, {"container": container, "tailLines": _TAIL_LINES})
@@ -81,7 +81,7 @@ def _text(api: Api, pod: Json, container: str, *, since: int, previous: bool, li
     return _request(api, pod, query)
 
 
-def _request(api: Api, pod: Json, query: Mapping[str, str | int]) -> bytes:
+def _request(api: Api, pod: Mapping[str, Any], query: Mapping[str, str | int]) -> bytes:
     metadata = pod["metadata"]
     path = f"/api/v1/namespaces/{metadata['namespace']}/pods/{metadata['name']}/log"
     try:

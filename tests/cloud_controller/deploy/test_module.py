@@ -458,3 +458,22 @@ def test_a_node_of_several_stacks_is_chosen_by_its_stack(system: System) -> None
     answer = system.call("GET", path, query="node=web.0")
     assert "main in local, more in local" in answer.text
     assert system.call("GET", path, query="node=web.0&stack=more").status_code == 200
+
+
+def test_the_output_of_a_failed_node_is_in_its_reason_and_in_no_log(
+    system: System, caplog: pytest.LogCaptureFixture
+) -> None:
+    instance = new_instance()
+    command = "[sh, -c, 'echo printed by ${parameters.word}; exit 3']"
+    template = STACK.replace("[sleep, '1000']", command) + PARAMETERS
+    changes = {deploy.STACK_TEMPLATE: template, deploy.STACK_SECRET_PARAMETERS: {"word": "s3cret"}}
+    with caplog.at_level("DEBUG"), system.worker():
+        assert put_stack(system, instance, **changes).status_code == 201
+        reason = system.wait(
+            lambda: (
+                (got := str(system.attributes(stack_at(instance)).get(deploy.STACK_REASON))) and "exited" in got and got
+            )
+        )
+    assert "exited with status 3; its last output: printed by [hidden]" in reason
+    assert caplog.records
+    assert [each for each in caplog.records if "printed by" in repr(vars(each))] == []
