@@ -92,14 +92,13 @@ def find(
 
 
 def service_options(
-    role: str = "tenant", *, unless: Mapping[str, str] = MappingProxyType({})
+    usual: str = "tenant", *, unless: Mapping[str, str] = MappingProxyType({})
 ) -> Callable[[Command], Command]:
     """Decorate a command with the connection options, with a default for `--as`, and a `connection` argument.
 
     Args:
-        unless: other defaults, by the name of an option with which they apply.
+        usual: the default. unless: other defaults, by the name of an option with which they apply.
     """
-    default = role
 
     def decorate(command: Command) -> Command:
         @click.option("--url", help="URL of the service manager; default ARCHELON_URL.")
@@ -111,7 +110,13 @@ def service_options(
             type=click.Path(path_type=Path),
             help="State directory of `archelon dev`; default ARCHELON_STATE, else searched upwards.",
         )
-        @click.option("--as", "role", type=click.Choice(_ROLES), help="Role whose token to use.")
+        @click.option(
+            "--as",
+            "role",
+            type=click.Choice(_ROLES),
+            default=None if unless else usual,
+            help="Role whose token to use.",
+        )
         @functools.wraps(command)
         def wrapped(
             *arguments: Any,
@@ -121,12 +126,11 @@ def service_options(
             role: str | None,
             **options: Any,
         ) -> Any:
-            usual = next((each for name, each in unless.items() if options[name] is not None), default)
             found = find(
                 url=url,
                 token_file=token_file,
                 state=state,
-                role=role or usual,
+                role=role or next((each for name, each in unless.items() if options[name] is not None), usual),
                 environ=os.environ,
                 here=Path.cwd(),
             )

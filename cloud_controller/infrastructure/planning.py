@@ -31,8 +31,8 @@ _SOON = 0.1
 _STARTING = 0.2
 #: Seconds of health after which a node's failures are forgotten.
 _FORGIVE = 300.0
-#: Length in characters of a node's failure in the stack's health.
-_MESSAGE = 500
+#: Length in characters of a node's failure in the stack's health: of the reason, and the output that it ends with.
+_MESSAGE = 700
 
 
 class Action(enum.Enum):

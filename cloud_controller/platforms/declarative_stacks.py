@@ -199,7 +199,10 @@ class DeclarativeStacks:
         secrets: Collection[str],
         now: float,
     ) -> dict[str, ObservedNode]:
-        """Add the last lines of output to the message of each node that failed, or that is overdue to be healthy."""
+        """Add the last lines of output to the message of each node that failed, or that now fails by its timeout.
+
+        Not earlier: the message is part of the stack's health, which is reported whenever it changes.
+        """
         found = dict(observed)
         hidden = {name for name, each in wanted.description.parameters.items() if each.secret}.union(secrets)
         values = [str(wanted.parameters[name]) for name in sorted(hidden & wanted.parameters.keys())]
@@ -208,11 +211,11 @@ class DeclarativeStacks:
             shows: object = self._types.get(seen.type)
             if node is None or not isinstance(shows, ShowsOutput):
                 continue
-            is_overdue = seen.healthy is False and now - seen.since >= node.implementation.health.timeout
+            unhealthy_since = kept.nodes[key].unhealthy_since if kept is not None and key in kept.nodes else None
+            since = max(seen.since, now if unhealthy_since is None else unhealthy_since)
+            is_overdue = seen.healthy is False and now - since >= node.implementation.health.timeout
             if seen.condition is not Condition.FAILED and not is_overdue:
                 continue
-            if kept is not None and key in kept.nodes and kept.nodes[key].given_up:
-                continue  # its reason is recorded
             output = shows.read_tail(wanted.stack, key, TAIL)
             found[key] = replace(seen, message=with_output(seen.message, output, values))
         return found

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from cloud_controller.platforms.declarative_stacks import DeclarativeStacks
@@ -20,6 +21,7 @@ from cloud_controller.platforms.interface import DeployError, Progress, StackOrd
 from cloud_controller.platforms.local.launcher import Launcher
 from cloud_controller.platforms.local.nodes import ProcessNodes
 from cloud_controller.platforms.local.sandbox import Sandbox
+from tests.waiting import until
 
 from ...infrastructure.descriptions import CQUEUE, WORDPRESS, WORDPRESS_FILES, order, sleepers
 
@@ -291,3 +293,31 @@ def test_a_nodes_output_is_read_by_its_key(driver: Driver, launcher: Launcher) -
     assert driver.stacks.read_log(wanted, "web.0", found.next).data == b""
     with pytest.raises(UnknownNodeError, match=r"no node 'web\.1'"):
         driver.stacks.read_log(wanted, "web.1")
+
+
+def test_the_output_of_an_unhealthy_node_is_not_in_its_health_before_it_fails(launcher: Launcher) -> None:
+    """Health is reported whenever it changes, and a node may print a line at each check."""
+    nodes = ProcessNodes(launcher)
+    later = 0.0
+    stacks = DeclarativeStacks({"process": nodes}, clock=lambda: time.time() + later)
+    driver = Driver(stacks)
+    serves = "python3 -m http.server -b 127.0.0.1 ${self.port} >/dev/null 2>&1"
+    wanted = order(_FAILING % f"echo ready; {serves} & wait; echo still; sleep 1000", parameters={"word": "s3cret"})
+    driver.settle(wanted)
+    # It is healthy for longer than the timeout.
+    later = 1000.0
+    driver.advance(wanted)
+    tree = psutil.Process(launcher.find()[0].pid).children(recursive=True)
+    next(each for each in tree if "http.server" in each.cmdline()).kill()
+    until(lambda: b"still" in nodes.read_tail("s1", "web.0", 100), "its server is gone")
+    driver.advance(wanted)
+    later = 1600.0
+    present = driver.advance(wanted).health
+    assert present is not None
+    assert present.message.startswith("web.0: port http: ")
+    assert "still" not in present.message
+    later = 2000.0
+    present = driver.advance(wanted).health
+    assert present is not None
+    assert present.message.startswith("web.0: not healthy for 900 s: port http: ")
+    assert present.message.endswith("; its last output: ready | still")
