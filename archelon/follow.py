@@ -15,6 +15,7 @@ from archelon_core.backoff import Backoff
 from occi_service import client
 
 from .errors import CommandError, Status
+from .output import for_terminal
 
 #: States that an instance stays in until the next request.
 SETTLED: Final = ("active", "inactive", "fail")
@@ -86,4 +87,4 @@ def _progress(line: str) -> None:
 
 
 def _because(message: str) -> str:
-    return f": {message}" if message else ""
+    return f": {for_terminal(message)}" if message else ""

@@ -236,7 +236,7 @@ def watch(name: str, timeout: float | None, connection: Connection, output: Outp
             if output.as_json:
                 click.echo(json.dumps({"path": path, "state": observation.state, "message": observation.message}))
             else:
-                click.echo(f"{observation.state:<12} {observation.message}".rstrip())
+                click.echo(f"{observation.state:<12} {for_terminal(observation.message)}".rstrip())
 
 
 @instance.command()

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 import archelon.connection
-from archelon.errors import Status
+import archelon.follow
+from archelon.errors import CommandError, Status
 from archelon.instance import _log
 from archelon.main import main
 from archelon_api import deploy
@@ -121,3 +122,12 @@ def test_the_orchestrators_log_is_for_operators(made: list[Services]) -> None:
     with contextlib.redirect_stderr(io.StringIO()) as problem:
         assert main(["instance", "logs", identifier, "--stack", "main"]) == Status.USAGE
     assert "give --node" in problem.getvalue()
+
+
+def test_a_failures_message_does_not_control_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message is an orchestrator's, so its author's."""
+    failed = archelon.follow.Observation("fail", "no\x1b[2J", SimpleNamespace())
+    monkeypatch.setattr(archelon.follow, "follow", lambda *_arguments, **_options: [failed])
+    with contextlib.redirect_stderr(io.StringIO()) as shown, pytest.raises(CommandError, match=r"no\\x1b\[2J"):
+        archelon.follow.await_settled(SimpleNamespace(), "/hello/1", timeout=1.0)
+    assert r"fail: no\x1b[2J" in shown.getvalue()
