@@ -47,6 +47,8 @@ class Client:
         ca_file, verify: see `connections.Secure`.
         limit: maximum bytes of a response's body.
         connections: maximum number of idle connections.
+        locations: returns the location of a kind that the caller knows without the query interface, or None. In JSON the query
+            interface is then not read for the paths of entities.
         clock, sleep, random: time and randomness, for tests.
         transport: replaces the connections to the base URL's host.
 
@@ -70,6 +72,7 @@ class Client:
         verify: bool = True,
         limit: int = 16 << 20,
         connections: int = 8,
+        locations: Callable[[str], str | None] | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
         random: Callable[[], float] = random_numbers.random,
@@ -94,7 +97,7 @@ class Client:
             waiting=Waiting(clock, sleep, random),
             limit=limit,
         )
-        self._conversation = Conversation(exchange, Formats.of(rendering))
+        self._conversation = Conversation(exchange, Formats.of(rendering), locations=locations)
         self._owns_connections = True
 
     def using(
@@ -118,7 +121,10 @@ class Client:
         catalogue = self._conversation.catalogue if token is None and not headers else None
         other = copy.copy(self)
         other._conversation = Conversation(
-            exchange, Formats.of(rendering) if rendering else self._conversation.formats, catalogue
+            exchange,
+            Formats.of(rendering) if rendering else self._conversation.formats,
+            catalogue,
+            locations=self._conversation.locations,
         )
         other._owns_connections = False
         return other
@@ -280,6 +286,10 @@ class Client:
         except NotFoundError:
             return False
         return True
+
+    def path(self, uri: str) -> str:
+        """Return the path of a URI below the base URL, without a request. Raises ValueError."""
+        return self._address.path(uri)
 
     def methods(self, path: str) -> frozenset[str]:
         """Return the HTTP methods of a path."""

@@ -30,7 +30,7 @@ from ..renderings.text import to_header
 from .address import Address
 from .catalogue import Catalogue
 from .connections import Answer
-from .entities import Entity, EntityReader, located, path_of
+from .entities import Entity, EntityReader, FindCategory, located, path_of
 from .errors import MalformedAnswerError, NotAcceptableError, UnknownCategoryError
 from .exchange import Call, HttpExchange
 from .refusals import repeats_secret
@@ -40,6 +40,7 @@ QUERY = "/-/"
 #: In a filter: any value of an attribute.
 ANY: Final = Bare("*")
 T = TypeVar("T")
+Locations = Callable[[str], str | None]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -85,17 +86,26 @@ class Conversation:
     Attributes:
         exchange, formats: as given.
         address: address of the service.
+        locations: returns the location of a kind that the caller knows without the query interface, or None.
     """
 
-    def __init__(self, exchange: HttpExchange, formats: Formats, catalogue: Catalogue | None = None) -> None:
+    def __init__(
+        self,
+        exchange: HttpExchange,
+        formats: Formats,
+        catalogue: Catalogue | None = None,
+        *,
+        locations: Locations | None = None,
+    ) -> None:
         self.exchange = exchange
+        self.locations = locations
         self.formats = formats
         self.address: Address = exchange.address
         self.catalogue = catalogue or Catalogue(self._load, clock=exchange.waiting.clock)
 
     def with_formats(self, formats: Formats) -> Conversation:
         """Return a copy that uses another rendering."""
-        return Conversation(self.exchange, formats, self.catalogue)
+        return Conversation(self.exchange, formats, self.catalogue, locations=self.locations)
 
     # requests ---------------------------------------------------------------------------------------------------------
 
@@ -221,7 +231,15 @@ class Conversation:
 
     def reader(self, rendering: Rendering) -> EntityReader:
         """Return the converter of this rendering's documents."""
-        return EntityReader(self.address, self.catalogue.find, textual=not rendering.shows_entities)
+        return EntityReader(self.address, self._finder(rendering), textual=not rendering.shows_entities)
+
+    def _finder(self, rendering: Rendering) -> FindCategory:
+        """Return the lookup of categories: of their locations alone in a rendering that needs no more of them."""
+        return self._placed if rendering.shows_entities else self.catalogue.find
+
+    def _placed(self, type_id: str) -> CategoryDocument | None:
+        known = self.locations(type_id) if self.locations is not None else None
+        return CategoryDocument(*split(type_id), "kind", location=known) if known else self.catalogue.find(type_id)
 
     def entities(self, page: Page) -> Iterator[Entity]:
         """Yield the entities that a page contains whole."""
@@ -234,7 +252,8 @@ class Conversation:
     def paths(self, page: Page, *, whole: bool = True) -> list[str]:
         """Return the paths of a page's entities; without `whole`, of those that it contains by location only."""
         with self._reading(page.answer, "GET", page.path):
-            known = [path_of(each, self.catalogue.find, self.address) for each in page.found.entities if whole]
+            find = self._finder(page.rendering)
+            known = [path_of(each, find, self.address) for each in page.found.entities if whole]
             return known + [located(each, self.address) for each in page.found.locations]
 
     def created_at(self, answer: Answer, method: str, path: str) -> str:
