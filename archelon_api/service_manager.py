@@ -56,6 +56,9 @@ INSTANCE_ATTRIBUTES: Final = {
     INSTANCE: Attribute("immutable", description="its id, and the id of its record"),
 }
 
+#: An attribute of the kind of a service that takes no more orders; no instance has a value of it.
+WITHDRAWN: Final = attribute("service.withdrawn")
+
 _ACTIONS: Final = scheme("service-manager/action")
 STOP: Final = Action(_ACTIONS, "stop", "Stop the instance, keeping its resources")
 START: Final = Action(_ACTIONS, "start", "Start a stopped instance")
@@ -218,10 +221,15 @@ RECORD: Final = Kind(
 )
 
 
+def location_of(type_id: str) -> str:
+    """Return the location of a service's kind, or of one of the service manager's own kinds, at a service manager."""
+    return f"/{type_id.rpartition('#')[2]}/"
+
+
 def supplier_path(instance: str, service_type: str, region: str = "") -> str:
     """Return the path of an instance that this one is composed of, at the service manager that serves its type.
 
     Args:
         region: region named in the manifest; empty for the region of the instance.
     """
-    return f"/{service_type.rpartition('#')[2]}/{derived_id(instance, service_type, region)}"
+    return f"{location_of(service_type)}{derived_id(instance, service_type, region)}"

@@ -16,8 +16,8 @@ RESERVED_TERMS: Final = frozenset(
 ) | {"healthz", "readyz", "metrics", "-"}
 
 
-def kind_of(manifest: bundles.Manifest) -> Kind:
-    """Return the kind that a manifest describes, at `/<term>/`.
+def kind_of(manifest: bundles.Manifest, *, withdrawn: bool = False) -> Kind:
+    """Return the kind that a manifest describes, at `/<term>/`. That of a withdrawn service says so by an attribute.
 
     Raises:
         ValueError: a default or pattern is invalid; the text names the attribute.
@@ -25,6 +25,8 @@ def kind_of(manifest: bundles.Manifest) -> Kind:
     attributes: dict[str, str] = {name: _attribute(name, each) for name, each in manifest.attributes.items()}
     for name, definition in wire.INSTANCE_ATTRIBUTES.items():
         attributes.setdefault(name, definition)
+    if withdrawn:
+        attributes[wire.WITHDRAWN] = Attribute("immutable", type="boolean", description="it takes no more orders")
     return Kind(
         manifest.scheme,
         manifest.term,
@@ -32,7 +34,7 @@ def kind_of(manifest: bundles.Manifest) -> Kind:
         actions=[*wire.LIFECYCLE_ACTIONS, *actions_of(manifest), wire.REPORT, wire.RENEW],
         title=manifest.title or manifest.description or manifest.term,
         attributes=attributes,
-        location=f"/{manifest.term}/",
+        location=wire.location_of(manifest.type),
     )
 
 

@@ -119,14 +119,14 @@ class Catalogue:
             self._loaded_at = self._monotonic()
             for row in connection.execute(newer.order_by(tables.services.c.revision)).all():
                 try:
-                    self._register(self.manifest(row.digest, connection))
+                    self._register(self.manifest(row.digest, connection), withdrawn=row.withdrawn)
                 except (ValueError, BadRequestError) as error:
                     # Published under an earlier release. This affects its provider only, not the other services.
                     log.error("service cannot be served", extra={"service": row.type, "reason": str(error)})
                 self._revision = row.revision
 
-    def _register(self, manifest: bundles.Manifest) -> None:
-        self._registry.set_backend(kind_of(manifest), self._backend, None)
+    def _register(self, manifest: bundles.Manifest, *, withdrawn: bool) -> None:
+        self._registry.set_backend(kind_of(manifest, withdrawn=withdrawn), self._backend, None)
         for action in actions_of(manifest):
             self._registry.set_backend(action, self._backend, None)
 

@@ -20,9 +20,9 @@ from .in_process_api import DIGEST, PUBLISHED, InProcessApi, Template
 OTHER = "http://schemas.example.org/occi/sm#other"
 
 
-def kinds(api: InProcessApi, who: str = "alice", web: object = None) -> list[str]:
+def kinds(api: InProcessApi, who: str = "alice", web: object = None) -> dict[str, Any]:
     found = api.ask(who, "GET", "/-/", web=web).json["kinds"]
-    return [each["scheme"] + each["term"] for each in found]
+    return {each["scheme"] + each["term"]: each for each in found}
 
 
 def test_a_bundle_is_stored_once_and_returned(api: InProcessApi) -> None:
@@ -259,6 +259,16 @@ def test_one_service_manager_serves_several_services(api: InProcessApi) -> None:
     assert ordered.startswith("/other/")
     assert len(api.ask("alice", "GET", "/other/").json["resources"]) == 1
     assert api.ask("alice", "GET", "/demo/").json == {}
+
+
+def test_a_withdrawn_services_kind_says_so(api: InProcessApi) -> None:
+    entry = api.publish_demo()
+    assert wire.WITHDRAWN not in kinds(api)[TYPE]["attributes"]
+    api.ask("provider", "DELETE", entry)
+    # It is still listed: its instances remain.
+    assert kinds(api)[TYPE]["attributes"][wire.WITHDRAWN]["type"] == "boolean"
+    api.publish_demo()
+    assert wire.WITHDRAWN not in kinds(api)[TYPE]["attributes"]
 
 
 def test_a_publication_that_fails_leaves_later_ones_visible(api: InProcessApi) -> None:
