@@ -7,6 +7,7 @@ attempt within seconds, and nothing is completed if it fails, since a shell show
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 _VARIABLE: Final = "_ARCHELON_COMPLETE"
 #: Seconds for one request; the user waits meanwhile.
 _PATIENCE: Final = 2.0
-#: Instances of one service to ask for.
+#: Instances to ask for: those of one request.
 _MOST: Final = 100
 #: Names that mean nothing else to a shell, whatever the service manager returns.
 _HARMLESS: Final = re.compile(r"[A-Za-z0-9._/-]+=?")
@@ -76,6 +77,9 @@ def _connected(context: click.Context) -> Iterator[client.Client]:
     from .connection import find
 
     given: dict[str, Any] = {name: context.params.get(name) for name in ("url", "token_file", "state")}
+    if isinstance(given["state"], tuple):
+        # Where `--state` takes states too, a directory is whatever exists.
+        given["state"] = next((each for each in given["state"] if each.is_dir()), None)
     role = context.params.get("role") or "tenant"
     found = find(**given, role=role, environ=os.environ, here=Path.cwd())
     timeout = client.Timeout(connect=_PATIENCE, read=_PATIENCE, total=_PATIENCE)
@@ -90,12 +94,11 @@ def _services(manager: client.Client, _context: click.Context, _incomplete: str)
 
 
 def _instances(manager: client.Client, _context: click.Context, incomplete: str) -> Iterator[tuple[str, str]]:
-    from .lookup import services
+    from .lookup import instances
 
-    for service in services(manager):
-        for entity in manager.list(service.location or "/", page=1, number=_MOST):
-            path = entity.location
-            yield path if incomplete.startswith("/") else path.rpartition("/")[2], entity.title or service.term
+    for entity in itertools.islice(instances(manager), _MOST):
+        path, term = entity.location, entity.kind.rpartition("#")[2]
+        yield path if incomplete.startswith("/") else path.rpartition("/")[2], entity.title or term
 
 
 def _attributes(manager: client.Client, context: click.Context, _incomplete: str) -> Iterator[tuple[str, str]]:

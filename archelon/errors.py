@@ -28,7 +28,7 @@ class Status(enum.IntEnum):
     NOT_FOUND = 5
     #: The operation conflicts with the current state.
     CONFLICT = 6
-    #: The wait timed out; the operation continues.
+    #: The wait ended early, by its timeout or the token's expiry; the operation continues.
     TIMED_OUT = 7
     INTERRUPTED = 130
 
@@ -43,14 +43,14 @@ class CommandError(Exception):
 
 def as_command_error(error: Exception) -> CommandError | None:
     """Convert an error of the packages below to a CommandError; None if it is unexpected."""
+    if isinstance(error, CommandError):
+        return error
     # Imported lazily: most commands succeed, and `--help` needs none of it.
     from archelon_core.auth import RealmError
     from archelon_core.settings import SettingsError
     from bundles import BundleError
     from occi_service import client
 
-    if isinstance(error, CommandError):
-        return error
     if isinstance(error, client.StatusError):
         return CommandError(
             _status_message(error),

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final, NoReturn
 
 import click
 
@@ -14,8 +14,9 @@ from archelon_api import service_manager as wire
 from archelon_core.backoff import Backoff
 from occi_service import client
 
+from .connection import repeated_options
 from .errors import CommandError, Status
-from .output import for_terminal
+from .output import Output, for_terminal, program_name
 
 #: States that an instance stays in until the next request.
 SETTLED: Final = ("active", "inactive", "fail")
@@ -25,11 +26,39 @@ _PAUSES: Final = Backoff(0.1, longest=1.0, factor=1.3)
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Observation:
-    """A state of an instance; `entity` is None if it is gone."""
+    """State and health of an instance; `entity` is None if it is gone.
+
+    Attributes:
+        health: one of `wire.HEALTHS`; empty if it is not known.
+        reason: why it is not healthy.
+        since: since when it has this health, RFC 3339.
+    """
 
     state: str
     message: str
-    entity: client.Entity | None
+    entity: client.Entity | None = dataclasses.field(compare=False)
+    health: str = ""
+    reason: str = ""
+    since: str = ""
+
+    @classmethod
+    def of(cls, entity: client.Entity) -> Observation:
+        """Return the state and health of an entity."""
+        found = [
+            str(entity.attributes.get(name) or "")
+            for name in (wire.STATE, wire.STATE_MESSAGE, wire.HEALTH, wire.HEALTH_MESSAGE, wire.HEALTH_SINCE)
+        ]
+        return cls(found[0], found[1], entity, *found[2:])
+
+    @property
+    def healthy(self) -> bool:
+        """Whether nothing is known to be wrong with it."""
+        return self.health in ("", wire.HEALTHS[0])
+
+    def line(self) -> str:
+        """Return it for people, without the state: what it waits for, why it failed, or what is wrong with it."""
+        health = "" if self.healthy else f"{self.health} since {self.since}{_because(self.reason)}"
+        return "; ".join([part for part in (self.message, health) if part])
 
 
 def follow(service_manager: client.Client, path: str, *, timeout: float | None = None) -> Iterator[Observation]:
@@ -41,7 +70,7 @@ def follow(service_manager: client.Client, path: str, *, timeout: float | None =
     """
     deadline = None if timeout is None else time.monotonic() + timeout
     etag: str | None = None
-    previous = ("", "")
+    previous: Observation | None = None
     pauses = iter(_PAUSES)
     while True:
         try:
@@ -49,19 +78,71 @@ def follow(service_manager: client.Client, path: str, *, timeout: float | None =
         except client.NotFoundError:
             yield Observation("gone", "", None)
             return
+        except client.UnauthorizedError:
+            if previous is None:
+                raise
+            raise CommandError(
+                f"the token has expired, so the wait for {path} ends; the order continues. Set a new token "
+                f"(ARCHELON_TOKEN, or the file of --token-file) and run `{_command('watch', path)}`",
+                status=Status.TIMED_OUT,
+            ) from None
         if entity is not None:
             etag = entity.etag
-            now = str(entity.attributes.get(wire.STATE)), str(entity.attributes.get(wire.STATE_MESSAGE) or "")
+            now = Observation.of(entity)
             if now != previous:
-                yield Observation(*now, entity)
+                yield now
             previous, pauses = now, iter(_PAUSES)
         if deadline is not None and time.monotonic() > deadline:
+            assert previous is not None
             raise CommandError(
-                f"{path} is still in {previous[0]} after {timeout:g} s{_because(previous[1])}; it continues: see "
-                "`archelon instance watch`",
+                f"{path} is still in {previous.state} after {timeout:g} s{_because(previous.line())}; it continues: see "
+                f"`{_command('watch', path)}`",
                 status=Status.TIMED_OUT,
             )
         time.sleep(next(pauses))
+
+
+def watch_rows(
+    fetch: Callable[[], list[dict[str, Any]]],
+    output: Output,
+    columns: Sequence[str],
+    *,
+    key: Sequence[str],
+    empty: str,
+    wide: Sequence[str] = (),
+) -> NoReturn:
+    """Print rows and their changes until Ctrl-C: the whole table on a terminal, otherwise each row that has changed.
+
+    A row that is no longer there is printed once more, with the state `gone`.
+
+    Args:
+        fetch: returns the present rows.
+        key: columns that identify a row.
+        columns, wide, empty: see `Output.rows`.
+    """
+    previous: dict[tuple[Any, ...], dict[str, Any]] | None = None
+    on_terminal = output.for_people and sys.stdout.isatty()
+    pauses = iter(_PAUSES)
+    while True:
+        rows = fetch()
+        now = {tuple([row[name] for name in key]): row for row in rows}
+        if now != previous:
+            pauses = iter(_PAUSES)
+            if on_terminal:
+                click.clear()
+                output.rows(rows, columns, wide=wide, empty=empty)
+            else:
+                before = previous or {}
+                changed = [row for name, row in now.items() if row != before.get(name)]
+                gone = [{**row, "state": "gone"} for name, row in before.items() if name not in now]
+                output.changes([*changed, *gone], columns, wide=wide, first=previous is None)
+        previous = now
+        time.sleep(next(pauses))
+
+
+def _command(name: str, path: str) -> str:
+    """Return a command about an instance, over the connection of the present one."""
+    return " ".join([program_name(), "instance", name, path, *repeated_options()])
 
 
 def await_settled(service_manager: client.Client, path: str, *, timeout: float) -> client.Entity | None:
@@ -72,11 +153,11 @@ def await_settled(service_manager: client.Client, path: str, *, timeout: float) 
     """
     begun = time.monotonic()
     for observation in follow(service_manager, path, timeout=timeout):
-        _progress(f"{time.monotonic() - begun:6.1f} s  {observation.state}{_because(observation.message)}")
+        _progress(f"{time.monotonic() - begun:6.1f} s  {observation.state}{_because(observation.line())}")
         if observation.entity is None:
             return None
         if observation.state == "fail":
-            raise CommandError(f"{path} failed{_because(observation.message)}; see `archelon instance events`")
+            raise CommandError(f"{path} failed{_because(observation.message)}; see `{_command('events', path)}`")
         if observation.state in SETTLED:
             return observation.entity
     return None

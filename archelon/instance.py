@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import contextlib
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,22 +16,22 @@ from archelon_api import deploy, names
 from archelon_api import service_manager as wire
 from occi_service import client
 
-from . import completion
+from . import completion, instance_view
 from .connection import Connection, service_options
 from .errors import CommandError, Status
-from .follow import await_settled, follow
+from .follow import await_settled
 from .instance_order import Order, confirm, delete_all, delete_one, order_of, read_order, show_dry_run
-from .lookup import action_of, instance_at, service_named, services
+from .instance_view import name_argument as _name
+from .instance_view import show_instance as _show
+from .lookup import action_of, instance_at, instance_id, instances, service_named
 from .output import Output, for_terminal, output_option
 from .values import ask_missing, read_values
 
 #: Seconds between two polls of a log if the service does not wait.
 _LOG_PAUSE = 1.0
-_PHASES = names.attribute("record.phases")
 _wait = click.option("--wait/--no-wait", default=True, help="Wait until it has settled.")
 _timeout = click.option("--timeout", type=click.FloatRange(min=0.1), default=600.0, show_default=True, help="Seconds.")
 _dry_run = click.option("--dry-run", is_flag=True, help="Check everything at the service manager, and make no change.")
-_name = click.argument("name", metavar="INSTANCE", shell_complete=completion.instances)
 
 
 def _required_without_file(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
@@ -45,8 +44,18 @@ def _required_without_file(context: click.Context, parameter: click.Parameter, v
 def instance() -> None:
     """Order and manage instances of services.
 
-    INSTANCE is a path such as /hello/<id>, an id, or the first characters of an id.
+    INSTANCE is a URL, a path such as /hello/<id>, an id, or the first characters of an id.
     """
+
+
+for _command in (
+    instance_view.list_instances,
+    instance_view.show,
+    instance_view.describe,
+    instance_view.watch,
+    instance_view.events,
+):
+    instance.add_command(_command)
 
 
 @instance.command()
@@ -99,33 +108,6 @@ def create(
             click.echo(path, err=True)
             await_settled(manager, path, timeout=timeout)
         _show(manager, path, output)
-
-
-@instance.command("list")
-@click.option("--service", help="Only instances of this service.", shell_complete=completion.services)
-@service_options()
-@output_option
-def list_instances(service: str | None, connection: Connection, output: Output) -> None:
-    """List your instances."""
-    with connection.open() as manager:
-        kinds = [service_named(manager, service)] if service else services(manager)
-        rows: list[dict[str, Any]] = []
-        for kind in kinds:
-            found = manager.list(kind.location or "/")
-            rows += [{**_summary(entity), "service": kind.term} for entity in found]
-    output.rows(
-        rows, ["path", "state", "message", "title"], empty="no instances; order one with `archelon instance create`"
-    )
-
-
-@instance.command()
-@_name
-@service_options()
-@output_option
-def show(name: str, connection: Connection, output: Output) -> None:
-    """Show an instance: its state, attributes, actions and links."""
-    with connection.open() as manager:
-        _show(manager, instance_at(manager, name), output)
 
 
 @instance.command()
@@ -200,10 +182,8 @@ def delete(
     if everything == bool(given):
         raise click.UsageError("Give either the instances or --all.")
     with connection.open() as manager:
-        if everything:
-            paths = [path for kind in services(manager) for path in manager.locations(kind.location or "/")]
-        else:
-            paths = [instance_at(manager, each) for each in given]
+        named = (instance_at(manager, each) for each in given)
+        paths = [each.location for each in instances(manager)] if everything else list(named)
         if everything or len(paths) > 1:
             if paths:
                 confirm(", ".join(paths), yes=yes)
@@ -223,44 +203,6 @@ def delete(
 
 @instance.command()
 @_name
-@click.option("--timeout", type=click.FloatRange(min=0.1), help="Seconds; by default, no limit.")
-@service_options()
-@output_option
-def watch(name: str, timeout: float | None, connection: Connection, output: Output) -> None:
-    """Print every change of an instance's state until it is gone, or Ctrl-C. As JSON, one document per line."""
-    import json
-
-    with connection.open() as manager:
-        path = instance_at(manager, name)
-        for observation in follow(manager, path, timeout=timeout):
-            if output.as_json:
-                click.echo(json.dumps({"path": path, "state": observation.state, "message": observation.message}))
-            else:
-                click.echo(f"{observation.state:<12} {for_terminal(observation.message)}".rstrip())
-
-
-@instance.command()
-@_name
-@service_options()
-@output_option
-def events(name: str, connection: Connection, output: Output) -> None:
-    """Show an instance's history: its phases and, after its end, what was removed. After its end, give the full id."""
-    with connection.open() as manager:
-        record = _record(manager, name)
-    phases = record.attributes.get(_PHASES) or []
-    audit = record.attributes.get(names.attribute("record.audit")) or []
-    if output.as_json:
-        output.document({"phases": phases, "removed": audit})
-        return
-    output.rows(phases, ["start", "phase", "generation", "duration", "outcome", "message"], empty="no phases yet")
-    if audit:
-        click.echo("removed:")
-        for each in audit:
-            click.echo(f"  {each if isinstance(each, str) else ' '.join([str(part) for part in each.values()])}")
-
-
-@instance.command()
-@_name
 @click.option("--node", help="A node's output instead of the orchestrator's log, such as web.0; see `instance show`.")
 @click.option("--stack", help="Name of the node's stack, if several have such a node.")
 @click.option("--region", help="Region of the node's stack, if several have such a node.")
@@ -276,22 +218,11 @@ def logs(
     if node is None and (stack or region):
         raise CommandError("--stack and --region choose a node's stack; give --node", status=Status.USAGE)
     chosen = {key: value for key, value in (("node", node), ("stack", stack), ("region", region)) if value}
-    with connection.module("deploy") as module:
-        for piece in _log(module, _identifier(connection, name), following=following, chosen=chosen):
-            click.echo(for_terminal(piece) if sys.stdout.isatty() else piece, nl=False)
-
-
-def _identifier(connection: Connection, name: str) -> str:
-    """Return the id of an instance, which differs from that of its path if its tenant chose the path."""
     with connection.open() as manager:
-        try:
-            found = manager.get(instance_at(manager, name))
-        except (client.NotFoundError, client.ForbiddenError, CommandError):
-            # An operator or provider may know the id of an instance that the service manager does not show to them.
-            if not _is_id(name):
-                raise
-            return name.rpartition("/")[2]
-        return str(found.attributes.get(names.INSTANCE) or found.location.rpartition("/")[2])
+        identifier = instance_id(manager, name)
+    with connection.module("deploy") as module:
+        for piece in _log(module, identifier, following=following, chosen=chosen):
+            click.echo(for_terminal(piece) if sys.stdout.isatty() else piece, nl=False)
 
 
 def _lifecycle_command(term: str, help_text: str) -> click.Command:
@@ -365,65 +296,6 @@ def _act(
         if wait:
             await_settled(manager, path, timeout=timeout)
         _show(manager, path, output)
-
-
-def _show(manager: client.Client, path: str, output: Output) -> None:
-    entity = manager.get(path)
-    links = [_link_summary(each) for each in entity.links]
-    if output.as_json:
-        output.document({**_summary(entity), "attributes": dict(entity.attributes), "links": links,
-                          "actions": list(entity.actions)})  # fmt: skip
-        return
-    own = {name: value for name, value in entity.attributes.items() if name not in (wire.STATE, wire.STATE_MESSAGE)}
-    output.fields(
-        {
-            **_summary(entity),
-            "actions": ", ".join([each.rpartition("#")[2] for each in entity.actions]),
-            **dict(sorted(own.items())),
-            "dependencies and resources": "\n".join(
-                [f"{each['title'] or ''} {each['target']}".strip() for each in links]
-            ),
-        }
-    )
-
-
-def _link_summary(link: client.Entity) -> dict[str, Any]:
-    found = {"kind": link.kind, "target": link.target, "title": link.title}
-    more = {
-        "target_kind": link.target_kind,
-        **{name.rpartition(".")[2]: link.attributes[name] for name in link.attributes},
-    }
-    return found | {name: value for name, value in more.items() if value is not None}
-
-
-def _summary(entity: client.Entity) -> dict[str, Any]:
-    return {
-        "path": entity.location,
-        "title": entity.title,
-        "state": entity.attributes.get(wire.STATE),
-        "message": entity.attributes.get(wire.STATE_MESSAGE),
-    }
-
-
-def _record(manager: client.Client, name: str) -> client.Entity:
-    # A record outlives its instance, so a full id is looked up without the instance.
-    if _is_id(name):
-        with contextlib.suppress(client.NotFoundError):
-            return manager.get(f"{wire.RECORD.location}{name.rpartition('/')[2]}")
-    identifier = instance_at(manager, name).rpartition("/")[2]
-    try:
-        return manager.get(f"{wire.RECORD.location}{identifier}")
-    except client.NotFoundError:
-        raise CommandError(f"there is no history of {name!r}", status=Status.NOT_FOUND) from None
-
-
-def _is_id(name: str) -> bool:
-    import uuid
-
-    try:
-        return str(uuid.UUID(name.rpartition("/")[2])) == name.rpartition("/")[2]
-    except ValueError:
-        return False
 
 
 def _log(

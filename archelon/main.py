@@ -19,6 +19,7 @@ from .errors import CommandError, Status, as_command_error
 _COMMANDS: Final = {
     "dev": ("dev", "dev", "Run everything on this machine."),
     "demo": ("demo.command", "demo", "Demonstrate and verify a whole service lifecycle."),
+    "status": ("status", "status", "Show services, instances and the platform."),
     "service": ("service", "service", "List the services that can be ordered."),
     "instance": ("instance", "instance", "Order and manage instances."),
     "operator": ("operator", "operator", "Operate a service manager."),

@@ -40,7 +40,7 @@ def instances(
     with connection.open() as manager:
         if service is not None and "#" not in service:
             service = service_named(manager, service).type_id
-        rows = list(_listed(manager, state=wanted, service=service, tenant=tenant))
+        rows = list(of_all_tenants(manager, state=wanted, service=service, tenant=tenant))
     output.rows(rows, ["id", "tenant", "service", "state", "failed", "generation"], empty="no instances")
 
 
@@ -108,7 +108,7 @@ def _found(manager: client.Client, name: str) -> dict[str, Any]:
     """Return the instance with this path, or whose id begins so. Raises CommandError if none or several match."""
     if len(name) < _SHORTEST:
         raise CommandError(f"{name!r} names no instance; give {_SHORTEST} or more characters", status=Status.USAGE)
-    rows = [row for row in _listed(manager) if row["id"].startswith(name) or row["path"] == name]
+    rows = [row for row in of_all_tenants(manager) if row["id"].startswith(name) or row["path"] == name]
     if not rows:
         raise CommandError(f"there is no instance {name!r}", status=Status.NOT_FOUND)
     if len(rows) > 1:
@@ -117,7 +117,7 @@ def _found(manager: client.Client, name: str) -> dict[str, Any]:
     return rows[0]
 
 
-def _listed(manager: client.Client, **filters: str | None) -> Iterator[dict[str, Any]]:
+def of_all_tenants(manager: client.Client, **filters: str | None) -> Iterator[dict[str, Any]]:
     """Yield the instances of all tenants, page after page."""
     query = {name: value for name, value in filters.items() if value is not None}
     while True:

@@ -26,15 +26,26 @@ def service() -> None:
 @service_options()
 @output_option
 def list_services(connection: Connection, output: Output) -> None:
-    """List the published services."""
-    from .lookup import services
+    """List the services: those that can be ordered, and those that are withdrawn and may still have instances."""
+    from .lookup import is_withdrawn, services
 
     with connection.open() as manager:
         rows = [
-            {"service": each.term, "title": each.title, "type": each.type_id, "location": each.location}
+            {
+                "service": each.term,
+                "state": "withdrawn" if is_withdrawn(each) else "published",
+                "title": each.title,
+                "type": each.type_id,
+                "location": each.location,
+            }
             for each in services(manager)
         ]
-    output.rows(rows, ["service", "title", "type"], empty="no services; publish a bundle with `archelon publish`")
+    output.rows(
+        rows,
+        ["service", "state", "title", "type"],
+        wide=["location"],
+        empty="no services; publish a bundle with `archelon publish`",
+    )
 
 
 @service.command()
@@ -46,7 +57,7 @@ def show(name: str, connection: Connection, output: Output) -> None:
     from archelon_api import service_manager as wire
     from occi_service.model import type_id
 
-    from .lookup import service_named
+    from .lookup import is_withdrawn, service_named
 
     with connection.open() as manager:
         found = service_named(manager, name)
@@ -60,18 +71,24 @@ def show(name: str, connection: Connection, output: Output) -> None:
             "description": given.description,
         }
         for attribute, given in found.attributes.items()
-        if not attribute.startswith("occi.core.") and (output.as_json or attribute not in wire.INSTANCE_ATTRIBUTES)
+        if not attribute.startswith("occi.core.")
+        and attribute != wire.WITHDRAWN
+        and (output.as_json or attribute not in wire.INSTANCE_ATTRIBUTES)
     ]
     # Only orchestrators use the actions between them and the service manager.
     own = (type_id(wire.REPORT), type_id(wire.RENEW))
     actions = [each.rpartition("#")[2] for each in found.actions if each not in own]
-    if output.as_json:
-        output.document({"type": found.type_id, "title": found.title, "location": found.location,
+    state = "withdrawn" if is_withdrawn(found) else "published"
+    if output.as_json and not output.columns:
+        output.document({"type": found.type_id, "title": found.title, "state": state, "location": found.location,
                           "attributes": attributes, "actions": found.actions})  # fmt: skip
         return
-    output.fields({"service": found.term, "title": found.title, "type": found.type_id, "actions": ", ".join(actions)})
-    for each in attributes:
-        each["type"] = f"{each['type']}, secret" if each["secret"] else each["type"]
+    if output.for_people:
+        fields = {"service": found.term, "state": state, "title": found.title, "type": found.type_id}
+        output.fields({**fields, "actions": ", ".join(actions)})
+    if not output.as_json:
+        for each in attributes:
+            each["type"] = f"{each['type']}, secret" if each["secret"] else each["type"]
     output.rows(
         attributes, ["attribute", "type", "who", "default", "description"], empty="the service declares no attributes"
     )

@@ -21,11 +21,12 @@ if TYPE_CHECKING:
 
 #: Characters of a value from a file or standard input; the service manager takes no larger request.
 _LONGEST: Final = 1 << 20
-_TYPES: Final[Mapping[str, tuple[type, ...]]] = {
-    "number": (int, float),
-    "boolean": (bool,),
-    "array": (list,),
-    "object": (dict,),
+#: What is wanted of a value of each type, in words and as types of Python.
+_TYPES: Final[Mapping[str, tuple[str, tuple[type, ...]]]] = {
+    "number": ("a number", (int, float)),
+    "boolean": ("true or false", (bool,)),
+    "array": ("an array as JSON, such as [1, 2]", (list,)),
+    "object": ('an object as JSON, such as {"a": 1}', (dict,)),
 }
 
 
@@ -54,10 +55,8 @@ def read_values(
             known = ", ".join([known for known in declared.attributes if not known.startswith("occi.core.")])
             raise CommandError(f"{declared.term} has no attribute {name!r}; it has {known}", status=Status.USAGE)
         kind = "json" if as_json else definition.type if definition is not None else "string"
-        # Neither the content of a source nor a secret is repeated in an error.
-        value, literal = reader.read(name, text)
-        shown = each if not literal or not is_secret(definition) else f"{name}=…"
-        values[name] = value if kind == "string" else _parsed(shown, value, kind)
+        value = reader.read(name, text)
+        values[name] = value if kind == "string" else _parsed(name, value, kind)
     return values
 
 
@@ -79,7 +78,7 @@ def ask_missing(values: dict[str, Any], declared: CategoryDocument, wanted: Coll
         needed = definition.required and is_secret(definition) and definition.default is None
         if (needed or name in wanted) and name not in values:
             text = _prompt(name)
-            values[name] = text if definition.type == "string" else _parsed(f"{name}=?", text, definition.type)
+            values[name] = text if definition.type == "string" else _parsed(name, text, definition.type)
 
 
 class _Reader:
@@ -88,10 +87,10 @@ class _Reader:
     def __init__(self, reads_input: str | None) -> None:
         self._reads_input = reads_input
 
-    def read(self, name: str, text: str) -> tuple[str, bool]:
-        """Return the text of a value, and whether it was the argument itself."""
+    def read(self, name: str, text: str) -> str:
+        """Return the text of a value."""
         if text == "?":
-            return _prompt(name), False
+            return _prompt(name)
         if text == "-":
             if self._reads_input is not None:
                 raise CommandError(
@@ -99,10 +98,10 @@ class _Reader:
                     status=Status.USAGE,
                 )
             self._reads_input = name
-            return _content(name, None), False
+            return _content(name, None)
         if text.startswith("@"):
-            return _content(name, Path(text[1:])), False
-        return text, True
+            return _content(name, Path(text[1:]))
+        return text
 
 
 def _content(name: str, file: Path | None) -> str:
@@ -134,11 +133,13 @@ def _prompt(name: str) -> str:
     return answer
 
 
-def _parsed(given: str, text: str, kind: str) -> Any:
+def _parsed(name: str, text: str, kind: str) -> Any:
+    """Return a value from JSON. An error does not repeat the text, which may be a secret."""
+    words, types = _TYPES.get(kind, ("JSON", (object,)))
     try:
-        value = json.loads(text)
+        value = json.loads(text, parse_constant=lambda _not_a_number: None)
     except (ValueError, RecursionError):
-        raise CommandError(f"{given!r}: the value is not JSON", status=Status.USAGE) from None
-    if kind in _TYPES and (not isinstance(value, _TYPES[kind]) or (kind == "number" and isinstance(value, bool))):
-        raise CommandError(f"{given!r}: the value has to be of type {kind}", status=Status.USAGE)
+        raise CommandError(f"{name}: wanted: {words}", status=Status.USAGE) from None
+    if not isinstance(value, types) or (kind == "number" and isinstance(value, bool)):
+        raise CommandError(f"{name}: wanted: {words}", status=Status.USAGE)
     return value

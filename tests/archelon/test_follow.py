@@ -69,7 +69,13 @@ class Services:
         def get(path: str) -> Any:
             return SimpleNamespace(location=path, attributes={"org.archelon.instance": "i-1"})
 
-        yield SimpleNamespace(get=get, categories=list)
+        def nothing(*_arguments: Any, **_options: Any) -> Iterator[Any]:
+            return iter(())
+
+        def get_bytes(_path: str, **_options: Any) -> bytes:
+            return b'{"instances": []}'
+
+        yield SimpleNamespace(get=get, list=nothing, get_bytes=get_bytes)
 
     @contextlib.contextmanager
     def module(self, _name: str) -> Iterator[Any]:
