@@ -93,7 +93,7 @@ class Attribute(str):
         self.default = default
         if isinstance(pattern, str):
             _expression(pattern)
-        elif pattern is not None:
+        elif pattern is not None and not _is_whole_number(pattern):
             _schema(json.dumps(pattern, sort_keys=True))
         if default is not None:
             check("default", default, self)
@@ -205,7 +205,7 @@ def _wanted(definition: Attribute) -> str:
     if isinstance(definition.pattern, str):
         return f"{article} {definition.type} that matches {definition.pattern}"
     pattern = definition.pattern
-    if pattern.get("type") == "integer" and pattern.keys() == whole_number().keys():
+    if _is_whole_number(pattern):
         return f"a whole number from {pattern['minimum']} to {pattern['maximum']}"
     return f"{article} {definition.type} that fits {json.dumps(pattern)}"
 
@@ -214,7 +214,20 @@ def _matches(value: Any, pattern: str | Mapping[str, Any]) -> bool:
     if isinstance(pattern, str):
         text = value if isinstance(value, str) else json.dumps(value)
         return _expression(pattern).fullmatch(text) is not None
+    if _is_whole_number(pattern):
+        whole = isinstance(value, int | float) and not isinstance(value, bool) and value % 1 == 0
+        return whole and bool(pattern["minimum"] <= value <= pattern["maximum"])
     return bool(_schema(json.dumps(pattern, sort_keys=True)).is_valid(value))
+
+
+def _is_whole_number(pattern: Mapping[str, Any]) -> bool:
+    """Return whether a JSON Schema is one of `whole_number`, which needs no library."""
+    return (
+        pattern.keys() == whole_number().keys()
+        and pattern["type"] == "integer"
+        and type(pattern["minimum"]) is int
+        and type(pattern["maximum"]) is int
+    )
 
 
 # RE2 and jsonschema are imported with the first pattern, which keeps orchestrators without patterns small.

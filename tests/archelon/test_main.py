@@ -26,6 +26,13 @@ def test_help_imports_no_other_packages() -> None:
         assert f"'{heavy}'" not in ended.stderr
 
 
+def test_the_commands_of_tenants_import_only_what_a_request_needs() -> None:
+    script = "import sys, archelon.instance, archelon.status, archelon.service; print(sorted(sys.modules))"
+    ended = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    for heavy in ("sqlalchemy", "falcon", "rich", "pydantic", "jsonschema", "yaml", "cryptography", "bundles"):
+        assert f"'{heavy}'" not in ended.stdout
+
+
 def _commands(command: click.Command, path: tuple[str, ...]) -> list[tuple[str, ...]]:
     if not isinstance(command, click.Group):
         return [path]

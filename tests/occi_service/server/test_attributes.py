@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import jsonschema
 import pytest
 
 import occi_service
@@ -198,3 +199,15 @@ def test_whole_numbers_have_64_bits(number: int) -> None:
         with pytest.raises(ValueError, match=r"^x has to be a whole number from 0 to 9223372036854775807$"):
             check("x", given, Attribute("", type="number", pattern=whole_number()))
     assert check("x", 2**63 - 1, Attribute("", type="number", pattern=whole_number())) == 2**63 - 1
+
+
+@pytest.mark.parametrize("value", [0, 3, 4, -1, 2.0, 2.5, float("nan"), float("inf"), True, "2", [], 10**30])
+def test_whole_numbers_are_checked_as_by_their_schema(value: object) -> None:
+    pattern = whole_number(0, 3)
+    expected = jsonschema.Draft202012Validator(dict(pattern)).is_valid(value)
+    definition = Attribute("", type="number", pattern=pattern)
+    try:
+        found = isinstance(value, int | float) and check("x", value, definition) == value
+    except ValueError:
+        found = False
+    assert found is expected
