@@ -77,9 +77,6 @@ def _connected(context: click.Context) -> Iterator[client.Client]:
     from .connection import find
 
     given: dict[str, Any] = {name: context.params.get(name) for name in ("url", "token_file", "state")}
-    if isinstance(given["state"], tuple):
-        # Where `--state` takes states too, a directory is whatever exists.
-        given["state"] = next((each for each in given["state"] if each.is_dir()), None)
     role = context.params.get("role") or "tenant"
     found = find(**given, role=role, environ=os.environ, here=Path.cwd())
     timeout = client.Timeout(connect=_PATIENCE, read=_PATIENCE, total=_PATIENCE)

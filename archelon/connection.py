@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import os
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -118,24 +118,24 @@ def repeated_options() -> list[str]:
 
 
 def service_options(
-    usual: str = "tenant", *, unless: Mapping[str, str] = MappingProxyType({}), states: Sequence[str] = ()
+    usual: str = "tenant", *, unless: Mapping[str, str] = MappingProxyType({})
 ) -> Callable[[Command], Command]:
     """Decorate a command with the connection options, with a default for `--as`, and a `connection` argument.
 
     Args:
         usual: the default. unless: other defaults, by the name of an option with which they apply.
-        states: values of `--state` that are no directory but are passed on as the argument `in_state`.
     """
-    what = "State directory of `archelon dev`; default ARCHELON_STATE, else searched upwards."
-    if states:
-        what = f"Only instances in this state, such as {states[0]}; or: {what[0].lower()}{what[1:]}"
 
     def decorate(command: Command) -> Command:
         @click.option("--url", help="URL of the service manager; default ARCHELON_URL.")
         @click.option(
             "--token-file", type=click.Path(path_type=Path), help="File with the token; default ARCHELON_TOKEN."
         )
-        @click.option("--state", type=click.Path(path_type=Path), multiple=bool(states), help=what)
+        @click.option(
+            "--state",
+            type=click.Path(path_type=Path),
+            help="State directory of `archelon dev`; default ARCHELON_STATE, else searched upwards.",
+        )
         @click.option(
             "--as",
             "role",
@@ -148,13 +148,10 @@ def service_options(
             *arguments: Any,
             url: str | None,
             token_file: Path | None,
-            state: Path | tuple[Path, ...] | None,
+            state: Path | None,
             role: str | None,
             **options: Any,
         ) -> Any:
-            if isinstance(state, tuple):
-                options["in_state"] = next((str(each) for each in reversed(state) if str(each) in states), None)
-                state = next((each for each in reversed(state) if str(each) not in states), None)
             found = find(
                 url=url,
                 token_file=token_file,

@@ -32,13 +32,14 @@ name_argument = click.argument("name", metavar="INSTANCE", shell_complete=comple
 
 @click.command("list")
 @click.option("--service", help="Only instances of this service.", shell_complete=completion.services)
+@click.option("--in-state", type=click.Choice(wire.STATES), help="Only those in this state.")
 @click.option("--health", type=click.Choice(wire.HEALTHS), help="Only those with this health.")
 @click.option("--region", help="Only those that were ordered for this region.")
 @click.option(
     "--attribute", "given", multiple=True, metavar="NAME=VALUE", help="Only those with this value; repeatable."
 )
 @click.option("--watch", is_flag=True, help="Print changes as they happen, until Ctrl-C.")
-@service_options(states=wire.STATES)
+@service_options()
 @output_option
 def list_instances(
     service: str | None,

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from archelon_api import service_manager as wire
+
 from .connection import Connection, service_options
 from .errors import CommandError, Status
 from .output import Output, output_option
@@ -26,13 +28,13 @@ def operator() -> None:
 
 
 @operator.command()
-@click.option("--in-state", "wanted", help="Only instances in this state.")
+@click.option("--in-state", type=click.Choice(wire.STATES), help="Only instances in this state.")
 @click.option("--service", help="Only instances of this service: its term or type.")
 @click.option("--tenant", help="Only instances of the tenant with this id.")
 @service_options("operator")
 @output_option
 def instances(
-    wanted: str | None, service: str | None, tenant: str | None, connection: Connection, output: Output
+    in_state: str | None, service: str | None, tenant: str | None, connection: Connection, output: Output
 ) -> None:
     """List the instances of all tenants."""
     from .lookup import service_named
@@ -40,7 +42,7 @@ def instances(
     with connection.open() as manager:
         if service is not None and "#" not in service:
             service = service_named(manager, service).type_id
-        rows = list(of_all_tenants(manager, state=wanted, service=service, tenant=tenant))
+        rows = list(of_all_tenants(manager, state=in_state, service=service, tenant=tenant))
     output.rows(rows, ["id", "tenant", "service", "state", "failed", "generation"], empty="no instances")
 
 

@@ -121,9 +121,9 @@ def test_lists_are_filtered_by_the_service_manager(manager: Manager, own: str) -
     def found(*options: str) -> list[str]:
         return [each["path"] for each in manager("alice", "instance", "list", *options, "-o", "json").json]
 
-    assert found("--state", "active") == found("--health", "degraded") == found("--service", "demo") == [own]
+    assert found("--in-state", "active") == found("--health", "degraded") == found("--service", "demo") == [own]
     assert found("--attribute", "demo.size=7") == found("--service", SCHEME + "other") == [path]
-    assert found("--attribute", "demo.size=7", "--state", "active") == []
+    assert found("--attribute", "demo.size=7", "--in-state", "active") == []
     manager.paths.clear()
     assert found("--region", "moon") == []
     assert manager.paths == ["/"]
