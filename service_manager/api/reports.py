@@ -6,6 +6,7 @@ not write, and wake it.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections.abc import Callable
@@ -129,7 +130,10 @@ class ReportBackend(ActionBackend):
         if wire.HEALTH in report:
             own = Condition(str(report[wire.HEALTH]), str(report.get(wire.HEALTH_MESSAGE) or "")[:1000])
             # After the links, which say what its suppliers are.
-            columns |= self._health.show(connection, instance, entity, state=seen.state, own=own)
+            linked = dataclasses.replace(seen, dependencies=columns.get("dependencies", seen.dependencies))
+            columns |= self._health.show(
+                connection, dataclasses.replace(instance, snapshot=linked), entity, state=seen.state, own=own
+            )
         message = str(report.get(wire.PHASE_MESSAGE) or "")[:1000]
         # During the pause before the next attempt, a failure is a repeated report of the one that caused the pause.
         repeated = state == "failed" and seen.retry_at is not None and self._clock() < seen.retry_at

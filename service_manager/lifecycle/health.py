@@ -70,7 +70,7 @@ class InstanceHealth:
         if own is not None and own != before:
             columns = {"own_health": own.health, "own_health_message": own.message}
             instance = dataclasses.replace(instance, **columns)
-        if columns or state != instance.snapshot.state:
+        if columns or _matters(instance.snapshot.state, state):
             self._enqueue(connection, self._dependents(connection, instance), instance.tenant)
         # An instance that has never been active has a state only.
         is_shown = state in _SHOWN and (state == "active" or instance.health is not None)
@@ -123,7 +123,8 @@ class InstanceHealth:
     def _condition(self, connection: sa.Connection, instance: Instance) -> Condition:
         own = Condition(instance.own_health, instance.own_health_message)
         found = [own] if own.health != _HEALTHY else []
-        found += self._of_suppliers(connection, instance, own.message)
+        if instance.snapshot.dependencies:
+            found += self._of_suppliers(connection, instance, own.message)
         if not found:
             return Condition(_HEALTHY)
         worst = max((each.health for each in found), key=wire.HEALTHS.index)
@@ -153,6 +154,11 @@ class InstanceHealth:
                 message = f"its supplier {path} is {supplier.own_health}: {supplier.own_health_message}"
                 found.append(Condition(supplier.own_health, message))
         return found
+
+
+def _matters(before: str, state: str) -> bool:
+    """Return whether dependents notice the change of an instance's state: it can be used no longer, or again."""
+    return state != before and not {before, state}.isdisjoint(("inactive", "destroy"))
 
 
 def suppliers(connection: sa.Connection, instance: str) -> list[str]:

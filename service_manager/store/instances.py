@@ -290,7 +290,8 @@ def set_links(
             instances.registry.save(path, link, extras)
     entity.links = [wanted[path] for path in wanted]
     used = {link.target.identifier for link in wanted.values() if link.kind is wire.DEPENDENCY}
-    _set_dependencies(connection, instance, used)
+    if used or instance.snapshot.dependencies:
+        _set_dependencies(connection, instance, used)
     return len(used)
 
 

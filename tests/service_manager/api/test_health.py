@@ -61,6 +61,15 @@ def removed(api: InProcessApi, path: str) -> None:
     api.work(HEALTH_TOPIC)
 
 
+def enter(api: InProcessApi, path: str, state: str) -> None:
+    """End the present phase, as the reconciler does, and do the work that follows."""
+    item = Keyed(api.row(path)["id"])
+    with api.dependencies.database.write() as connection:
+        change = InstanceChange({"state": state}, enter=state, ended="done", message="")
+        api.reconciler.save(connection, item, change)
+    api.work(HEALTH_TOPIC)
+
+
 @pytest.mark.parametrize("accept", ["application/occi+json", "text/plain", "text/occi", "text/html"])
 def test_every_rendering_shows_the_health_its_reason_and_since_when(api: InProcessApi, accept: str) -> None:
     path = active(api)
@@ -88,10 +97,7 @@ def test_an_instance_that_was_never_active_and_a_stopped_one_show_no_health(api:
     report(api, path, "down", "web.0: exited with status 3")
     assert wire.HEALTH not in api.attributes(path)
     path = active(api)
-    item = Keyed(api.row(path)["id"])
-    with api.dependencies.database.write() as connection:
-        change = InstanceChange({"state": "inactive"}, enter="inactive", ended="done", message="")
-        api.reconciler.save(connection, item, change)
+    enter(api, path, "inactive")
     assert wire.HEALTH not in api.attributes(path)
 
 
@@ -180,6 +186,15 @@ def test_the_health_of_suppliers_reaches_direct_and_indirect_dependents(api: InP
     report(api, disk)
     assert health(api, store) == ("healthy", None)
     assert health(api, shop) == ("down", "web.0: exited with status 1")
+
+
+def test_a_stopped_supplier_takes_its_dependents_down_until_it_is_started(api: InProcessApi) -> None:
+    supplier = active(api)
+    user = active(api, supplier)
+    enter(api, supplier, "inactive")
+    assert health(api, user) == ("down", f"its supplier {supplier} is inactive")
+    enter(api, supplier, "active")
+    assert health(api, user) == ("healthy", None)
 
 
 def test_a_circle_is_healthy_as_soon_as_each_of_it_is(api: InProcessApi) -> None:
