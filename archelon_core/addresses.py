@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import re
 import socket
 import threading
 from collections.abc import Callable, Sequence
@@ -20,11 +21,22 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 #: Returns the addresses of a host name, for a port. Raises OSError if there are none.
 Resolve = Callable[[str, int], Sequence[str]]
 
+_URL = re.compile(
+    r"https?://(?:[A-Za-z0-9.\-_]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?(?:/[A-Za-z0-9\-._~]+)*/?", re.ASCII
+)
+
 #: Ranges that `ipaddress` calls global, but that lead inside or to a translator.
 _ALSO_DENIED: tuple[Network, ...] = tuple(
     ipaddress.ip_network(text)
     for text in ("64:ff9b::/96", "64:ff9b:1::/48", "2001::/32", "2002::/16", "192.88.99.0/24", "168.63.129.16/32")
 )
+
+
+def public_url(url: str) -> str:
+    """Return a service's URL without a trailing slash. Raises ValueError if it has more than http(s), host, port and path."""
+    if _URL.fullmatch(url) is None:
+        raise ValueError("expected http or https, a host, and perhaps a port and a path: https://example.org/archelon")
+    return url.rstrip("/")
 
 
 def is_loopback(host: str) -> bool:

@@ -24,6 +24,7 @@ import pydantic
 import pydantic_settings
 from pydantic.fields import FieldInfo
 
+from .addresses import public_url
 from .documents.problems import DocumentError
 from .documents.reading import only_document, read_text, text_of
 from .documents.tree import DocumentLimits, plain
@@ -153,6 +154,14 @@ class Settings(pydantic_settings.BaseSettings):
         else:
             shown = _shown(value)
         return f"{name}{inside} = {shown} (from {sources.get(name, 'its default')}): {_lower(message)}{wanted}"
+
+
+def _public_url(url: str) -> str:
+    return public_url(url) if url else ""
+
+
+#: URL of a service: http or https, a host, perhaps a port and a path; or empty, where a setting may be.
+PublicUrl = typing.Annotated[str, pydantic.AfterValidator(_public_url)]
 
 
 class CallersSettings(Settings):

@@ -7,7 +7,7 @@ from typing import Any
 
 import pydantic
 
-from archelon_core.settings import WebSettings
+from archelon_core.settings import PublicUrl, WebSettings
 
 
 class RegionSettings(pydantic.BaseModel):
@@ -34,8 +34,10 @@ class CloudControllerSettings(WebSettings):
         False,
         description="allow an address that other machines reach although a region is local, which runs bundles as this user",
     )
-    cloud_controller_url: str = pydantic.Field(
-        "http://127.0.0.1:8090", description="public scheme and host of the modules, for the catalogue"
+    cloud_controller_url: PublicUrl = pydantic.Field(
+        "http://127.0.0.1:8090",
+        min_length=1,
+        description="URL below which callers reach the modules, in the catalogue and in responses",
     )
     regions: dict[str, RegionSettings] = pydantic.Field(
         {"local": RegionSettings()},

@@ -272,6 +272,7 @@ def _application(dependencies: Dependencies, dialect: Literal["1.2", "pyssf"]) -
         ),
         policy=dependencies.policy,
         realm_name=dependencies.settings.name,
+        urls=[url for url in (dependencies.settings.url, dependencies.settings.internal_url) if url],
         dialect=dialect,
     )
 
@@ -314,7 +315,7 @@ def topics(dependencies: Dependencies) -> list[work.Topic[Any, Any]]:
         cipher=dependencies.cipher,
         issuer=dependencies.issuer,
         metrics=PhaseMetrics(dependencies.metrics),
-        url=settings.url,
+        url=settings.internal_url or settings.url,
         design_url=settings.design_url,
         keys=json.dumps(json.loads(settings.verification_keys), separators=(",", ":")),
         retry_policy=RetryPolicy(settings.phase_timeout, settings.phase_retries, settings.phase_pause),

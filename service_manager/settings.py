@@ -6,7 +6,7 @@ from typing import Self
 
 import pydantic
 
-from archelon_core.settings import WebSettings
+from archelon_core.settings import PublicUrl, WebSettings
 
 
 class ServiceManagerSettings(WebSettings):
@@ -20,8 +20,14 @@ class ServiceManagerSettings(WebSettings):
     verification_keys: str = pydantic.Field(description="public keys of all services, as a JWK set in JSON")
     issuer: str = pydantic.Field("service-manager", description="iss of the tokens that this service manager signs")
     name: str = pydantic.Field("service-manager", description="name of this service manager, in logs and tokens")
-    url: str = pydantic.Field(description="URL at which clients and orchestrators reach this service manager")
-    internal_url: str = pydantic.Field("", description="URL at which other services reach it, if it is another one")
+    url: PublicUrl = pydantic.Field(
+        min_length=1,
+        description="URL at which clients reach this service manager; the only one in responses to them",
+        examples=["https://occi.example.org"],
+    )
+    internal_url: PublicUrl = pydantic.Field(
+        "", description="URL at which orchestrators and other services reach it, if it is another one"
+    )
     keystone_url: str = pydantic.Field("", description="Keystone whose tokens are accepted; empty for none")
     catalogue_interval: float = pydantic.Field(30.0, gt=0, description="seconds between polls of design's catalogue")
     design_url: str = pydantic.Field(description="URL of the cloud controller's design module")

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Literal
 
 import falcon
@@ -42,6 +42,7 @@ from ..renderings import (
 from ..renderings.grammar import split_type_id
 from ..renderings.html import Html
 from .endpoints import QUERY_PATHS, CollectionEndpoint, Endpoint, EntityEndpoint, QueryEndpoint
+from .own_urls import OwnUrl
 from .pyssf_renderings import ForeignRendering
 from .request import RequestLimits, Service, writer_of
 
@@ -98,7 +99,9 @@ class Application:
         renderings: media type to rendering, pyssf's too; replaces the default ones.
         dialect: `1.2`, or `pyssf` for clients from Hurtle's time.
         limits: sizes beyond which requests and responses are refused.
-        base_url: scheme and host that clients use, such as `https://occi.example.org`; by default from each request.
+        base_url: URL that clients use, such as `https://occi.example.org`, for absolute URIs in responses. By default they repeat
+            each request's `Host`, which is for services whose callers are all trusted.
+        other_urls: further URLs of the service; a request whose `Host` is one of these gets it in the response.
         product: name and version for the `Server` header.
         dry_runs: whether creating and updating take `?dry-run=true`, whose transaction is rolled back. If `extras["dry_run"]` is
             set, backends must leave out what no rollback undoes.
@@ -117,6 +120,7 @@ class Application:
         dialect: Dialect = "1.2",
         limits: RequestLimits | None = None,
         base_url: str | None = None,
+        other_urls: Sequence[str] = (),
         product: str | None = None,
         new_id: Callable[[], uuid.UUID] = uuid.uuid4,
         dry_runs: bool = False,
@@ -135,7 +139,7 @@ class Application:
             dialect=dialect,
             dry_runs=dry_runs,
             limits=limits or RequestLimits(),
-            base_url=base_url.rstrip("/") if base_url else None,
+            own_urls=tuple([OwnUrl.of(url) for url in (base_url, *other_urls) if url]),
             new_id=new_id,
         )
         self.server = f"{product or f'archelon/{__version__}'} OCCI/1.2"

@@ -43,6 +43,7 @@ from ..renderings import (
 )
 from ..renderings.text import FIELDS, from_header
 from . import negotiation
+from .own_urls import OwnUrl, chosen, requested
 from .pyssf_renderings import ForeignRendering
 from .request_input import read_body
 
@@ -52,7 +53,6 @@ Answer = Callable[[], None]
 VERSION: Final = (1, 2)
 #: Request fields that a response to a GET depends on, besides the path: filters are header fields.
 _VARY: Final = "Accept, Category, X-OCCI-Attribute"
-_HOST: Final = re.compile(r"[A-Za-z0-9.\-_]+(?::[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](?::[0-9]{1,5})?")
 UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _AGENT_VERSION: Final = re.compile(r"OCCI/([0-9]{1,9})\.([0-9]{1,9})")
 #: Permitted paths: characters that need no encoding in a URI and have no meaning in the text grammar.
@@ -89,7 +89,7 @@ class Service:
         offered: media types of responses, best first; `readable`, those of requests.
         dialect: `1.2` or `pyssf`.
         dry_runs: whether creating and updating take `?dry-run=true`; see `Application`.
-        base_url: scheme and host that clients use, or None to take them from each request.
+        own_urls: URLs that clients use, the public one first; empty to take scheme and host from each request.
         new_id: generates the last part of new identifiers.
     """
 
@@ -100,7 +100,7 @@ class Service:
     dialect: str
     dry_runs: bool
     limits: RequestLimits
-    base_url: str | None
+    own_urls: tuple[OwnUrl, ...]
     new_id: Callable[[], uuid.UUID]
 
 
@@ -130,8 +130,9 @@ class Exchange:
         self.registry = service.registry
         environ = request.env
         self.extras: Any = environ.get("archelon.extras")
-        self.prefix: str = environ.get("SCRIPT_NAME", "")
-        self._base: str | None = None
+        own = chosen(service.own_urls, environ)
+        self.prefix: str = (own.path if own is not None else "") + environ.get("SCRIPT_NAME", "")
+        self._base: str | None = own.origin if own is not None else None
         self._body: bytes | None = None
         self._rendering: Rendering | None = None
         #: Parsed documents of the request, or the error, by the rendering's method.
@@ -171,15 +172,16 @@ class Exchange:
     def base(self) -> str:
         """Scheme and host under which this client reaches the service, without a trailing slash."""
         if self._base is None:
-            self._base = self.service.base_url or self._requested_base()
+            self._base = requested(self.request.env)
         return self._base
 
-    def _requested_base(self) -> str:
-        environ = self.request.env
-        host = environ.get("HTTP_HOST") or f"{environ['SERVER_NAME']}:{environ['SERVER_PORT']}"
-        if _HOST.fullmatch(host) is None:
-            raise BadRequestError(f"{shown(host)} is not a host name with an optional port", "header Host")
-        return f"{environ['wsgi.url_scheme']}://{host}"
+    def _known(self) -> tuple[OwnUrl, ...]:
+        """Return this service's URLs as a client may write them: its own, and the one that this request is sent to."""
+        if not self.service.own_urls:
+            return (OwnUrl(self.base),)
+        with contextlib.suppress(BadRequestError):
+            return (*self.service.own_urls, OwnUrl(requested(self.request.env)))
+        return self.service.own_urls
 
     def path_of(self, identifier: str) -> str:
         """Return an identifier as a URI reference for this client: the path with the mount point, or an absolute URI."""
@@ -197,13 +199,15 @@ class Exchange:
         if uri.startswith("urn:uuid:"):
             found = self.registry.find_category(kind, self.extras) if kind else None
             return found.location + uri[9:] if isinstance(found, Kind) else None
-        if uri.startswith(self.base + "/"):
-            uri = uri[len(self.base) :]
+        prefix = self.prefix
+        for url in self._known():
+            if uri.startswith(f"{url.origin}{url.path}/"):
+                uri = uri[len(url.origin) :]
+                prefix = url.path + self.request.env.get("SCRIPT_NAME", "")
+                break
         if not uri.startswith("/") or uri.startswith("//"):
             return None
-        if self.prefix and uri.startswith(self.prefix + "/"):
-            uri = uri[len(self.prefix) :]
-        return uri
+        return uri[len(prefix) :] if prefix and uri.startswith(prefix + "/") else uri
 
     def checked_path(self, path: str) -> str:
         """Validate and return a path at which an entity is to be created.
@@ -475,7 +479,9 @@ def writer_of(request: falcon.Request, service: Service) -> Rendering:
     if default not in service.renderings:
         default = service.offered[0]
     media_type = negotiation.accepted(request.env.get("HTTP_ACCEPT"), service.offered, default)
-    return service.renderings[media_type].mounted_at(request.env.get("SCRIPT_NAME", ""))
+    own = chosen(service.own_urls, request.env)
+    prefix = (own.path if own is not None else "") + request.env.get("SCRIPT_NAME", "")
+    return service.renderings[media_type].mounted_at(prefix)
 
 
 def etag_of(rendering: Rendering, payload: Payload) -> str:

@@ -8,7 +8,7 @@ present tokens for one service (see `exchanged_tokens`).
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, Literal
 from urllib.parse import parse_qs
 
@@ -34,7 +34,7 @@ class ServiceManager(KnownCaller):
         exists: whether a tenant has an instance.
         issuers: the issuers of this service manager's own instance tokens.
         reach: returns what an instance's token may access. policy: restricts what a caller sees.
-        realm_name: for `WWW-Authenticate`.
+        realm_name: for `WWW-Authenticate`. urls: of this service manager, the public one first.
     """
 
     def __init__(
@@ -47,10 +47,18 @@ class ServiceManager(KnownCaller):
         reach: Callable[[Identity], exchanged_tokens.ComposedServices],
         policy: Policy,
         realm_name: str,
+        urls: Sequence[str],
         dialect: Literal["1.2", "pyssf"] = "1.2",
     ) -> None:
         view = exchanged_tokens.CallersView(registry, policy)
-        super().__init__(view, hurtle.renderings() if dialect == "pyssf" else None, dialect=dialect, dry_runs=True)
+        super().__init__(
+            view,
+            hurtle.renderings() if dialect == "pyssf" else None,
+            dialect=dialect,
+            dry_runs=True,
+            base_url=urls[0],
+            other_urls=urls[1:],
+        )
         self._catalogue = catalogue
         self._exists = exists
         self._issuers = issuers

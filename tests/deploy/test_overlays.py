@@ -115,4 +115,10 @@ def test_the_services_accept_their_settings(tree: Path, overlay: str, tmp_path: 
                 environment[variable["name"]] = (
                     '{"keys": []}' if "VERIFICATION" in variable["name"] else "of-a-secret" * 3
                 )
-        kinds[each["metadata"]["labels"]["app.kubernetes.io/name"]].load(environment)
+            elif variable["name"] not in environment:
+                environment[variable["name"]] = variable["value"]
+        settings = kinds[each["metadata"]["labels"]["app.kubernetes.io/name"]].load(environment)
+        if isinstance(settings, ServiceManagerSettings):
+            (ingress,) = [found for found in rendered if found["kind"] == "Ingress"]
+            assert settings.url == f"https://{ingress['spec']['rules'][0]['host']}"
+            assert settings.internal_url == "http://service-manager.archelon.svc:8888"
