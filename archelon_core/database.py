@@ -17,7 +17,9 @@ All tables of all packages belong to one `metadata`, each defined in the package
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
+import math
 import re
 import sqlite3
 import threading
@@ -89,6 +91,36 @@ _NOT_STORABLE: Final = ("22", "54")
 #: A row of the same key exists: a SQLSTATE, and SQLite's extended codes for a unique index and for a primary key.
 _DUPLICATE: Final = frozenset(("23505", 2067, 1555))
 _UNAVAILABLE: Final = "the database is busy or unavailable; check the result, and retry"
+#: Failures that last until an operator acts: SQLSTATE, SQLite's primary code, errors of files beside the database; the text.
+_STORAGE: Final = (
+    (
+        "53100",
+        13,
+        (errno.ENOSPC, errno.EDQUOT),
+        "the disk is full: nothing was stored; retry once the operator has freed space",
+    ),
+    (
+        "25006",
+        8,
+        (errno.EROFS,),
+        "the storage is read-only: nothing was stored; retry once the operator has made it writable",
+    ),
+    (
+        "58030",
+        10,
+        (errno.EIO,),
+        "the disk reports an error: nothing was stored; retry once the operator has repaired it",
+    ),
+)
+#: Seconds for which a client waits after one of these.
+_STORAGE_RETRY: Final = 30
+#: Seconds for which a successful write proves that the database can be written.
+_PROOF_INTERVAL: Final = 10.0
+#: A write that changes nothing and needs no table of its own: Alembic's has a few rows.
+_PROOF: Final = sa.text(
+    "UPDATE alembic_version SET version_num = version_num "
+    "WHERE version_num = (SELECT min(version_num) FROM alembic_version)"
+)
 _UNSTORABLE: Final = (
     "a value in the request cannot be stored: texts have no NUL and keep to their lengths, integers have 64 bits"
 )
@@ -102,7 +134,9 @@ class UnstorableError(ValueError):
 
 
 def is_unavailable(error: BaseException) -> bool:
-    """Whether the database is busy, full or unavailable, so that a retry may work. Any other error is a bug."""
+    """Whether the database is busy, full or unavailable, or a disk full, so that a retry may work. Any other error is a bug."""
+    if _storage_problem(error) is not None:
+        return True
     original = getattr(error, "orig", None) or error
     state = getattr(original, "sqlstate", None)
     code = getattr(original, "sqlite_errorcode", None)
@@ -120,6 +154,18 @@ def is_unavailable(error: BaseException) -> bool:
     )
 
 
+def _storage_problem(error: BaseException) -> str | None:
+    """The text for a disk that is full, read-only or broken; None for any other error."""
+    original = getattr(error, "orig", None) or error
+    state = getattr(original, "sqlstate", None)
+    code = getattr(original, "sqlite_errorcode", None)
+    number = original.errno if isinstance(original, OSError) else None
+    for its_state, its_code, its_numbers, text in _STORAGE:
+        if state == its_state or (code is not None and code & 0xFF == its_code) or number in its_numbers:
+            return text
+    return None
+
+
 def refusal_of(error: BaseException) -> HttpError | None:
     """The client error for a failure of the database: 503 if a retry may work, 400 if a value cannot be stored, 409 if another
     request has just created the same row.
@@ -127,6 +173,9 @@ def refusal_of(error: BaseException) -> HttpError | None:
     Returns:
         None for any other failure, which is a bug.
     """
+    problem = _storage_problem(error)
+    if problem is not None:
+        return UnavailableError(problem, "database", retry_after=_STORAGE_RETRY)
     if is_unavailable(error):
         return UnavailableError(_UNAVAILABLE, "database", retry_after=1)
     original = getattr(error, "orig", None) or error
@@ -202,6 +251,8 @@ class Database:
             _ping_after_idle(self.engine, clock)
             self._read = self.engine.execution_options(isolation_level="AUTOCOMMIT")
         self._write = self.engine.execution_options(archelon_write=True)
+        self._clock = clock
+        self._proven = -math.inf
 
     @contextlib.contextmanager
     def read(self) -> Iterator[sa.Connection]:
@@ -220,6 +271,28 @@ class Database:
         """
         with self.write_lock(), self._write.begin() as connection, transactions.opened():
             yield connection
+
+    def prove(self) -> None:
+        """Return if the database can be read and written, for readiness. It writes at most every 10 s.
+
+        Raises:
+            HttpError: why not, see `refusal_of`.
+            sqlalchemy.exc.SQLAlchemyError: any other failure.
+        """
+        try:
+            with self.read() as connection:
+                connection.execute(sa.select(1))
+            now = self._clock()
+            if now < self._proven + _PROOF_INTERVAL:
+                return
+            with self.write() as connection:
+                connection.execute(_PROOF)
+        except sqlalchemy.exc.SQLAlchemyError as error:
+            refusal = refusal_of(error)
+            if refusal is not None:
+                raise refusal from error
+            raise
+        self._proven = now
 
     def often(self, statement: sa.sql.expression.SelectBase) -> Often:
         """A SELECT for the hot path: compiled once, and run on the driver's own connection."""

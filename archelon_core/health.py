@@ -18,6 +18,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from .errors import HttpError
+
 if TYPE_CHECKING:
     import falcon
 
@@ -128,7 +130,9 @@ class Readiness:
             return CheckOutcome(check.name, reason)
         if run.error is not None:
             self._log_failure(check, "failed", run.error)
-            return CheckOutcome(check.name, f"failed ({type(run.error).__name__})")
+            # Only the text of an HttpError is meant for clients.
+            text = f": {run.error.message}" if isinstance(run.error, HttpError) else f" ({type(run.error).__name__})"
+            return CheckOutcome(check.name, f"failed{text}")
         with self._lock:
             recovered = check.name in self._failing
             self._failing.discard(check.name)

@@ -171,12 +171,7 @@ class Dependencies:
 
     def database_check(self) -> health.Check:
         """The readiness check of the database."""
-
-        def probe() -> None:
-            with self.database.read() as connection:
-                connection.execute(sa.select(1))
-
-        return health.Check("database", probe)
+        return health.Check("database", self.database.prove)
 
     def _register(self) -> None:
         """Register the built-in categories; the catalogue registers those of services."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import logging
 import re
 import selectors
 import socket
@@ -31,6 +32,8 @@ import gunicorn.workers.gthread
 
 if TYPE_CHECKING:
     from ..settings import WebSettings
+
+_logger = logging.getLogger(__name__)
 
 #: Yielded by `Connection.steps`, besides `selectors.EVENT_READ` and `EVENT_WRITE`: a request is ready for a thread.
 RUN: Final = 0
@@ -92,6 +95,10 @@ class ConnectionLimits:
 
 class RequestTimeoutError(Exception):
     """A request was not complete in time: 408 (RFC 9110, 15.5.9)."""
+
+
+class BodyNotKeptError(Exception):
+    """A request's body cannot be written to its temporary file: 503."""
 
 
 class Connection(gunicorn.workers.gthread.TConn):  # type: ignore[misc]
@@ -185,6 +192,9 @@ class Connection(gunicorn.workers.gthread.TConn):  # type: ignore[misc]
             return _Received(RequestTimeoutError(f"the request was not complete within {self.limits.seconds:g} s"))
         except (EOFError, OSError):
             raise
+        except BodyNotKeptError as error:
+            _logger.warning("a request's body could not be kept", exc_info=error)
+            return _Received(error)
         except Exception as error:  # noqa: BLE001 - gunicorn raises various errors
             return _Received(error)
         return _Received(request, complete=complete)
@@ -225,7 +235,8 @@ class Connection(gunicorn.workers.gthread.TConn):  # type: ignore[misc]
         self._body = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115 - open until the response
         while True:
             part = self._take(framing.take(self._received))
-            self._body.write(part)
+            with self._keeping():
+                self._body.write(part)
             self._body_size += len(part)
             self.deadline += len(part) / self.limits.rate
             if framing.ended():
@@ -234,10 +245,23 @@ class Connection(gunicorn.workers.gthread.TConn):  # type: ignore[misc]
                 request.force_close()
                 break
             yield from self._receive_some()
-        self._body.seek(0)
+        with self._keeping():
+            self._body.seek(0)
         if not chunked:
             request.body = self._body
         return framing.ended()
+
+    @contextlib.contextmanager
+    def _keeping(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            body, self._body = self._body, None
+            if body is not None:
+                # It would try to write again.
+                with contextlib.suppress(OSError):
+                    body.close()
+            raise BodyNotKeptError("the request's body cannot be stored: the disk may be full; retry later") from error
 
     def _receive_some(self, *, at_once: bool = False) -> _Steps:
         """Receive a piece, once the poller reports one; with `at_once`, try without waiting first."""

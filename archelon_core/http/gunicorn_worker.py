@@ -34,7 +34,7 @@ import gunicorn.sock
 import gunicorn.util
 import gunicorn.workers.gthread
 
-from .connection import RUN, Connection, ConnectionLimits, Outgoing, RequestTimeoutError
+from .connection import RUN, BodyNotKeptError, Connection, ConnectionLimits, Outgoing, RequestTimeoutError
 
 ENDING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 #: Seconds between two checks of the deadlines.
@@ -305,6 +305,8 @@ class _Worker(gunicorn.workers.gthread.ThreadWorker):  # type: ignore[misc]
         response = _ErrorSocket(client, self.server_field)
         if isinstance(exc, RequestTimeoutError):
             gunicorn.util.write_error(response, 408, "Request Timeout", str(exc))
+        elif isinstance(exc, BodyNotKeptError):
+            gunicorn.util.write_error(response, 503, "Service Unavailable", str(exc))
         else:
             super().handle_error(req, response, addr, exc)
 

@@ -41,6 +41,7 @@ _logger = logging.getLogger(__name__)
 #: Prefix of directories for metrics, and the file in them that is locked while they are in use.
 _SHARED = "archelon-metrics-"
 _LOCK = "lock"
+_MEMORY = Path("/dev/shm")  # nosec  # noqa: S108
 
 
 def serve(
@@ -127,11 +128,15 @@ def serve(
 def _shared_directory() -> Path:
     """Create a directory for the metrics of these processes, and remove those of processes that were killed.
 
+    It is in memory, unless TMPDIR says otherwise: the files are mapped, and a full disk would end the processes by SIGBUS.
+
     A lock on a file in it is held through a descriptor that the worker processes inherit: it is free once all have exited.
     """
-    for lock in Path(tempfile.gettempdir()).glob(f"{_SHARED}*/{_LOCK}"):
+    in_memory = "TMPDIR" not in os.environ and os.access(_MEMORY, os.W_OK | os.X_OK)
+    parent = _MEMORY if in_memory else Path(tempfile.gettempdir())
+    for lock in parent.glob(f"{_SHARED}*/{_LOCK}"):
         _remove_unused(lock)
-    directory = Path(tempfile.mkdtemp(prefix=_SHARED))
+    directory = Path(tempfile.mkdtemp(prefix=_SHARED, dir=parent))
     # Renamed once it is locked, so that a concurrent clean-up does not find it before.
     created = directory / f"{_LOCK}.new"
     descriptor = os.open(created, os.O_CREAT | os.O_RDWR, 0o600)

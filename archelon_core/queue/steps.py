@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 import sqlalchemy as sa
 
+from ..database import is_unavailable
 from .leases import Claim, LeaseLostError, Leases
 from .observer import Observer, Outcome
 from .progress import Advance, Done, Fail, Progress, Wait
@@ -150,12 +151,13 @@ class StepRunner:
         return _StepResult(Outcome.ADVANCED, held=(further, lease_end))
 
     def _retry(self, topic: Topic[Any, Any], item: Item, error: Exception) -> _StepResult:
-        failures = item.attempt + 1
+        # A full disk or a database that is away is not the item's fault, and may outlast all of its attempts.
+        failures = item.attempt + (0 if is_unavailable(error) else 1)
         reason = topic.describe(error)
         if failures >= topic.retry.attempts:
             result = self._give_up(topic, item, reason)
             return result if result.error else dataclasses.replace(result, error=error)
-        due = self._clock() + topic.retry.pause(failures, self._chance())
+        due = self._clock() + topic.retry.pause(max(failures, 1), self._chance())
         self._persist(lambda: self._leases.rearm(item, due, failures=failures, reason=reason))
         return _StepResult(Outcome.RETRY, error, due=due)
 

@@ -13,7 +13,6 @@ from typing import Final
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 import prometheus_client
-import sqlalchemy as sa
 
 import bundles
 from archelon_api import deploy, tokens
@@ -97,7 +96,7 @@ def application(
             return found if delegated is None else delegated.tenant
 
     verifier = auth.AnyOf(_verifiers(dependencies))
-    checks = [health.Check("database", lambda: _probe(dependencies)), *isolation_checks(dependencies)]
+    checks = readiness_checks(dependencies)
     heavy = auth.HeavyRequests()
 
     def mounted(module: Module) -> WSGIApplication:
@@ -127,8 +126,15 @@ def application(
     return Mounts({module.name: mounted(module) for module in modules})
 
 
-def isolation_checks(dependencies: Dependencies) -> list[health.Check]:
-    """Return informational checks for `/readyz`: how tenants' code is isolated on this machine. They never fail."""
+def readiness_checks(dependencies: Dependencies) -> list[health.Check]:
+    """Return the checks of `/readyz`: the database, and for information how tenants' code is isolated on this machine."""
+    return [
+        health.Check("database", dependencies.database.prove),
+        *_isolation_checks(dependencies),
+    ]
+
+
+def _isolation_checks(dependencies: Dependencies) -> list[health.Check]:
     return [
         health.Check(f"isolation in {region}", functools.partial(str, platform.isolation))
         for region, platform in dependencies.platforms.items()
@@ -144,11 +150,6 @@ def _verifiers(dependencies: Dependencies) -> list[auth.TokenVerifier]:
         clock=dependencies.clock,
     )
     return [signed] if dependencies.realm is None else [signed, dependencies.realm]
-
-
-def _probe(dependencies: Dependencies) -> None:
-    with dependencies.database.read() as connection:
-        connection.execute(sa.select(1))
 
 
 def _body_limit(path: str) -> int:

@@ -28,7 +28,7 @@ from ..provision.work import ConfigurationWork
 from ..runtime.work import AlarmWork, MonitorWork
 from ..settings import CloudControllerSettings
 from .dependencies import Dependencies
-from .web import MODULES, isolation_checks, modules_of
+from .web import MODULES, modules_of, readiness_checks
 
 #: Timeouts in seconds: of one poll of the identity service, which takes several calls, and of one sweep of everything.
 _IDENTITY: Final = 60.0
@@ -150,5 +150,5 @@ def run(
     """Work until SIGTERM and return the exit status of the process. `port` serves probes and metrics, on `host`."""
     dependencies = Dependencies.of(settings)
     return server.run_worker(
-        worker_of(dependencies, names), port=port, host=host, checks=isolation_checks(dependencies)
+        worker_of(dependencies, names), port=port, host=host, checks=readiness_checks(dependencies)
     )

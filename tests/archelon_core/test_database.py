@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import sqlite3
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -243,3 +245,83 @@ def test_a_database_without_a_server_is_unavailable() -> None:
     assert isinstance(refusal, UnavailableError)
     assert refusal.headers == {"Retry-After": "1"}
     database.close()
+
+
+@contextlib.contextmanager
+def _failing_storage(database: Database, state: str) -> Iterator[None]:
+    """A full (53100), read-only (25006) or broken (58030) disk below the database.
+
+    SQLite really cannot write: the file may not grow, or is opened read-only. PostgreSQL raises the code at the next UPDATE.
+    """
+    if database.dialect == "sqlite":
+        pragma = {"53100": "max_page_count=1", "25006": "query_only=ON"}[state]
+        database.engine.dispose()
+
+        def connect(connection: Any, _record: Any) -> None:
+            connection.execute(f"PRAGMA {pragma}")
+
+        sa.event.listen(database.engine, "connect", connect)
+        try:
+            yield
+        finally:
+            sa.event.remove(database.engine, "connect", connect)
+            database.engine.dispose()
+        return
+    with database.write() as connection:
+        connection.exec_driver_sql(
+            "CREATE FUNCTION fails() RETURNS trigger LANGUAGE plpgsql AS "
+            f"$$ BEGIN RAISE EXCEPTION 'the device of /srv/secret' USING ERRCODE = '{state}'; END $$"
+        )
+        for table in ("alembic_version", "counters"):
+            connection.exec_driver_sql(
+                f"CREATE TRIGGER fails BEFORE INSERT OR UPDATE ON {table} EXECUTE FUNCTION fails()"
+            )
+    yield
+    with database.write() as connection:
+        connection.exec_driver_sql("DROP FUNCTION fails CASCADE")
+
+
+def _stored(database: Database) -> None:
+    """Create what readiness writes to, and a table."""
+    with database.write() as connection:
+        connection.exec_driver_sql("CREATE TABLE alembic_version (version_num VARCHAR(32) PRIMARY KEY)")
+        connection.exec_driver_sql("INSERT INTO alembic_version VALUES ('a'), ('b')")
+        counters.metadata.create_all(connection)
+
+
+@pytest.mark.parametrize(("state", "words"), [("53100", "the disk is full"), ("25006", "read-only")])
+def test_storage_that_cannot_be_written_is_named(database_url: str, state: str, words: str) -> None:
+    now = [0.0]
+    database = Database(database_url, clock=lambda: now[0])
+    _stored(database)
+    database.prove()
+    with _failing_storage(database, state):
+        with pytest.raises(sa.exc.DBAPIError) as caught, database.write() as connection:
+            connection.execute(counters.insert(), [{"name": f"{each:0500}", "value": 1} for each in range(100)])
+        refusal = _refusal(caught.value)
+        assert (refusal.status, refusal.headers) == (503, {"Retry-After": "30"})
+        assert words in refusal.message
+        assert "secret" not in str(refusal)
+        # A write proves the database for some seconds.
+        database.prove()
+        now[0] += 11
+        if database.dialect == "postgresql" or state == "25006":
+            with pytest.raises(UnavailableError, match=words):
+                database.prove()
+    database.prove()
+    with database.read() as connection:
+        assert connection.execute(sa.select(counters)).all() == []
+        versions = connection.exec_driver_sql("SELECT version_num FROM alembic_version ORDER BY 1").all()
+    assert [each[0] for each in versions] == ["a", "b"]
+    database.close()
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [(errno.ENOSPC, "full"), (errno.EDQUOT, "full"), (errno.EROFS, "read-only"), (errno.EIO, "reports an error")],
+)
+def test_files_beside_the_database_fail_in_the_same_way(number: int, words: str) -> None:
+    refusal = _refusal(OSError(number, "a path that is a secret"))
+    assert refusal.status == 503
+    assert words in refusal.message
+    assert refusal_of(OSError(errno.ENOENT, "a bug")) is None

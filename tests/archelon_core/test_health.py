@@ -8,6 +8,7 @@ import threading
 import pytest
 
 from archelon_core import health
+from archelon_core.errors import UnavailableError
 from tests.waiting import until
 
 
@@ -19,6 +20,14 @@ def test_outcomes_name_only_the_failed_check() -> None:
     status, body = health.Readiness(checks).response()
     assert status == 503
     assert body == b'{"ready": false, "checks": {"a": "ok", "b": "failed (OSError)"}}'
+
+
+def test_an_error_for_clients_is_shown_with_its_text() -> None:
+    def fails() -> None:
+        raise UnavailableError("the disk is full")
+
+    outcome = health.Readiness([health.Check("a", fails, timeout=60)]).outcomes()[0]
+    assert outcome == health.CheckOutcome("a", "failed: the disk is full")
 
 
 def test_a_text_of_a_check_is_shown_and_counts_as_ready() -> None:

@@ -154,6 +154,7 @@ def test_sqlite_on_a_full_disk(tmp_path: Path) -> None:
             full = answers[-1]
             assert int(full.header("retry-after")) > 0
             assert full.json["error"]["status"] == 503
+            assert full.json["error"]["message"].startswith("the disk is full: nothing was stored")
             shown = dataclasses.replace(order, method="GET", document=None)
             assert send(manager, shown, "application/occi+json").status == 200
     finally:

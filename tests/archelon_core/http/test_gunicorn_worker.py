@@ -359,6 +359,22 @@ def test_a_large_body_is_in_a_file_until_it_is_complete(tmp_path: Path) -> None:
         assert (status, echoed(body)["sha256"]) == (200, digest)
 
 
+@pytest.mark.parametrize("length", [200_000, 1 << 20])
+def test_a_body_that_no_file_can_keep_is_answered_with_503(tmp_path: Path, length: int) -> None:
+    with serving(tmp_path, body=2 << 20) as running:
+        arbiter = psutil.Process(running.process.pid)
+        for each in until(arbiter.children, "the worker is there"):
+            # A file that cannot grow, as on a full disk.
+            each.rlimit(psutil.RLIMIT_FSIZE, (100_000, 100_000))
+        asked = post(b"Content-Length: %d" % length) + b"x" * length
+        [(status, body)] = answers(running.ask(asked))
+        assert status == 503
+        assert b"the disk may be full" in body
+        # The connection was closed, the server goes on.
+        [(status, _)] = answers(running.ask(CLOSE))
+        assert status == 200
+
+
 def _size(path: Path) -> int:
     try:
         return path.stat().st_size

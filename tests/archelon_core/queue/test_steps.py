@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 import sqlalchemy as sa
 
@@ -171,6 +173,24 @@ def test_an_exception_is_retried_with_growing_pauses_then_given_up(bench: Bench)
     bench.kettles.act = heat
     order(bench.queue, "k", 1)
     assert (bench.state().attempt, bench.state().outcome, bench.state().reason) == (0, None, None)
+    assert bench.worker.run_once()
+    assert observed(bench.database, "k") == 1
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "full"), sa.exc.TimeoutError()])
+def test_a_full_disk_or_an_absent_database_uses_up_no_attempt(bench: Bench, error: Exception) -> None:
+    def act(wanted: int, seen: int) -> work.Progress[int]:
+        raise error
+
+    bench.kettles.act = act
+    order(bench.queue, "k", 1)
+    for _ in range(7):
+        assert bench.worker.run_once()
+        due = bench.state().due
+        assert due is not None
+        bench.clock.now = due
+    assert (bench.state().attempt, bench.state().outcome) == (0, None)
+    bench.kettles.act = heat
     assert bench.worker.run_once()
     assert observed(bench.database, "k") == 1
 
