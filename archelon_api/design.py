@@ -22,6 +22,8 @@ DELEGATES: Final = attribute("service.delegates")
 ORIGIN: Final = attribute("service.origin")
 ISSUER: Final = attribute("service.issuer")
 PUBLISHER: Final = attribute("service.publisher")
+#: The value of INTERFACE of an endpoint for Hurtle's clients, which speaks pyssf's dialect.
+HURTLE: Final = "hurtle"
 #: Values of ORIGIN.
 INSTALLATION: Final = "installation"
 IDENTITY: Final = "identity"
@@ -36,7 +38,12 @@ SERVICE: Final = Kind(
         SERVICE_TYPE: Attribute("required", description="type identifier of a service, or the scheme of a module"),
         ENDPOINT: Attribute("required", description="URL that clients use"),
         SERVICE_REGION: Attribute("required", description="region that the endpoint serves"),
-        INTERFACE: Attribute("", pattern="public|internal|admin", default="public"),
+        INTERFACE: Attribute(
+            "",
+            pattern=f"public|internal|admin|{HURTLE}",
+            default="public",
+            description=f"its users; {HURTLE} is for Hurtle's clients, and is what Keystone's catalogue then has",
+        ),
         DELEGATES: Attribute(
             "immutable",
             type="boolean",

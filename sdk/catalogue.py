@@ -39,7 +39,7 @@ class Design:
         self._modules: dict[str, FoundService] = {}
 
     def services(self, service_type: str) -> Sequence[FoundService]:
-        """Return the catalogue's entries of a type that may be sent a token."""
+        """Return the catalogue's entries of a type that may be sent a token, without those for Hurtle's clients."""
         entries = self._services.design().list(design.SERVICE.location, attributes={design.SERVICE_TYPE: service_type})
         return [
             FoundService(
@@ -49,7 +49,7 @@ class Design:
                 str(each.attributes.get(design.INTERFACE, "public")),
             )
             for each in entries
-            if design.is_trusted(each.attributes)
+            if design.is_trusted(each.attributes) and each.attributes.get(design.INTERFACE) != design.HURTLE
         ]
 
     def service(self, service_type: str, region: str | None = None) -> FoundService:

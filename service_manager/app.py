@@ -14,6 +14,7 @@ from typing import Any, Literal
 import prometheus_client
 import sqlalchemy as sa
 
+from archelon_api import design
 from archelon_api import service_manager as wire
 from archelon_core import health
 from archelon_core import queue as work
@@ -69,6 +70,8 @@ from .store.start_tokens import START_ISSUER, StartTokens
 MIGRATIONS = Path(__file__).parent / "migrations" / "versions"
 
 _COUNTS = "instance.counts"
+#: Mount of Hurtle's dialect.
+_HURTLE = "/hurtle"
 
 
 class _ExistingInstances:
@@ -244,9 +247,9 @@ def web(dependencies: Dependencies) -> Any:
 
     def dispatch(environ: dict[str, Any], start_response: Any) -> Any:
         path = environ.get("PATH_INFO", "")
-        if path == "/hurtle" or path.startswith("/hurtle/"):
-            environ["SCRIPT_NAME"] = environ.get("SCRIPT_NAME", "") + "/hurtle"
-            environ["PATH_INFO"] = path.removeprefix("/hurtle") or "/"
+        if path == _HURTLE or path.startswith(f"{_HURTLE}/"):
+            environ["SCRIPT_NAME"] = environ.get("SCRIPT_NAME", "") + _HURTLE
+            environ["PATH_INFO"] = path.removeprefix(_HURTLE) or "/"
             return hurtle(environ, start_response)
         return occi(environ, start_response)
 
@@ -316,7 +319,11 @@ def topics(dependencies: Dependencies) -> list[work.Topic[Any, Any]]:
         retry_policy=RetryPolicy(settings.phase_timeout, settings.phase_retries, settings.phase_pause),
         clock=dependencies.clock,
     )
-    urls = {"public": settings.url} | ({"internal": settings.internal_url} if settings.internal_url else {})
+    urls = {"public": settings.url}
+    if settings.internal_url:
+        urls["internal"] = settings.internal_url
+    if settings.hurtle_catalogue:
+        urls[design.HURTLE] = settings.url + _HURTLE
     registration = Registration(
         dependencies.catalogue, cloud, issuer=settings.issuer, urls=urls, every=settings.catalogue_interval
     )

@@ -28,6 +28,9 @@ class ServiceManagerSettings(WebSettings):
     internal_url: PublicUrl = pydantic.Field(
         "", description="URL at which orchestrators and other services reach it, if it is another one"
     )
+    hurtle_catalogue: bool = pydantic.Field(
+        False, description="whether Keystone's catalogue leads to /hurtle, for Hurtle's clients, instead of OCCI 1.2"
+    )
     keystone_url: str = pydantic.Field("", description="Keystone whose tokens are accepted; empty for none")
     catalogue_interval: float = pydantic.Field(30.0, gt=0, description="seconds between polls of design's catalogue")
     design_url: str = pydantic.Field(description="URL of the cloud controller's design module")

@@ -7,7 +7,8 @@ either side, are repaired. Modules of the cloud controller are not exported: the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from occi.core_model import Resource
@@ -20,6 +21,8 @@ from .ports import CatalogueEntry, ServiceCatalogue
 
 #: The topic of the synchronization; seeded with its own name.
 TOPIC: Final = "design.catalogue"
+#: Interfaces that Hurtle's clients ask for.
+_OF_HURTLE: Final = ("public", "internal")
 
 
 def catalogue_entity(entry: CatalogueEntry, *, origin: str = "") -> Resource:
@@ -46,7 +49,7 @@ def synchronization(
         entities = registry.select(Selection(category=design.SERVICE), {}).entities
         read = {each.identifier: each for each in entities if each.attributes.get(design.ORIGIN) == design.IDENTITY}
         ours = {each.identifier: each for each in entities if each.identifier not in read}
-        catalogue.publish([_entry(each) for each in ours.values() if _is_for_keystone(each.attributes)])
+        catalogue.publish(for_keystone(ours.values()))
         wanted: dict[str, Resource] = {}
         for entry in catalogue.others():
             entity = catalogue_entity(entry, origin=design.IDENTITY)
@@ -69,6 +72,23 @@ def synchronization(
         return every
 
     return compare
+
+
+def for_keystone(entities: Iterable[Any]) -> list[CatalogueEntry]:
+    """Return the entries of Keystone's catalogue for those of design's.
+
+    Keystone's clients find a service by its type alone. Where a service manager enters an endpoint for Hurtle's clients, they get
+    that one: Hurtle asks for the interface public, or internal.
+    """
+    entries = [_entry(each) for each in entities if _is_for_keystone(each.attributes)]
+    hurtles = {(each.type, each.region) for each in entries if each.interface == design.HURTLE}
+    exported: list[CatalogueEntry] = []
+    for each in entries:
+        if each.interface == design.HURTLE:
+            exported += [dataclasses.replace(each, interface=interface) for interface in _OF_HURTLE]
+        elif each.interface not in _OF_HURTLE or (each.type, each.region) not in hurtles:
+            exported.append(each)
+    return exported
 
 
 def _is_for_keystone(attributes: Mapping[str, Any]) -> bool:

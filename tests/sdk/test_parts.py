@@ -336,6 +336,19 @@ def test_a_module_that_the_installation_did_not_register_is_not_called() -> None
     assert design.module(deploy.SCHEME).url == cloud.url("deploy")
 
 
+def test_an_endpoint_for_hurtles_clients_is_not_used() -> None:
+    services = Elsewhere(delegated=True)
+    cloud = services.cloud_in_memory
+    cloud.update_catalogue()
+    design = sdk.Design(services, lambda: sdk.Instance(ONE, "t", SCHEME + "top"))
+    before = design.services(MAAS)
+    [entry] = cloud.find("design", attributes={wire_design.SERVICE_TYPE: MAAS})
+    other = {wire_design.ENDPOINT: "http://theirs.example.org/hurtle/maas/", wire_design.INTERFACE: wire_design.HURTLE}
+    cloud.keep("design", f"{wire_design.SERVICE.location}0-hurtle", {**entry.attributes, **other})
+    assert design.services(MAAS) == before
+    assert len(cloud.find("design", attributes={wire_design.SERVICE_TYPE: MAAS})) == 2
+
+
 # --- regions, and an author's state -----------------------------------------------------------------------------------
 
 

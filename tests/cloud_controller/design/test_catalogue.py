@@ -307,5 +307,26 @@ def test_keystones_catalogue_cannot_redirect_our_modules(bench: Bench) -> None:
     assert "http://theirs/" not in _by_endpoint(bench.entries())
 
 
+def test_keystones_catalogue_leads_to_the_endpoint_for_hurtles_clients(bench: Bench) -> None:
+    for interface in ("public", "internal", "admin"):
+        assert bench.put(bench.manager(), endpoint=f"http://{interface}/", interface=interface) == 201
+    assert bench.put(bench.manager(), endpoint="http://moon/", region="moon") == 201
+    keystone = _Keystone([])
+    registry = bench.system.dependencies.registry()
+    web.modules_of(bench.system.dependencies, ["design"])[0].register(web.Application(registry))
+    compare = synchronization(bench.system.database, registry, keystone, every=1.0)
+    # A provider's own is not exported.
+    assert bench.put(bench.people["provider"], endpoint="http://stranger/", interface=design.HURTLE) == 201
+    compare()
+    ours = ["http://admin/", "http://internal/", "http://moon/", "http://public/"]
+    assert keystone.published == ours
+    assert bench.put(bench.manager(), endpoint="http://hurtle/", interface=design.HURTLE) == 200
+    compare()
+    assert keystone.published == ["http://admin/", "http://hurtle/", "http://hurtle/", "http://moon/"]
+    assert bench.delete(bench.manager(), interface=design.HURTLE) == 200
+    compare()
+    assert keystone.published == ours
+
+
 def _by_endpoint(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {str(each[design.ENDPOINT]): each.get(design.ORIGIN) for each in entries}

@@ -7,16 +7,22 @@ import shutil
 import subprocess
 import urllib.parse
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 import urllib3
+from occi.core_model import Resource
 
+from archelon_api import design
+from cloud_controller.design.mirror import for_keystone
+from cloud_controller.design.ports import CatalogueEntry
+from service_manager import app
 from tests.conftest import missing
 from tests.fakes.cloud import FakeCloudProcess
 from tests.waiting import until
 
-from ..harness import ServiceManager
+from ..harness import ISSUER, Keys, ServiceManager, make_bundle, running
 
 CATEGORY = 'demo; scheme="http://schemas.example.org/occi/sm#"; class="kind"'
 ENDPOINT = "mcn.endpoint.p1"
@@ -101,6 +107,55 @@ def test_a_resolver_creates_uses_and_disposes_of_an_instance(hurtle: Hurtle, clo
     assert cloud.entries().times("phase done", instance, phase="update") == 1
     hurtle.dispose(location)
     assert not [each for each in cloud.left_over() if instance in each]
+
+
+def _endpoint_of(entries: list[CatalogueEntry], service_type: str, region: str, interface: str) -> str | None:
+    """Find an endpoint like Hurtle's library: of all services with the type, the region's endpoint that is listed last."""
+    found = None
+    for each in entries:
+        if each.type == service_type and each.region == region and each.interface == interface:
+            found = each.endpoint
+    return found
+
+
+def test_a_resolver_follows_keystones_catalogue(cloud: FakeCloudProcess, keys: Keys, tmp_path: Path) -> None:
+    manager = ServiceManager(
+        tmp_path,
+        design_url=cloud.url + "/design",
+        database_url=f"sqlite:///{tmp_path}/state.db",
+        keys=keys,
+        settings={
+            "ARCHELON_HURTLE_CATALOGUE": "true",
+            "ARCHELON_INTERNAL_URL": "http://localhost:1",
+            "ARCHELON_CATALOGUE_INTERVAL": "0.2",
+        },
+    )
+    with running(manager):
+        type_id = "http://schemas.example.org/occi/sm#followed"
+        manager.publish(make_bundle(tmp_path / "bundle", service_type=type_id))
+        dependencies = app.Dependencies.of(manager.settings())
+        try:
+            listed = until(
+                lambda: len(found := dependencies.cloud.services(type_id)) == 3 and found, "all entries are there"
+            )
+        finally:
+            dependencies.cloud.close()
+            dependencies.database.close()
+        shown = [Resource(each.location, design.SERVICE, []) for each in listed]
+        for entity, each in zip(shown, listed, strict=True):
+            # The fake catalogue does not record the author.
+            entity.attributes = {**each.attributes, design.ISSUER: ISSUER}
+        entries = for_keystone(shown)
+        for interface in ("public", "internal"):
+            endpoint = _endpoint_of(entries, type_id, "local", interface)
+            assert endpoint == f"{manager.url}/hurtle/followed/"
+        hurtle = Hurtle(manager)
+        fields = {"Category": CATEGORY.replace("demo", "followed"), "Content-Type": "text/occi"}
+        answer = hurtle.ask("POST", endpoint, fields)
+        assert answer.status == 201, answer.data
+        location = answer.headers["Location"]
+        assert location.startswith(endpoint)
+        assert hurtle.ask("GET", location, {"Accept": "application/occi+json"}).json()["kind"]["term"] == "followed"
 
 
 def test_an_instance_that_rests_in_provision_here_is_active_elsewhere(hurtle: Hurtle, manager: ServiceManager) -> None:
