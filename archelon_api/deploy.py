@@ -122,6 +122,7 @@ STACK_SECRET_PARAMETERS: Final = attribute("stack.secret_parameters")
 STACK_ROLLBACK: Final = attribute("stack.rollback")
 STACK_STATE: Final = attribute("stack.state")
 STACK_REASON: Final = attribute("stack.reason")
+STACK_RETRY: Final = attribute("stack.retry")
 STACK_ID: Final = attribute("stack.id")
 STACK_HEALTH: Final = attribute("stack.health")
 STACK_HEALTH_MESSAGE: Final = attribute("stack.health.message")
@@ -195,6 +196,9 @@ STACK: Final = Kind(
         STACK_ROLLBACK: Attribute("", type="boolean", default=True, description="roll back a failed create"),
         STACK_STATE: Attribute("immutable", description="Heat's state, such as CREATE_COMPLETE"),
         STACK_REASON: Attribute("immutable"),
+        STACK_RETRY: Attribute(
+            "immutable", type="boolean", description="false: the platform would refuse the same order again"
+        ),
         STACK_ID: Attribute("immutable", description="the platform's own id"),
         STACK_HEALTH: Attribute(
             "immutable", pattern="healthy|degraded|down", description="how it is at present; absent until it is created"

@@ -85,6 +85,7 @@ PHASE: Final = attribute("phase")
 PHASE_STATE: Final = attribute("phase.state")
 PHASE_STATES: Final = ("running", "done", "failed")
 PHASE_MESSAGE: Final = attribute("phase.message")
+PHASE_RETRY: Final = attribute("phase.retry")
 OUTPUTS: Final = attribute("outputs")
 PRIVATE: Final = attribute("private")
 REPORTED_LINKS: Final = attribute("links")
@@ -101,6 +102,9 @@ REPORT: Final = Action(
         PHASE: Attribute("", pattern="|".join(PHASES), description="omitted if only outputs or private change"),
         PHASE_STATE: Attribute("", pattern="|".join(PHASE_STATES)),
         PHASE_MESSAGE: Attribute("", description="for the tenant, in plain language"),
+        PHASE_RETRY: Attribute(
+            "", type="boolean", description="false: a failure that no retry of the same order cures"
+        ),
         "occi.mcn.stack.state": Attribute(""),
         "occi.mcn.stack.id": Attribute(""),
         HEALTH: Attribute("", pattern="|".join(HEALTHS), description="of what the instance consists of, at present"),

@@ -32,6 +32,8 @@ _PYTHON_TYPES: Final[Mapping[str, tuple[type, ...]]] = {
 #: Whole numbers that databases, JSON readers of other languages and nanosecond clocks all accept: 64 bits, signed.
 _LEAST: Final = -(2**63)
 _MOST: Final = 2**63 - 1
+#: Up to here, every whole number is a float of its own.
+_EXACT: Final = 2**53
 #: Length in characters of a text that a regular expression matches within microseconds.
 _SHORT: Final = 1000
 _DENIED: Final = frozenset(("$ref", "$dynamicRef", "patternProperties"))
@@ -52,18 +54,22 @@ class Attribute(str):
         pattern: a regular expression (RE2 syntax) that the whole string must match, or a JSON Schema.
         description: one sentence for people.
         secret: shown only to the owner, on a GET of the single entity; never listed, filtered or logged.
+        longest: bytes of a text, or of an array or object as JSON, for a value that others than this service use: as an
+            environment variable, an argument or a parameter. Its texts then have no NUL, and 50.0 is stored
+            as 50: JSON does not distinguish these, programs that read their environment do.
 
     Raises:
         ValueError: the use or type is unknown, the pattern does not compile, or the default does not fit.
     """
 
-    __slots__ = ("default", "description", "pattern", "secret", "type", "typed")
+    __slots__ = ("default", "description", "longest", "pattern", "secret", "type", "typed")
 
     type: AttributeType
     default: Any
     pattern: str | Mapping[str, Any] | None
     description: str
     secret: bool
+    longest: int | None
     typed: bool
 
     def __new__(
@@ -75,6 +81,7 @@ class Attribute(str):
         pattern: str | Mapping[str, Any] | None = None,
         description: str = "",
         secret: bool = False,
+        longest: int | None = None,
     ) -> Attribute:
         if use not in get_args(Use):
             raise ValueError(
@@ -89,6 +96,7 @@ class Attribute(str):
         self.pattern = pattern
         self.description = description
         self.secret = secret
+        self.longest = longest
         self.typed = True
         self.default = default
         if isinstance(pattern, str):
@@ -96,7 +104,7 @@ class Attribute(str):
         elif pattern is not None and not _is_whole_number(pattern):
             _schema(json.dumps(pattern, sort_keys=True))
         if default is not None:
-            check("default", default, self)
+            self.default = check("default", default, self)
         return self
 
     @property
@@ -151,11 +159,37 @@ def check(name: str, value: Any, definition: Attribute) -> Any:
     if definition.secret:
         logs.hide_in_request(value)
     fitted = _fit(value, definition)
+    if definition.longest is not None:
+        fitted = _whole(fitted)
     if fitted is None or (definition.pattern is not None and not _matches(fitted, definition.pattern)):
         raise ValueError(f"{name} has to be {_wanted(definition)}")
     if isinstance(fitted, int) and not _LEAST <= fitted <= _MOST:
         raise ValueError(f"{name} has to be a number; a whole one lies between {_LEAST} and {_MOST}")
+    if definition.longest is not None:
+        _check_texts(name, fitted, definition.longest)
     return fitted
+
+
+def _check_texts(name: str, value: Any, longest: int) -> None:
+    if not isinstance(value, str | list | dict):
+        return
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    if len(text.encode("utf-8", "surrogatepass")) > longest:
+        raise ValueError(f"{name} has more than {longest} bytes")
+    if any("\0" in each for each in _texts_in(value)):
+        raise ValueError(f"{name} contains a NUL, which no environment variable and no text file can")
+
+
+def _texts_in(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, member in value.items():
+            yield key
+            yield from _texts_in(member)
+    elif isinstance(value, list):
+        for member in value:
+            yield from _texts_in(member)
 
 
 def is_slow(value: Any, definition: Attribute) -> bool:
@@ -178,6 +212,10 @@ def _fit(value: Any, definition: Attribute) -> Any:
     if not definition.typed and isinstance(value, bool | int | float):
         return json.dumps(value)
     return None
+
+
+def _whole(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and abs(value) <= _EXACT and value.is_integer() else value
 
 
 def _from_text(text: str, wanted: AttributeType) -> Any:

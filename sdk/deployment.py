@@ -48,7 +48,7 @@ class Stack:
 
     Attributes:
         path: at deploy. name, region, format: as ordered.
-        state: in Heat's terms, such as CREATE_COMPLETE; reason: its cause, as text.
+        state: in Heat's terms, such as CREATE_COMPLETE; reason: its cause, as text; refused: whether no retry cures it.
         health: at present: healthy, degraded, down, or empty if it is not known yet; health_message: what is wrong.
         id: the platform's.
         outputs: by name.
@@ -65,6 +65,7 @@ class Stack:
     resources: Sequence[Resource] = ()
     health: str = ""
     health_message: str = ""
+    refused: bool = False
 
     @property
     def in_progress(self) -> bool:
@@ -188,10 +189,12 @@ class Deployment:
             except client.BadRequestError as error:
                 # The manifest has several formats, and the platform rejects those that it does not support.
                 if error.where != deploy.STACK_FORMAT or len(chosen) == 1:
-                    raise StackFailure(f"the region {region} refuses the template {path}: {error.message}") from error
+                    raise StackFailure(
+                        f"the region {region} refuses the template {path}: {error.message}", permanent=True
+                    ) from error
                 refusals.append(error.message)
         reasons = "; ".join(refusals) or "the manifest has no template for it"
-        raise Failure(f"this service cannot be deployed to the region {region}: {reasons}")
+        raise Failure(f"this service cannot be deployed to the region {region}: {reasons}", permanent=True)
 
     def _format_of(self, path: str) -> str:
         """The format of an existing stack, or an empty string."""
@@ -291,7 +294,9 @@ class Deployment:
             stack = _stack(self._service.get(stack.path))
         if stack.failed:
             reason = stack.reason or "no reason given"
-            raise StackFailure(f"the stack {stack.name} in {stack.region} is {stack.state}: {reason}")
+            raise StackFailure(
+                f"the stack {stack.name} in {stack.region} is {stack.state}: {reason}", permanent=stack.refused
+            )
         return stack
 
     def scale(self, node: str, *, count: int | None = None, by: int | None = None, stack: str | None = None) -> bool:
@@ -393,4 +398,5 @@ def _stack(shown: client.Entity) -> Stack:
         ],
         health=str(get(deploy.STACK_HEALTH) or ""),
         health_message=str(get(deploy.STACK_HEALTH_MESSAGE) or ""),
+        refused=get(deploy.STACK_RETRY) is False,
     )

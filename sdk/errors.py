@@ -8,7 +8,16 @@ from __future__ import annotations
 
 
 class Failure(Exception):  # noqa: N818 - authors raise sdk.Failure("why")
-    """A phase cannot succeed. The tenant sees the text as it is: the fault, and its remedy."""
+    """A phase cannot succeed. The tenant sees the text as it is: the fault, and its remedy.
+
+    Args:
+        text: for the tenant.
+        permanent: whether the same order would fail again; the phase is then not retried.
+    """
+
+    def __init__(self, text: str = "", *, permanent: bool = False) -> None:
+        super().__init__(text)
+        self.permanent = permanent
 
 
 class StackFailure(Failure):

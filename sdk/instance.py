@@ -66,11 +66,13 @@ def typed(of: Any, values: Mapping[str, Any]) -> Any:
         name = field.metadata.get("attribute") or _attribute(field.name, values)
         if name is None or values.get(name) is None:
             if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-                raise Failure(f"the parameter {field.metadata.get('attribute', field.name)} has no value; set one")
+                raise Failure(
+                    f"the parameter {field.metadata.get('attribute', field.name)} has no value; set one", permanent=True
+                )
             continue
         value = values[name]
         if not _fits(value, hints[field.name]):
-            raise Failure(f"the parameter {name} has the wrong type {type(value).__name__}; correct it")
+            raise Failure(f"the parameter {name} has the wrong type {type(value).__name__}; correct it", permanent=True)
         given[field.name] = value
     return of(**given)
 

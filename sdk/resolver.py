@@ -165,7 +165,9 @@ class Resolver:
         except client.StatusError as error:
             if error.status >= 500 or error.status == 429:
                 raise
-            raise SupplierFailure(f"{needed.type} cannot be ordered: {error.message}") from error
+            # A wrong value, or a quota; another status may be another one's soon.
+            refused = error.status in (400, 403, 413)
+            raise SupplierFailure(f"{needed.type} cannot be ordered: {error.message}", permanent=refused) from error
         self._ordered[needed.type] = place.url
         return Supplier(needed.type, place.url, attributes=dict(shown.attributes))
 

@@ -46,9 +46,9 @@ class Document:
         try:
             text = bundle.read(path).decode()
         except KeyError:
-            raise Failure(f"the bundle has no template {path}; publish it again with one") from None
+            raise Failure(f"the bundle has no template {path}; publish it again with one", permanent=True) from None
         except UnicodeDecodeError:
-            raise Failure(f"the template {path} is not UTF-8") from None
+            raise Failure(f"the template {path} is not UTF-8", permanent=True) from None
         declares = template_format in _DECLARING
         names = _declared(text, path, template_format) if declares else dict.fromkeys(_REFERENCE.findall(text))
         files = _named(bundle, path, text, environments) if template_format == "hot" else _files(bundle, path, text)
@@ -85,7 +85,7 @@ def _named(bundle: bundles.Bundle, path: str, text: str, environments: Sequence[
 
 
 def _failure(error: bundles.BundleError) -> Failure:
-    return Failure("\n".join(str(each) for each in error.problems[:5]))
+    return Failure("\n".join(str(each) for each in error.problems[:5]), permanent=True)
 
 
 def _files(bundle: bundles.Bundle, path: str, text: str) -> dict[str, str]:

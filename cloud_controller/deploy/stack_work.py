@@ -40,10 +40,11 @@ class WantedStack:
 
 @dataclass(frozen=True)
 class ObservedStack:
-    """The state that a step observed; `progress` None: verified absent."""
+    """The state that a step observed; `progress` None: verified absent; `refused`: the same order would fail again."""
 
     present: Object
     progress: interface.Progress | None
+    refused: bool = False
 
 
 class StackWork(ResourceHandler[WantedStack, ObservedStack]):
@@ -73,11 +74,9 @@ class StackWork(ResourceHandler[WantedStack, ObservedStack]):
             verb = str(wanted.attributes.get(deploy.STACK_STATE, "")).partition("_")[0] or "CREATE"
             settled = {name: value for name, value in (record or {}).items() if name != "moving"}
             failed = interface.Progress(settled, f"{verb}_FAILED", reason, None, None)
-            return (
-                Wait(30.0, ObservedStack(present, failed))
-                if present.wanted == ABSENT
-                else Done(ObservedStack(present, failed))
-            )
+            if present.wanted == ABSENT:
+                return Wait(30.0, ObservedStack(present, failed))
+            return Done(ObservedStack(present, failed, getattr(problem, "permanent", True)))
         if present.wanted == ABSENT and progress.state == "DELETE_COMPLETE":
             left = stacks.remains(order)
             if not left:
@@ -99,6 +98,7 @@ class StackWork(ResourceHandler[WantedStack, ObservedStack]):
         shown: dict[str, Any] = {
             deploy.STACK_STATE: progress.state,
             deploy.STACK_REASON: progress.reason or None,
+            deploy.STACK_RETRY: False if observed.refused else None,
             deploy.STACK_ID: progress.id or present.path.rpartition("/")[2],
         }
         if progress.outputs is not None:

@@ -25,18 +25,27 @@ KEYS: Final = "keys"
 _KEYS_KEPT: Final = 64
 
 _SET: Final = frozenset(
-    (deploy.STACK_STATE, deploy.STACK_REASON, deploy.STACK_ID, deploy.STACK_OUTPUTS, deploy.STACK_RESOURCES)
+    (
+        deploy.STACK_STATE,
+        deploy.STACK_REASON,
+        deploy.STACK_RETRY,
+        deploy.STACK_ID,
+        deploy.STACK_OUTPUTS,
+        deploy.STACK_RESOURCES,
+    )
 )
 
 
 def stack_order(attributes: Mapping[str, Any], present: Object) -> StackOrder:
-    """Return the platform's order from an entity's attributes. Raises DeployError if a parameter is not a scalar."""
+    """Return the platform's order from an entity's attributes. Raises DeployError for an impossible parameter."""
     get = attributes.get
     secret = get(deploy.STACK_SECRET_PARAMETERS) or {}
     parameters = {**(get(deploy.STACK_PARAMETERS) or {}), **secret}
     for name, value in parameters.items():
         if not isinstance(value, str | int | float | bool):
             raise DeployError(f"the parameter {name[:60]!r} must be a text, a number or a boolean")
+        if isinstance(value, str) and "\0" in value:
+            raise DeployError(f"the parameter {name[:60]!r} contains a NUL, which no environment and no document can")
     files = get(deploy.STACK_FILES) or {}
     for name, text in files.items():
         if not isinstance(text, str):
@@ -193,7 +202,8 @@ class StackBackend(OwnedBackend):
         # Set in the order's transaction, so that a client that reads the stack after ordering never gets the old state.
         creating = str(attributes.get(deploy.STACK_STATE, "")).startswith("CREATE_IN")
         attributes[deploy.STACK_STATE] = "CREATE_IN_PROGRESS" if creating else "UPDATE_IN_PROGRESS"
-        attributes.pop(deploy.STACK_REASON, None)
+        for name in (deploy.STACK_REASON, deploy.STACK_RETRY):
+            attributes.pop(name, None)
 
 
 def _whole(attributes: Mapping[str, Any], name: str) -> int | None:

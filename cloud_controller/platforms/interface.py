@@ -29,7 +29,15 @@ Scalar = str | int | float | bool | None
 
 
 class DeployError(Exception):
-    """An order can never be carried out; the text gives reason and remedy, without secrets."""
+    """An order can never be carried out; the text gives reason and remedy, without secrets.
+
+    Args:
+        permanent: false if the same order may be accepted later, once something else has changed.
+    """
+
+    def __init__(self, text: str = "", *, permanent: bool = True) -> None:
+        super().__init__(text)
+        self.permanent = permanent
 
 
 class UnknownNodeError(DeployError):
@@ -38,6 +46,9 @@ class UnknownNodeError(DeployError):
 
 class DelegationEndedError(DeployError):
     """The tenant's delegation has ended; the text gives the reason, and what an operator can do."""
+
+    def __init__(self, text: str = "") -> None:
+        super().__init__(text, permanent=False)
 
 
 class NeverDelegatedError(DelegationEndedError):

@@ -355,6 +355,8 @@ class Engine:
                 manager.PHASE_MESSAGE: describe(error)[:_LONGEST_MESSAGE],
                 **self._present_if_known(),
             }
+            if isinstance(error, Failure) and error.permanent:
+                report[manager.PHASE_RETRY] = False
         with self._changed:
             if run.state != "running":
                 raise Cancelled

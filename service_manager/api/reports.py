@@ -139,7 +139,8 @@ class ReportBackend(ActionBackend):
         repeated = state == "failed" and seen.retry_at is not None and self._clock() < seen.retry_at
         if phase is not None and phase == seen.state and seen.outcome is None and not repeated:
             if state in ("done", "failed"):
-                columns |= {"outcome": state, "outcome_message": message}
+                refused = state == "failed" and report.get(wire.PHASE_RETRY) is False
+                columns |= {"outcome": "refused" if refused else state, "outcome_message": message}
             elif message:
                 show_state(entity, str(entity.attributes[wire.STATE]), message)
         self._instances.change(connection, instance.id, columns)

@@ -102,7 +102,7 @@ class TryAgain:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class GiveUp:
-    """Fail the phase: its last attempt failed."""
+    """Fail the phase: its last attempt failed, or its order is refused for good."""
 
     phase: str
     reason: str
@@ -176,7 +176,7 @@ def _active(seen: Snapshot, now: float) -> Step:
 
 
 def _failure(seen: Snapshot, limits: RetryPolicy, now: float) -> str | None:
-    if seen.outcome == "failed":
+    if seen.outcome in ("failed", "refused"):
         return seen.outcome_message or "the orchestrator gave no reason"
     overdue = seen.begun + limits.timeout
     if seen.outcome is None and now >= overdue:
@@ -194,7 +194,9 @@ def _stalled_at(seen: Snapshot) -> str:
 
 def _after(seen: Snapshot, limits: RetryPolicy, reason: str, *, now: float) -> Step:
     failures = seen.attempt + 1
-    if failures <= limits.retries:
+    # The removal is tried again whatever the reason: what is left of an instance must not stay.
+    hopeless = seen.outcome == "refused" and seen.state != "destroy"
+    if failures <= limits.retries and not hopeless:
         return TryAgain(now + Backoff(limits.pause, _LONGEST_PAUSE).delay(failures), reason)
     return GiveUp(seen.state, reason)
 

@@ -146,13 +146,15 @@ class Reconciler(queue.Handler[LoadedInstance, InstanceChange]):
         return overdue - order.now if overdue > order.now else math.inf
 
     def _refused(self, order: LoadedInstance, error: client.ClientError) -> queue.Progress[InstanceChange]:
-        """Fail the attempt: a retry of the call would be refused again."""
+        """Fail the attempt: a retry of the call would be refused again; or the phase, if every attempt would be."""
         seen = order.instance.snapshot
         now = self._clock()
         if seen.state == "active":
             failures = {"consecutive_failures": order.instance.consecutive_failures + 1}
             return queue.Wait(_POLL_INTERVAL, InstanceChange(failures, message=_one_line(error)))
-        failed = dataclasses.replace(seen, outcome="failed", outcome_message=_one_line(error))
+        hopeless = isinstance(error, client.BadRequestError | client.TooLargeError)
+        outcome = "refused" if hopeless else "failed"
+        failed = dataclasses.replace(seen, outcome=outcome, outcome_message=_one_line(error))
         if isinstance(order.next, planner.Dispose):
             failed = dataclasses.replace(failed, disposal="failed")
         return self._execute(planner.plan(failed, self._retry_policies(order.manifest), now), order, now)

@@ -16,6 +16,13 @@ RESERVED_TERMS: Final = frozenset(
 ) | {"healthz", "readyz", "metrics", "-"}
 
 
+#: Bytes of a tenant's value, unless its pattern permits a text of more characters (`maxLength`). A variable of a process takes
+#: 128 KiB.
+LONGEST: Final = 64 << 10
+#: Bytes of one character in UTF-8.
+_MOST_BYTES: Final = 4
+
+
 def kind_of(manifest: bundles.Manifest, *, withdrawn: bool = False) -> Kind:
     """Return the kind that a manifest describes, at `/<term>/`. That of a withdrawn service says so by an attribute.
 
@@ -49,14 +56,18 @@ def actions_of(manifest: bundles.Manifest) -> list[Action]:
 
 
 def _attribute(name: str, declared: bundles.Attribute) -> Attribute:
+    schema = declared.pattern.schema() if declared.pattern is not None else None
+    permitted = (schema or {}).get("maxLength", 0)
+    longest = max(LONGEST, _MOST_BYTES * permitted if isinstance(permitted, int) else 0)
     try:
         return Attribute(
             cast("Use", str(declared.mutability)),
             type=cast("AttributeType", str(declared.type)),
             default=declared.default,
-            pattern=declared.pattern.schema() if declared.pattern is not None else None,
+            pattern=schema,
             description=declared.description,
             secret=declared.secret,
+            longest=longest,
         )
     except ValueError as error:
         raise ValueError(f"the attribute {name}: {error}") from None

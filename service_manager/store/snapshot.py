@@ -27,7 +27,7 @@ class Snapshot:
         state: mcn.service.state.
         failed: the phase to return to from `fail`.
         attempt: failures of the present phase; `begun` is the start of the present attempt, `retry_at` of the next.
-        outcome: reported by the orchestrator for the present phase: done, failed, or None.
+        outcome: reported by the orchestrator for the present phase: done, failed, refused (no retry cures it), or None.
         boots: starts of the orchestrator since its application was created; `activated` and `sent` are those at which it
             was activated and was sent the present phase. `activated` is -1 if a previous application was activated.
         disposal: None, asked, failed, again (to be requested once more) or done.

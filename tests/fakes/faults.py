@@ -20,6 +20,7 @@ Kind = Literal[
     "delay_after",
     "hang",
     "fail",
+    "refuse",
     "crash",
     "never_start",
     "error",
@@ -34,7 +35,8 @@ class Fault:
     Attributes:
         kind: `status` responds with `status` without an effect; `drop_before` closes the connection before the effect,
             `drop_after` after it; `delay` and `delay_after` wait before and after it. On an orchestrator's phase: `hang` never
-            reports, `fail` reports `failed` with `message`, `crash` ends the process after the phase has begun. On a PUT of an
+            reports, `fail` reports `failed` with `message`, `refuse` that no retry cures it either, `crash` ends the process
+            after the phase has begun. On a PUT of an
             application: `never_start`, `error` with `message`. On a PUT of a disposal: `hang`, `fail` with `message`.
         module: `design`, `deploy`, `disposal` or `orchestrator`; None for any.
         method: of HTTP; None for any.

@@ -184,7 +184,7 @@ class OrchestratorProcess:
         if crash := self._state.fault("crash"):
             self._crash(crash.seconds)
         elif self._state.fault("hang") is None:
-            fault = self._state.fault("fail")
+            fault = self._state.fault("fail") or self._state.fault("refuse")
             run.timer = self._state.after(self._state.settings.seconds_of(phase), lambda: self._finish(run, fault))
 
     def act(self, event: str, action: Action, generation: int) -> bool:
@@ -256,6 +256,8 @@ class OrchestratorProcess:
             else:
                 run.state = "failed"
                 run.report[manager.PHASE_MESSAGE] = fault.message or "a requested fault"
+                if fault.kind == "refuse":
+                    run.report[manager.PHASE_RETRY] = False
             run.report[manager.PHASE_STATE] = run.state
             self._effect(
                 f"phase {run.state}",

@@ -390,8 +390,33 @@ def test_a_region_selects_one_of_several_formats_and_keeps_it(tmp_path: Path) ->
     for _ in range(2):
         assert [each.format for each in made.deploy()] == ["infrastructure"]
     cloud.formats = {"nothing"}
-    with pytest.raises(sdk.StackFailure, match="refuses the template"):
+    with pytest.raises(sdk.StackFailure, match="refuses the template") as refused:
         made.deploy()
+    assert refused.value.permanent
+
+
+def test_a_stack_that_its_platform_refuses_is_a_permanent_failure(tmp_path: Path) -> None:
+    templates = {"infrastructure": {"deployment": "t.yaml"}}
+    directory = bundle(tmp_path / "b", {"templates": templates}, t__yaml="infra_name: x\nnodes: []\n")
+    cloud = FakeCloud()
+    cloud.fails["top"] = "no such flavour"
+    services = DirectServiceClients(cloud, "http://cloud/manager/1")
+
+    def instance() -> sdk.Instance:
+        return sdk.Instance(ONE, "t", SCHEME + "top")
+
+    manifest = bundles.Bundle.load(directory)
+    made = sdk.Deployment(
+        sdk.Design(services, instance), instance, bundle=manifest, waiter=FakeWaiter(), scope=IdempotencyScope()
+    )
+    with pytest.raises(sdk.StackFailure, match="no such flavour") as failed:
+        made.deploy()
+    assert not failed.value.permanent
+    [stack] = cloud.find("deploy", deploy.STACK.location)
+    cloud.keep("deploy", stack.location, {**stack.attributes, deploy.STACK_RETRY: False})
+    with pytest.raises(sdk.StackFailure, match="no such flavour") as refused:
+        made.wait(made.stack())
+    assert refused.value.permanent
 
 
 class Counting(sdk.Orchestrator):

@@ -35,7 +35,7 @@ class Tested(sdk.Orchestrator):
 
     def update(self):
         if self.parameters["tested.size"] > 5:
-            raise sdk.Failure("a size above 5 is not for sale")
+            raise sdk.Failure("a size above 5 is not for sale", permanent=self.parameters["tested.size"] > 6)
         if self.parameters["tested.size"] < 0:
             raise ValueError("negative")
         super().update()
@@ -222,10 +222,12 @@ def test_an_authors_failure_is_reported_with_its_text(bench: Bench, occi: client
     report = bench.await_report("update", 2)
     assert report is not None
     assert (report[manager.PHASE_STATE], report[manager.PHASE_MESSAGE]) == ("failed", "a size above 5 is not for sale")
+    assert report[manager.PHASE_RETRY] is False
     bench.phase(occi, "update", 3, {"tested.size": -1})
     report = bench.await_report("update", 3)
     assert report is not None
     assert report[manager.PHASE_MESSAGE] == "ValueError: negative"
+    assert manager.PHASE_RETRY not in report
     log = process.log.read_text()
     assert "Traceback" in log
     assert 'raise ValueError(\\"negative\\")' in log

@@ -30,7 +30,8 @@ CALL_TIMEOUT: Final = 12.0
 #: Entries in each of the two caches: clients by token, and endpoints.
 _CACHE_SIZE: Final = 256
 #: Permanent refusals: an invalid template, a missing permission, a quota.
-_REFUSALS: Final = frozenset({400, 403, 405, 409, 413, 422})
+_CONFLICT: Final = 409
+_REFUSALS: Final = frozenset({400, 403, 405, _CONFLICT, 413, 422})
 
 Result = TypeVar("Result")
 Key = TypeVar("Key")
@@ -87,7 +88,8 @@ class HeatConnections:
             raise
         except heatclient.exc.HTTPException as refused:
             if refused.code in _REFUSALS:
-                raise DeployError(refusal_message(refused)) from refused
+                # A conflict is with another operation, and passes.
+                raise DeployError(refusal_message(refused), permanent=refused.code != _CONFLICT) from refused
             raise
 
     def send(

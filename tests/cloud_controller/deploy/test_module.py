@@ -19,6 +19,7 @@ from archelon_api import deploy, names
 from archelon_core import auth
 from cloud_controller.app.worker import worker_of
 from cloud_controller.core.notifications import TOPIC, Notification
+from cloud_controller.platforms.interface import DelegationEndedError, DeployError
 from occi_service import client
 
 from ..infrastructure.descriptions import sleepers
@@ -92,6 +93,41 @@ def processes(system: System) -> dict[str, int | None]:
         for each in system.platform.launcher.find()
         if each.notes
     }
+
+
+@pytest.mark.parametrize(
+    ("problem", "retry"),
+    [
+        (DeployError("no such flavour"), False),
+        (DeployError("another operation is in progress", permanent=False), None),
+        (DelegationEndedError("the user is gone"), None),
+    ],
+)
+def test_a_refusal_for_good_is_told_from_one_that_may_pass(
+    system: System, monkeypatch: pytest.MonkeyPatch, problem: DeployError, retry: bool | None
+) -> None:
+    def advance(*_: Any) -> Any:
+        raise problem
+
+    instance = new_instance()
+    with monkeypatch.context() as refusing:
+        refusing.setattr(system.platform.formats["infrastructure"], "advance", advance)
+        assert put_stack(system, instance).status_code == 201
+        with system.worker():
+            system.wait(lambda: state(system, instance) == "CREATE_FAILED")
+            shown = system.attributes(stack_at(instance))
+            assert (shown[deploy.STACK_REASON], shown.get(deploy.STACK_RETRY)) == (str(problem), retry)
+    # The same order again is tried again.
+    assert put_stack(system, instance, 2).status_code == 200
+    assert deploy.STACK_RETRY not in system.attributes(stack_at(instance))
+
+
+def test_a_parameter_with_a_nul_is_refused_at_the_order(system: System) -> None:
+    parameters = {"word": "a\0b"}
+    answer = put_stack(
+        system, new_instance(), **{deploy.STACK_TEMPLATE: STACK_WITHOUT_WEB, deploy.STACK_PARAMETERS: parameters}
+    )
+    assert (answer.status_code, "'word' contains a NUL" in answer.text) == (400, True)
 
 
 def test_a_bundle_is_stored_once_by_its_digest(system: System) -> None:

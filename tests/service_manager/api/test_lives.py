@@ -212,6 +212,17 @@ def test_a_phase_that_finally_fails_shows_the_reason_and_can_be_retried(
     assert phases(tenant, path)[-3:] == [("deploy", "failed"), ("deploy", "done"), ("provision", "done")]
 
 
+def test_a_refused_phase_fails_at_once_and_can_be_retried(
+    manager: ServiceManager, cloud: FakeCloudProcess, tenant: client.Client
+) -> None:
+    cloud.fault("refuse", module="orchestrator", action="deploy", message="no such flavour", count=1)
+    path = order(manager, tenant, "fail")
+    assert tenant.get(path).attributes[wire.STATE_MESSAGE] == "deploy failed: no such flavour"
+    assert len(cloud.entries().requests(module="orchestrator", action="deploy", instance=id_of(path))) == 1
+    tenant.act(path, type_id(wire.RETRY))
+    manager.await_state(path, "active")
+
+
 def test_an_update_leaves_fail(manager: ServiceManager, cloud: FakeCloudProcess, tenant: client.Client) -> None:
     cloud.fault("fail", module="orchestrator", action="provision", count=3)
     path = order(manager, tenant, "fail")

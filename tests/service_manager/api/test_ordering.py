@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import uuid
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -62,6 +63,51 @@ def test_an_invalid_attribute_is_refused_by_name(api: InProcessApi, attributes: 
     assert answer.status == 400
     assert named in answer.text
     assert api.ask("alice", "GET", "/demo/").json == {}
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("a\0b", "contains a NUL"),
+        (["fine", {"a": "b\0"}], "contains a NUL"),
+        ({"a\0": "b"}, "contains a NUL"),
+        ("x" * 65_537, "more than 65536 bytes"),
+        ("\u20ac" * 30_000, "more than 65536 bytes"),
+        (["x" * 70_000], "more than 65536 bytes"),
+    ],
+)
+def test_a_text_that_no_platform_can_use_is_refused_by_name(api: InProcessApi, value: Any, words: str) -> None:
+    kinds = {str: "string", list: "array", dict: "object"}
+    declared = {
+        "demo.value": {"type": kinds[type(value)], "secret": True},
+        "demo.long": {"pattern": {"maxLength": 100_000}},
+    }
+    api.publish_demo(service_attributes=declared)
+    sent = {"kind": TYPE, "attributes": {"demo.value": value}}
+    path = api.order()
+    for method, where in (("POST", "/demo/"), ("PUT", f"/demo/{uuid.uuid4()}"), ("POST", path), ("PUT", path)):
+        answer = api.ask("alice", method, where, sent)
+        assert (answer.status, "demo.value" in answer.text, words in answer.text) == (400, True, True)
+    # A manifest may permit more characters, and fewer by any pattern.
+    assert api.ask("alice", "POST", path, {"attributes": {"demo.long": "x" * 100_000}}).status == 200
+    assert api.ask("alice", "POST", path, {"attributes": {"demo.long": "x" * 100_001}}).status == 400
+
+
+@pytest.mark.parametrize("size", [50, 50.0])
+def test_a_whole_number_is_written_without_a_fraction(api: InProcessApi, size: float) -> None:
+    path = api.order(**{"demo.size": size})
+    assert '"demo.size":50,' in api.ask("alice", "GET", path).text.replace(" ", "").replace("}", ",")
+    text = (
+        'Category: demo; scheme="http://schemas.example.org/occi/sm#"; class="kind"\nX-OCCI-Attribute: demo.size=50.0'
+    )
+    ordered = path_of(api.ask("alice", "POST", "/demo/", text))
+    assert "demo.size=50\n" in api.ask("alice", "GET", ordered, accept="text/plain").text + "\n"
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "1e400", str(2**63)])
+def test_a_number_that_not_every_reader_has_is_refused(api: InProcessApi, number: str) -> None:
+    body = f'{{"kind": "{TYPE}", "attributes": {{"demo.size": {number}}}}}'.encode()
+    assert api.ask("alice", "POST", "/demo/", body, kind="application/occi+json").status == 400
 
 
 def test_required_attributes_are_required(api: InProcessApi) -> None:

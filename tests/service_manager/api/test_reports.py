@@ -45,6 +45,15 @@ def test_an_outcome_is_recorded_once(api: InProcessApi, path: str) -> None:
     assert api.row(path)["outcome"] == "done"
 
 
+@pytest.mark.parametrize(("retry", "outcome"), [(None, "failed"), (True, "failed"), (False, "refused")])
+def test_a_failure_that_no_retry_cures_is_told_from_others(
+    api: InProcessApi, path: str, retry: bool | None, outcome: str
+) -> None:
+    fields = {} if retry is None else {"phase_retry": retry}
+    assert api.report(path, phase="deploy", phase_state="failed", phase_message="why", **fields).status == 200
+    assert api.row(path)["outcome"] == outcome
+
+
 def test_a_report_of_another_phase_is_no_outcome(api: InProcessApi, path: str) -> None:
     assert api.report(path, phase="provision", phase_state="done").status == 200
     assert api.row(path)["outcome"] is None

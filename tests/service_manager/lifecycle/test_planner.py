@@ -76,6 +76,13 @@ def test_a_failure_is_retried_and_then_final_with_its_reason() -> None:
     assert step(dataclasses.replace(seen, attempt=1), 5) == GiveUp("deploy", "quota")
 
 
+def test_what_no_retry_cures_is_final_at_once_except_for_the_removal() -> None:
+    seen = dataclasses.replace(UP, state="deploy", sent=1, outcome="refused", outcome_message="no such flavour")
+    assert step(seen, 5) == GiveUp("deploy", "no such flavour")
+    leaving = dataclasses.replace(seen, state="destroy", wanted=WantedState.GONE, dependencies=1)
+    assert step(leaving, 5) == TryAgain(6, "no such flavour")
+
+
 def test_a_phase_that_times_out_names_what_was_missing() -> None:
     waiting = dataclasses.replace(UP, state="deploy", sent=1, attempt=1)
     assert step(waiting, 100) == GiveUp(
