@@ -22,6 +22,7 @@ from archelon_core.documents.tree import Mapping, Node, Scalar
 from . import hot
 from .archives import ArchiveLimits, Digest, PackedFile, digest_of, pack_files, path_problems
 from .ignore import IGNORE_FILE, Ignored
+from .infrastructure.rendering import IMPORTS
 from .manifest import Manifest, Templates
 from .manifest_reading import MANIFEST_LIMITS, NEEDED, manifest_of, read_internal
 from .templates import Template
@@ -37,8 +38,8 @@ INTERNAL_FILE = "service_params.json"
 #: infrastructure also name its nodes, which only its platform knows.
 SUBSTITUTED_FORMATS = frozenset({"kubernetes"})
 _KNOWN_FORMATS = SUBSTITUTED_FORMATS | {"hot", "infrastructure"}
-#: YAML tags of a format. Those of an infrastructure include other files of the bundle (as in Occopus).
-TEMPLATE_TAGS = {"infrastructure": frozenset({"!text_import", "!yaml_import"})}
+#: YAML tags of a format.
+TEMPLATE_TAGS = {"infrastructure": IMPORTS}
 #: Parameters with these prefixes come from the platform.
 _PLATFORM_NAMES = ("org.archelon.", "occi.", "mcn.service.")
 _MAX_CODE = 1024 * 1024

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import bundles
+from bundles.infrastructure.rendering import DescriptionError
 
 from ..infrastructure.apart import check_description, manifest_problems
-from ..infrastructure.rendering import DescriptionError
 from ..infrastructure.resources import ResourceType
 
 #: The format of manifests; the others are template formats.

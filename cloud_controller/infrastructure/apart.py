@@ -11,9 +11,9 @@ import bundles
 from archelon_core.auth.heavy_limit import HEAVY, HeavyRequests
 from archelon_core.auth.rate_limit import TooManyRequestsError
 from archelon_core.child import Child, ChildError
+from bundles.infrastructure.parsing import parse
+from bundles.infrastructure.rendering import DescriptionError, Place, Scalar
 
-from .parsing import parse
-from .rendering import DescriptionError, Place, Scalar
 from .resolving import checked_parameters
 from .resources import ResourceType
 

@@ -19,9 +19,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from archelon_core.backoff import Backoff
+from bundles.infrastructure.description import Node
 
 from ..core.stack_health import StackHealth
-from .description import Node
 from .resolving import WantedNodes, resolve
 from .resources import Condition, ObservedNode, WantedNode
 

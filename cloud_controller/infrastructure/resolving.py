@@ -9,9 +9,18 @@ from dataclasses import dataclass, field
 
 import re2
 
+from bundles.infrastructure.description import Description, Node, Parameter
+from bundles.infrastructure.rendering import (
+    DescriptionError,
+    RenderedItem,
+    Scalar,
+    Value,
+    plain,
+    references,
+    substitute,
+)
+
 from ..core.labels import Labels
-from .description import Description, Node, Parameter
-from .rendering import DescriptionError, RenderedItem, Scalar, Value, plain, references, substitute
 from .resources import ObservedNode, WantedNode
 
 

@@ -11,11 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from bundles.infrastructure.rendering import Scalar, Value
+
 from ..core.labels import Labels
-from .rendering import Scalar, Value
 
 if TYPE_CHECKING:
-    from .description import Health, Implementation
+    from bundles.infrastructure.description import Health, Implementation
 
 
 class NodeError(Exception):

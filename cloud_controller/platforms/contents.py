@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..infrastructure.rendering import DescriptionError, RenderedItem, Scalar, Value, substitute
+from bundles.infrastructure.rendering import DescriptionError, RenderedItem, Scalar, Value, substitute
+from bundles.infrastructure.sections import Section, entries, word
+
 from ..infrastructure.resources import NodeError, WantedNode
-from ..infrastructure.sections import Section, entries, word
 
 
 def check_texts(item: RenderedItem | None, key: str) -> None:

@@ -13,11 +13,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
+from bundles.infrastructure.description import Description
+from bundles.infrastructure.parsing import parse
+from bundles.infrastructure.rendering import DescriptionError
+
 from ..infrastructure.apart import check_description
-from ..infrastructure.description import Description
-from ..infrastructure.parsing import parse
 from ..infrastructure.planning import Ensure, Halt, StackRecord, Step, plan, scaled, with_errors
-from ..infrastructure.rendering import DescriptionError
 from ..infrastructure.resolving import WantedNodes, checked_parameters, key_of, outputs, resolve
 from ..infrastructure.resources import Condition, NodeError, ObservedNode, ResourceType, WantedNode
 from .interface import DeployError, Log, Progress, StackOrder, StackResource, UnknownNodeError

@@ -21,11 +21,12 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ...infrastructure.description import Implementation
-from ...infrastructure.parsing import command_list
-from ...infrastructure.rendering import DescriptionError, RenderedItem, Scalar, Value
+from bundles.infrastructure.description import Implementation
+from bundles.infrastructure.parsing import command_list
+from bundles.infrastructure.rendering import DescriptionError, RenderedItem, Scalar, Value
+from bundles.infrastructure.sections import Section, word
+
 from ...infrastructure.resources import Condition, NodeError, ObservedNode, WantedNode
-from ...infrastructure.sections import Section, word
 from ..contents import check_texts, filled, pairs_of, text_of
 from ..health import Check, check_all
 from ..interface import Log

@@ -16,8 +16,8 @@ from typing import Any, cast
 
 import pytest
 
-from cloud_controller.infrastructure import parsing, rendering, sections
-from cloud_controller.infrastructure.rendering import RenderedItem
+from bundles.infrastructure import parsing, rendering, sections
+from bundles.infrastructure.rendering import RenderedItem
 from cloud_controller.platforms import contents
 from cloud_controller.platforms.kubernetes import nodes as pods
 from cloud_controller.platforms.kubernetes.cluster import Cluster

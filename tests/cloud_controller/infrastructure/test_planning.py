@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bundles.infrastructure.description import Description, Health, Implementation, Node
+from bundles.infrastructure.rendering import Place, RenderedItem
 from cloud_controller.core.labels import Labels
 from cloud_controller.infrastructure import planning
-from cloud_controller.infrastructure.description import Description, Health, Implementation, Node
 from cloud_controller.infrastructure.planning import (
     Ensure,
     Halt,
@@ -24,7 +25,6 @@ from cloud_controller.infrastructure.planning import (
     scaled,
     with_errors,
 )
-from cloud_controller.infrastructure.rendering import Place, RenderedItem
 from cloud_controller.infrastructure.resolving import WantedNodes
 from cloud_controller.infrastructure.resources import Condition, ObservedNode, WantedNode
 

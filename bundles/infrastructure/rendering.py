@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
-import bundles
 from archelon_core.documents import tree
 from archelon_core.documents.problems import DocumentError
 from archelon_core.documents.reading import only_document, read_text
@@ -32,7 +31,8 @@ _BYTES = 1 << 20
 _LIMITS = DocumentLimits(characters=_BYTES, depth=50, nodes=20_000)
 #: Maximum characters of a problem, and of its remedy.
 _MESSAGE = 1000
-_IMPORTS = bundles.TEMPLATE_TAGS["infrastructure"]
+#: YAML tags that include other files of the bundle; the first two are Occopus'.
+IMPORTS = frozenset({"!text_import", "!yaml_import"})
 # No alternative scans past the next brace: a text of many unclosed ones would take quadratic time.
 _TOKEN = re.compile(r"(\$\$\{|\\\{\{)|\$\{([^{}]*)\}|\{\{([^{}]*)\}\}|(\$\{|\{\{)")
 _NAMES = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)+")
@@ -189,7 +189,7 @@ class _Reader:
         here = Place(name, 1, 1)
         self._take(text, here)
         try:
-            documents = read_text(text, file=name, limits=_LIMITS, tags=_IMPORTS)
+            documents = read_text(text, file=name, limits=_LIMITS, tags=IMPORTS)
             root = only_document(documents, name, needed="describe something in it")
         except DocumentError as error:
             first = error.problems[0]

@@ -9,13 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from archelon_core.auth import TooManyRequestsError
-from cloud_controller.infrastructure import apart
-from cloud_controller.infrastructure.apart import check_description
-from cloud_controller.infrastructure.description import Description
-from cloud_controller.infrastructure.graph import before, cycle, ordered
-from cloud_controller.infrastructure.parsing import parse
-from cloud_controller.infrastructure.rendering import (
+from bundles.infrastructure.description import Description
+from bundles.infrastructure.graph import before, cycle, ordered
+from bundles.infrastructure.parsing import parse
+from bundles.infrastructure.rendering import (
     DescriptionError,
     Place,
     RenderedItem,
@@ -28,7 +25,7 @@ from cloud_controller.infrastructure.resolving import checked_parameters
 from cloud_controller.platforms.local.launcher import Launcher
 from cloud_controller.platforms.local.nodes import ProcessNodes
 
-from .descriptions import CQUEUE, WORDPRESS, WORDPRESS_FILES, sleepers
+from ...cloud_controller.infrastructure.descriptions import CQUEUE, WORDPRESS, WORDPRESS_FILES, sleepers
 
 
 @pytest.fixture
@@ -304,16 +301,3 @@ def test_a_chain_of_a_thousand_nodes_is_parsed(types: dict[str, ProcessNodes]) -
     chain = {f"n{number}": [f"n{number - 1}"] if number else [] for number in range(1000)}
     found: Description = parse(sleepers(chain), files={}, types=types)
     assert found.order() == list(chain)
-
-
-def test_large_descriptions_of_a_tenant_are_checked_one_at_a_time(types: dict[str, ProcessNodes]) -> None:
-    text = GOOD + "# " + "x" * 20_000 + "\n"
-    assert apart._CHECKS.begin("a")
-    try:
-        with pytest.raises(TooManyRequestsError):
-            check_description(text, files={}, types=types, tenant="a")
-        check_description(text, files={}, types=types, tenant="b")
-    finally:
-        apart._CHECKS.end("a")
-    check_description(text, files={}, types=types, tenant="a")
-    apart._CHILD.close()

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import PurePosixPath
+from typing import Protocol
 
 import re2
 
@@ -19,7 +20,6 @@ from archelon_core.transactions import forbid_in_transaction
 from .description import Description, Health, Implementation, Mapped, Node, Output, Parameter
 from .graph import cycle
 from .rendering import DescriptionError, Place, RenderedItem, Scalar, Value, plain, read_document, references
-from .resources import ResourceType
 from .sections import Section, entries, word
 
 _PREFIX = "node_def:"
@@ -64,9 +64,14 @@ _MOST = {
 _PATTERN = 1000
 
 
-def parse(
-    text: str, *, files: Mapping[str, str], types: Mapping[str, ResourceType], name: str = "template"
-) -> Description:
+class Checker(Protocol):
+    """A resource type, of which only the check of its own keys is needed here."""
+
+    def check(self, implementation: Implementation) -> None:
+        """Reject an invalid implementation. Raises DescriptionError with the place."""
+
+
+def parse(text: str, *, files: Mapping[str, str], types: Mapping[str, Checker], name: str = "template") -> Description:
     """Parse and check a description.
 
     Args:
@@ -108,7 +113,7 @@ def parse(
 
 
 def _definitions(
-    top: Section, files: Mapping[str, str], types: Mapping[str, ResourceType]
+    top: Section, files: Mapping[str, str], types: Mapping[str, Checker]
 ) -> dict[str, list[Implementation]]:
     listed = top.item("node_definitions")
     sources: list[Mapping[str, RenderedItem]] = [
@@ -224,7 +229,7 @@ def _node(
     definitions: Mapping[str, list[Implementation]],
     inherited: Mapping[str, Scalar],
     *,
-    types: Mapping[str, ResourceType],
+    types: Mapping[str, Checker],
     checked: set[int],
 ) -> Node:
     section = Section(item, "the node", ("name", "type", "filter", "scaling", "variables"))
@@ -258,7 +263,7 @@ def _choose(
     kind: str,
     implementations: list[Implementation],
     *,
-    types: Mapping[str, ResourceType],
+    types: Mapping[str, Checker],
     checked: set[int],
 ) -> Implementation:
     wanted: Value = {}
