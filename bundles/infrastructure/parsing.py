@@ -19,7 +19,17 @@ from archelon_core.transactions import forbid_in_transaction
 
 from .description import Description, Health, Implementation, Mapped, Node, Output, Parameter
 from .graph import cycle
-from .rendering import DescriptionError, Place, RenderedItem, Scalar, Value, plain, read_document, references
+from .rendering import (
+    DescriptionError,
+    Place,
+    RenderedItem,
+    Scalar,
+    Value,
+    plain,
+    read_document,
+    references,
+    substitutable,
+)
 from .sections import Section, entries, word
 
 _PREFIX = "node_def:"
@@ -412,7 +422,10 @@ def _outputs(top: Section) -> dict[str, Output]:
     for name, entry in _limited_items(item, "outputs").items():
         section = Section(entry, f"output {name!r}", ("value", "description", "secret"))
         found[name] = Output(
-            name, plain(section.need("value")), section.text("description", ""), section.flag("secret", default=False)
+            name,
+            substitutable(section.need("value")),
+            section.text("description", ""),
+            section.flag("secret", default=False),
         )
     return found
 

@@ -7,7 +7,8 @@ of items after aliases are expanded.
 Substitution operates on the finished tree. It fills scalar leaves only and never parses inserted values again, so a tenant's
 value cannot become a key, a list, a document or another reference. Two syntaxes are equivalent: `${parameters.size}` is ours;
 `{{variables.size}}` and `{{getip(db)}}` are the simple part of Occopus' Jinja2. Anything else is rejected rather than passed on
-partly interpreted. `$${` and `\\{{` are escapes.
+partly interpreted. `$${` and `\\{{` are escapes. An imported text is a program's as often as a template, so only
+`!template_import` is filled in; `!text_import` passes a file on unchanged.
 """
 
 from __future__ import annotations
@@ -31,10 +32,12 @@ _BYTES = 1 << 20
 _LIMITS = DocumentLimits(characters=_BYTES, depth=50, nodes=20_000)
 #: Maximum characters of a problem, and of its remedy.
 _MESSAGE = 1000
-#: YAML tags that include other files of the bundle; the first two are Occopus'.
-IMPORTS = frozenset({"!text_import", "!yaml_import"})
+#: YAML tags that include other files of the bundle: a text as it is, a text that is filled in, YAML.
+IMPORTS = frozenset({"!text_import", "!template_import", "!yaml_import"})
 # No alternative scans past the next brace: a text of many unclosed ones would take quadratic time.
 _TOKEN = re.compile(r"(\$\$\{|\\\{\{)|\$\{([^{}]*)\}|\{\{([^{}]*)\}\}|(\$\{|\{\{)")
+#: Beginnings of tokens that an escape turns into text. `substitute` undoes it exactly, whatever surrounds them.
+_OPENING = re.compile(r"\$\{|\{\{")
 _NAMES = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)+")
 _CALL = re.compile(r"(getip|getprivip|getipall)\(\s*(['\"]?)([A-Za-z0-9_.-]+)\2\s*\)")
 _OCCOPUS = {
@@ -76,17 +79,24 @@ def _shortened(text: str) -> str:
 
 @dataclass(frozen=True)
 class RenderedItem:
-    """A value and its place: a scalar, a list of items, or a mapping of them."""
+    """A value and its place: a scalar, a list of items, or a mapping of them.
+
+    Args:
+        file: the imported file whose text the value is; its references have places of their own there.
+        verbatim: whether this text is passed on as it is: what looks like a reference is none.
+    """
 
     value: Scalar | tuple[RenderedItem, ...] | Mapping[str, RenderedItem]
     place: Place
+    file: str = ""
+    verbatim: bool = False
 
 
 def read_document(name: str, text: str, files: Mapping[str, str]) -> RenderedItem:
     """Parse one YAML document.
 
-    `files` are those that `!text_import` and `!yaml_import` (Occopus' tags: `{url: file://name}`) may name. Raises
-    DescriptionError if it is not YAML, too large, too deep, or has a duplicate key or an unknown tag.
+    `files` are those that the tags `IMPORTS` (`{url: file://name}`, as in Occopus) may name. Raises DescriptionError if it is not
+    YAML, too large, too deep, or has a duplicate key or an unknown tag.
     """
     return _Reader(files).read(name, text)
 
@@ -100,6 +110,17 @@ def plain(item: RenderedItem) -> Value:
     return item.value
 
 
+def substitutable(item: RenderedItem) -> Value:
+    """Return the item's value without places for `substitute`, which returns verbatim texts as they are in their files."""
+    if isinstance(item.value, tuple):
+        return [substitutable(entry) for entry in item.value]
+    if isinstance(item.value, Mapping):
+        return {key: substitutable(entry) for key, entry in item.value.items()}
+    if item.verbatim and isinstance(item.value, str):
+        return _OPENING.sub(lambda found: f"{'$' if found[0] == '${' else chr(92)}{found[0]}", item.value)
+    return item.value
+
+
 def references(item: RenderedItem) -> Iterator[tuple[str, Place]]:
     """Yield every reference in the item's leaves, in our syntax, with its place. Raises DescriptionError for an invalid one."""
     if isinstance(item.value, tuple):
@@ -108,19 +129,37 @@ def references(item: RenderedItem) -> Iterator[tuple[str, Place]]:
     elif isinstance(item.value, Mapping):
         for entry in item.value.values():
             yield from references(entry)
-    elif isinstance(item.value, str):
+    elif isinstance(item.value, str) and not item.verbatim:
+        place = _Places(item, item.value)
         for match in _TOKEN.finditer(item.value):
             if match[1]:
                 continue
             name = _name(match)
             if name is None:
-                raise DescriptionError(
-                    item.place,
-                    f"{match[0][:60]!r} is not a reference",
-                    "write ${parameters.name}, ${variables.name}, ${nodes.name.port}, ${self.port}, "
-                    "or $${ and \\{{ for the literal characters",
-                )
-            yield name, item.place
+                remedy = "write ${parameters.name}, ${variables.name}, ${nodes.name.port}, ${self.port}, "
+                remedy += "or $${ and \\{{ for the literal characters"
+                if item.file:
+                    remedy += "; or import the file with !text_import, which changes nothing in it"
+                raise DescriptionError(place.of(match), f"{match[0][:60]!r} is not a reference", remedy)
+            yield name, place.of(match)
+
+
+class _Places:
+    """Places of matches in an item's text, in ascending order: an imported file's own lines, otherwise the item's place."""
+
+    def __init__(self, item: RenderedItem, text: str) -> None:
+        self._item = item
+        self._text = text
+        self._line = 1
+        self._counted = 0
+
+    def of(self, match: re.Match[str]) -> Place:
+        if not self._item.file:
+            return self._item.place
+        start = match.start()
+        self._line += self._text.count("\n", self._counted, start)
+        self._counted = start
+        return Place(self._item.file, self._line, start - self._text.rfind("\n", 0, start))
 
 
 def substitute(value: Value, resolve: Callable[[str], Scalar | None]) -> Value:
@@ -231,9 +270,9 @@ class _Reader:
             known = ", ".join(sorted(self._files)) or "none"
             raise DescriptionError(place, f"unknown file {wanted!r}", f"add it; known are {known}")
         text = self._files[found]
-        if node.tag == "!text_import":
+        if node.tag != "!yaml_import":
             self._take(text, place)
-            return RenderedItem(text, place)
+            return RenderedItem(text, place, file=found, verbatim=node.tag == "!text_import")
         if found in self._open:
             raise DescriptionError(place, f"the file {found!r} imports itself", "break the cycle")
         self._open.append(found)

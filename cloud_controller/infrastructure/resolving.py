@@ -15,8 +15,8 @@ from bundles.infrastructure.rendering import (
     RenderedItem,
     Scalar,
     Value,
-    plain,
     references,
+    substitutable,
     substitute,
 )
 
@@ -67,7 +67,9 @@ class WantedNodes:
             chosen = node.implementation
             nodes[node.name] = {
                 "parts": [
-                    plain(part) for part in (chosen.resource, chosen.contextualisation, chosen.health_check) if part
+                    substitutable(part)
+                    for part in (chosen.resource, chosen.contextualisation, chosen.health_check)
+                    if part
                 ],
                 "needs": list[Value](sorted(node.needs)),
                 "mappings": [f"{mapped.source} {mapped.attribute} {mapped.name}" for mapped in node.mappings],
@@ -150,9 +152,9 @@ def resolve(wanted: WantedNodes, node: Node, index: int, observed: Mapping[str, 
                 return f"{name} is not known yet"
             values[name] = value
     properties: dict[str, Value] = {
-        "resource": plain(chosen.resource),
-        "contextualisation": plain(chosen.contextualisation or RenderedItem({}, node.place)),
-        "health_check": plain(chosen.health_check or RenderedItem({}, node.place)),
+        "resource": substitutable(chosen.resource),
+        "contextualisation": substitutable(chosen.contextualisation or RenderedItem({}, node.place)),
+        "health_check": substitutable(chosen.health_check or RenderedItem({}, node.place)),
     }
     digest = {"type": chosen.type, "properties": properties, "values": values}
     return WantedNode(

@@ -151,7 +151,7 @@ def test_an_infrastructure_keeps_its_own_references_and_tags(tmp_path: Path) -> 
     )
     assert problems(tmp_path, **{"templates/local.yaml": text}) == [
         "templates/local.yaml:2:67: $.files.other: the tag !python/object:os.system makes an object; "
-        "write plain YAML, with no tags but !text_import, !yaml_import"
+        "write plain YAML, with no tags but !template_import, !text_import, !yaml_import"
     ]
     allowed = text.replace(", other: !python/object:os.system {}", "")
     assert problems(tmp_path, **{"templates/local.yaml": allowed}) == []

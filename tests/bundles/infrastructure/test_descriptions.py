@@ -19,6 +19,7 @@ from bundles.infrastructure.rendering import (
     plain,
     read_document,
     references,
+    substitutable,
     substitute,
 )
 from cloud_controller.infrastructure.resolving import checked_parameters
@@ -301,3 +302,53 @@ def test_a_chain_of_a_thousand_nodes_is_parsed(types: dict[str, ProcessNodes]) -
     chain = {f"n{number}": [f"n{number - 1}"] if number else [] for number in range(1000)}
     found: Description = parse(sleepers(chain), files={}, types=types)
     assert found.order() == list(chain)
+
+
+PROGRAM = """import os
+print(f"${os.environ['PRICE']} {{'a': 1}} {{ip}}")
+print("$${x} ${parameters.size}")
+"""
+
+
+def _with_file(tag: str) -> str:
+    return GOOD.replace("ports: [http]", f"files: {{a.py: !{tag} {{url: file://a.py}}}}")
+
+
+def test_an_imported_text_is_passed_on_as_it_is(types: dict[str, ProcessNodes]) -> None:
+    found = parse(_with_file("text_import"), files={"a.py": PROGRAM}, types=types)
+    resource = found.nodes["a"].implementation.resource
+    assert [name for name, _ in references(resource)] == []
+    assert plain(resource)["files"] == {"a.py": PROGRAM}  # type: ignore[index,call-overload]
+    assert substitute(substitutable(resource), lambda _: "X")["files"] == {"a.py": PROGRAM}  # type: ignore[index,call-overload]
+
+
+@given(st.text(st.sampled_from("${}\\{ab.(")) | st.text())
+def test_any_imported_text_is_passed_on_as_it_is(text: str) -> None:
+    item = RenderedItem(text, Place("t", 1, 1), file="f", verbatim=True)
+    assert substitute(substitutable(item), lambda _: "X") == text
+
+
+def test_an_imported_template_is_filled_in(types: dict[str, ProcessNodes]) -> None:
+    text = "a\n  size=${parameters.size} \\{{ip}}\n"
+    found = parse(_with_file("template_import"), files={"a.py": text}, types=types)
+    resource = found.nodes["a"].implementation.resource
+    assert [(name, str(place)) for name, place in references(resource) if place.file == "a.py"] == [
+        ("parameters.size", "a.py:2:8")
+    ]
+    assert substitute(substitutable(resource), lambda _: 3)["files"] == {"a.py": "a\n  size=3 {{ip}}\n"}  # type: ignore[index,call-overload]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (PROGRAM, "a.py:2:9: \"${os.environ['PRICE']}\" is not a reference; "),
+        ("a\n\n ${parameters.sise}", "a.py:3:2: 'parameters.sise' names nothing; choose from size"),
+        ("${parameters.size}\n${nodes.b.port}", "a.py:2:1: 'a' refers to 'b', which it does not depend on; "),
+    ],
+)
+def test_an_error_in_an_imported_template_has_its_own_line(
+    types: dict[str, ProcessNodes], text: str, problem: str
+) -> None:
+    with pytest.raises(DescriptionError) as refused:
+        parse(_with_file("template_import"), files={"a.py": text}, types=types)
+    assert str(refused.value).startswith(problem)

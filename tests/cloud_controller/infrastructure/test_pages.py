@@ -35,7 +35,8 @@ SDK = (DOCS / "sdk.md").read_text()
 IMPORTED = {
     "store.py": "print('${stack.name}')",
     "server.py": "print()",
-    "run.sh": "exec sleep $${TIME:-9}",
+    "run.sh": "exec sleep ${TIME:-9}",
+    "web.conf": "listen ${self.port};",
     "web.yaml": "{type: process}",
 }
 #: The heading of each section's table, by the section's name in messages.
