@@ -6,16 +6,23 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from .errors import CommandError, Status
 from .output import Output, output_option
 
+if TYPE_CHECKING:
+    from bundles import Problem
+
 _SKELETON: Final = Path(__file__).parent / "skeleton"
 _TERM: Final = re.compile(r"[a-z][a-z0-9-]{0,62}")
+#: Limits on the import of an orchestrator.
+_IMPORT_SECONDS: Final = 60.0
+_IMPORT_MEMORY: Final = 2 << 30
 _bundle = click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
 
 
@@ -52,12 +59,16 @@ def new(directory: Path, term: str | None, output: Output) -> None:
 @click.argument("path", type=click.Path(exists=True, path_type=Path))
 @output_option
 def validate(path: Path, output: Output) -> int:
-    """Report every problem of a bundle's directory, or of a manifest alone. Exits with 1 if there are any."""
+    """Report every problem of a bundle's directory, or of a manifest alone. Exits with 1 if there are any.
+
+    The files are checked as when the bundle is published; its orchestrator.py is also imported, in a process of its own.
+    """
     import dataclasses
 
     import bundles
 
     problems = bundles.validate(path)
+    problems += _import_problems(path, problems)
     if output.as_json:
         output.document([dataclasses.asdict(each) for each in problems])
     else:
@@ -70,6 +81,24 @@ def validate(path: Path, output: Output) -> int:
                     f"its code for Hurtle is not run; `archelon import hurtle {path}` begins an orchestrator from it"
                 )
     return Status.FAILED if problems else Status.DONE
+
+
+def _import_problems(path: Path, others: Sequence[Problem]) -> list[Problem]:
+    """The problems of the code that appear when it is imported, as the SDK does; only the author's own machine does so here."""
+    import bundles
+    from archelon_core.child import Child, ChildError
+    from bundles.code import ORCHESTRATOR_FILE
+
+    if not (path / ORCHESTRATOR_FILE).is_file() or any(each.file == ORCHESTRATOR_FILE for each in others):
+        return []
+    child = Child(seconds=_IMPORT_SECONDS, memory=_IMPORT_MEMORY)
+    try:
+        found = child.call("sdk.runtime.loading:problems_here", str(path.resolve()))
+    except ChildError as error:
+        return [bundles.Problem(ORCHESTRATOR_FILE, 0, 0, "", f"to import it, {error}", "do less at its top level")]
+    finally:
+        child.close()
+    return [bundles.Problem(*each) for each in found]
 
 
 @click.command(context_settings={"ignore_unknown_options": True})

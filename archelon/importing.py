@@ -32,7 +32,8 @@ def hurtle(directory: Path, out: Path | None, output: Output) -> int:
     without one and names what is to be ported.
     """
     import bundles
-    from bundles.bundle import HURTLE_MANIFEST, ORCHESTRATOR_FILE
+    from bundles.bundle import HURTLE_MANIFEST
+    from bundles.code import ORCHESTRATOR_FILE
 
     source = directory if (directory / HURTLE_MANIFEST).is_file() else directory / "bundle"
     place = source / HURTLE_MANIFEST

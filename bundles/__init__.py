@@ -35,10 +35,11 @@ from .manifest import (
 )
 from .manifest_reading import read_manifest
 from .schema import manifest_schema
-from .templates import Reference, Scope, Template, to_text
+from .templates import FILES, Reference, Scope, Template, to_text
 from .values import Pattern, PatternError, ValueType, misfit
 
 __all__ = [
+    "FILES",
     "SUBSTITUTED_FORMATS",
     "TEMPLATE_TAGS",
     "Action",

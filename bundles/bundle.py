@@ -6,13 +6,12 @@ list instead. Nothing in a bundle is executed here: `orchestrator.py` is only pa
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from archelon_core.documents.problems import MAX_PROBLEMS, DocumentError, Problem, listed
 from archelon_core.documents.problems import Path as JsonPath
@@ -21,16 +20,18 @@ from archelon_core.documents.tree import Mapping, Node, Scalar
 
 from . import hot
 from .archives import ArchiveLimits, Digest, PackedFile, digest_of, pack_files, path_problems
+from .code import MAX_CODE, ORCHESTRATOR_FILE, code_problems
 from .ignore import IGNORE_FILE, Ignored
-from .infrastructure.rendering import IMPORTS
+from .infrastructure.parsing import parse
+from .infrastructure.rendering import IMPORTS, DescriptionError, Place, text_of
 from .manifest import Manifest, Templates
 from .manifest_reading import MANIFEST_LIMITS, NEEDED, manifest_of, read_internal
-from .templates import Template
+from .templates import FILES, Reference, Template
+from .text_files import TextFiles
 
 MANIFEST_FILES = ("manifest.yaml", "manifest.yml", "manifest.json")
 #: The manifest of a bundle for Hurtle, which is read if none of the above exists.
 HURTLE_MANIFEST = "data/service_manifest.json"
-ORCHESTRATOR_FILE = "orchestrator.py"
 #: Hurtle's file of the provider's parameters; if present, it is read even if the manifest does not name it.
 INTERNAL_FILE = "service_params.json"
 
@@ -42,7 +43,6 @@ _KNOWN_FORMATS = SUBSTITUTED_FORMATS | {"hot", "infrastructure"}
 TEMPLATE_TAGS = {"infrastructure": IMPORTS}
 #: Parameters with these prefixes come from the platform.
 _PLATFORM_NAMES = ("org.archelon.", "occi.", "mcn.service.")
-_MAX_CODE = 1024 * 1024
 
 
 class Packed(NamedTuple):
@@ -67,9 +67,16 @@ class Bundle:
     files: tuple[str, ...]
 
     @classmethod
-    def load(cls, directory: Path) -> Bundle:
-        """Load the bundle in a directory. Raises DocumentError: with all problems in any of its files."""
-        loading = _Loading(directory)
+    def load(cls, directory: Path, *, checked: bool = False) -> Bundle:
+        """Load the bundle in a directory.
+
+        Args:
+            checked: whether it was validated before, possibly by an earlier release: read only its manifest.
+
+        Raises:
+            DocumentError: with all problems in any of the files that are read.
+        """
+        loading = _Loading(directory, checked=checked)
         bundle = loading.run()
         if bundle is None:
             raise DocumentError(loading.problems)
@@ -130,6 +137,11 @@ def validate(path: Path) -> list[Problem]:
     return sorted(set(loading.problems))[:MAX_PROBLEMS]
 
 
+def problems_here(path: str) -> list[list[Any]]:
+    """The same in a child process: each problem as a list of its fields."""
+    return [list(dataclasses.astuple(each)) for each in validate(Path(path))]
+
+
 def _only_document(path: Path, name: str) -> Node:
     return only_document(read_file(path, name=name, limits=MANIFEST_LIMITS), name, needed=NEEDED)
 
@@ -143,9 +155,10 @@ def _packed(path: Path) -> PackedFile:
 class _Loading:
     """Reads one bundle and collects problems."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, checked: bool = False) -> None:
         self.problems: list[Problem] = []
         self._directory = directory
+        self._checked = checked
         self._files: list[str] = []
 
     def run(self) -> Bundle | None:
@@ -157,13 +170,14 @@ class _Loading:
             return None
         self.problems.extend(path_problems(self._files))
         manifest = self._manifest()
-        if ORCHESTRATOR_FILE in self._files:
+        if ORCHESTRATOR_FILE in self._files and not self._checked:
             self._check_code()
         if manifest is None:
             return None
         manifest = self._with_internal(manifest)
         self._check_image(manifest)
-        self._check_templates(manifest)
+        if not self._checked:
+            self._check_templates(manifest)
         if self.problems:
             return None
         return Bundle(self._directory, manifest, tuple(self._files))
@@ -268,21 +282,8 @@ class _Loading:
             self._require_file(manifest, manifest.icon, ("icon",))
 
     def _check_code(self) -> None:
-        path = self._directory / ORCHESTRATOR_FILE
-        with path.open("rb") as stream:
-            code = stream.read(_MAX_CODE + 1)
-        if len(code) > _MAX_CODE:
-            self._add(ORCHESTRATOR_FILE, f"longer than {_MAX_CODE} bytes", "split it into modules")
-            return
-        try:
-            ast.parse(code, filename=ORCHESTRATOR_FILE)
-        except SyntaxError as error:
-            line, column = error.lineno or 0, error.offset or 0
-            self.problems.append(
-                Problem(ORCHESTRATOR_FILE, line, column, "", f"this is not Python: {error.msg}", "correct it")
-            )
-        except (ValueError, RecursionError, MemoryError):
-            self._add(ORCHESTRATOR_FILE, "Python cannot parse it", "remove null bytes and deep nesting")
+        with (self._directory / ORCHESTRATOR_FILE).open("rb") as stream:
+            self.problems.extend(code_problems(stream.read(MAX_CODE + 1)))
 
     def _check_templates(self, manifest: Manifest) -> None:
         done: set[tuple[str, str]] = set()
@@ -291,10 +292,35 @@ class _Loading:
                 if file is None or (name, file) in done or not self._require_file(manifest, file, (*path, part)):
                     continue
                 done.add((name, file))
-                if name in _KNOWN_FORMATS:
+                if name == "infrastructure":
+                    self._check_infrastructure(manifest, file)
+                elif name in _KNOWN_FORMATS:
                     self._check_template(manifest, name, file)
                 if name == "hot":
                     self._check_references(file, templates.environments)
+
+    def _check_infrastructure(self, manifest: Manifest, file: str) -> None:
+        files = TextFiles(self._files, lambda name: (self._directory / name).read_bytes())
+        try:
+            text = text_of(files, file, Place(file, 1, 1))
+            description = parse(text, files=files, types=None, name=file)
+        except DescriptionError as error:
+            self.problems.append(error.as_problem())
+            return
+        known = self._known_names(manifest)
+        if known is None:
+            return
+        for parameter in description.parameters.values():
+            name, where = parameter.name, parameter.place
+            if parameter.default is None and name not in known and not name.startswith(_PLATFORM_NAMES):
+                message = f"nothing gives the parameter {name!r} a value"
+                remedy = f"add a default, declare it in service_attributes, or name one of {listed(known)}"
+                self.problems.append(Problem(file, where.line, where.column, "", message, remedy))
+
+    def _known_names(self, manifest: Manifest) -> set[str] | None:
+        """The parameters' names that templates get; None if code, or a supplier with its attributes, may add others."""
+        has_code = manifest.image is not None or ORCHESTRATOR_FILE in self._files
+        return None if has_code or manifest.dependencies else _parameter_names(manifest)
 
     def _check_references(self, file: str, environments: Sequence[str]) -> None:
         """Check that everything that a template of Heat refers to is in the bundle."""
@@ -324,10 +350,12 @@ class _Loading:
         except DocumentError as error:
             self.problems.extend(error.problems)
             return
-        if manifest.image is not None or ORCHESTRATOR_FILE in self._files:
-            # Code may add parameters that the manifest does not name.
+        for found in template.references:
+            if found.node is not None:
+                self._check_file(found, file)
+        known = self._known_names(manifest)
+        if known is None:
             return
-        known = _parameter_names(manifest)
         remedy = f"declare it in service_attributes, or name one of {listed(known)}"
         parameters = [found for found in template.references if found.node is None]
         unknown = [
@@ -335,6 +363,21 @@ class _Loading:
         ]
         for found in unknown[:MAX_PROBLEMS]:
             self.problems.append(found.problem(file, f"${{{found.text}}} is unknown", remedy))
+
+    def _check_file(self, reference: Reference, file: str) -> None:
+        """Check a reference that is not a parameter, which only a file can be: no other node is known to the platform."""
+        if reference.node != FILES:
+            message = f"${{{reference.text}}}: no node {reference.node}"
+            self.problems.append(reference.problem(file, message, "write ${files:name}, or ${name} for a parameter"))
+        elif reference.name not in self._files:
+            remedy = f"expected one of {listed(self._files)}"
+            self.problems.append(reference.problem(file, f"${{{reference.text}}}: no such file", remedy))
+        else:
+            try:
+                (self._directory / reference.name).read_text(encoding="utf-8")
+            except UnicodeDecodeError:
+                remedy = "name a text; write binary data in base64, in a Secret's or ConfigMap's own field"
+                self.problems.append(reference.problem(file, f"the file {reference.name} is not UTF-8 text", remedy))
 
 
 def _template_sets(manifest: Manifest) -> Iterator[tuple[str, JsonPath, Templates]]:
@@ -356,7 +399,7 @@ def _parameter_names(manifest: Manifest) -> set[str]:
 
 def _shape_problems(documents: tuple[Node, ...], template_format: str, file: str) -> Iterator[Problem]:
     """The minimum that a format requires of its documents; the platform checks the rest."""
-    wanted = {"kubernetes": ("apiVersion", "kind"), "hot": (), "infrastructure": ()}
+    wanted = {"kubernetes": ("apiVersion", "kind"), "hot": ()}
     if not documents or (template_format != "kubernetes" and len(documents) > 1):
         remedy = "write at least one" if not documents else "keep one document"
         yield Problem(file, 1, 1, "$", f"{len(documents)} documents in a template of {template_format}", remedy)

@@ -26,6 +26,8 @@ from archelon_core.documents.tree import Json, JsonScalar, Mark, Node, Scalar, d
 from archelon_core.documents.tree import Mapping as MappingNode
 from archelon_core.documents.tree import Sequence as SequenceNode
 
+#: In a template of Kubernetes, `${files:server.py}` is the text of a file of the bundle.
+FILES = "files"
 _TOKEN = re.compile(r"\$\$\{|\$\{([^{}]{0,500})\}|\$\{")
 _NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}"
 _REFERENCE = re.compile(rf"\s*(?:({_NAME}):)?({_NAME})\s*\Z")

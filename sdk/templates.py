@@ -1,8 +1,8 @@
 """A bundle's template as an order contains it: its text, the files that it names, and the names of its parameters.
 
 Formats with a `parameters` section (`infrastructure`, `hot`) declare their parameters there; other formats refer to them by
-`${name}` in a leaf. Nothing is filled in here: the platform does that, where secrets may be. Only files of the bundle are sent; a
-Heat template that names any other file is refused before it is sent.
+`${name}` in a leaf. Nothing is filled in here: the platform does that, where secrets may be. A template is read by its format's
+parser, which also names the files that are sent with it; one that it refuses is not sent.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ import bundles
 from archelon_core.documents.reading import read_text
 from archelon_core.documents.tree import Mapping, descend
 from bundles import hot
+from bundles.infrastructure.parsing import parse
+from bundles.infrastructure.rendering import DescriptionError
+from bundles.text_files import TextFiles
 
 from .errors import Failure
 
-_DECLARING: Final = frozenset({"infrastructure", "hot"})
 _REFERENCE: Final = re.compile(r"(?<!\$)\$\{\s*([A-Za-z0-9][A-Za-z0-9_.-]*)\s*\}")
-#: Occopus' node definitions, which are always sent.
-_COMES_ALONG: Final = ("node_definitions.yaml", "node_definitions.yml")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -49,15 +49,41 @@ class Document:
             raise Failure(f"the bundle has no template {path}; publish it again with one", permanent=True) from None
         except UnicodeDecodeError:
             raise Failure(f"the template {path} is not UTF-8", permanent=True) from None
-        declares = template_format in _DECLARING
-        names = _declared(text, path, template_format) if declares else dict.fromkeys(_REFERENCE.findall(text))
-        files = _named(bundle, path, text, environments) if template_format == "hot" else _files(bundle, path, text)
-        return cls(text, tuple(names), files)
+        if template_format == "hot":
+            return cls(text, tuple(_declared(text, path)), _named(bundle, path, text, environments))
+        if template_format == "infrastructure":
+            return cls._of_infrastructure(bundle, path, text)
+        if template_format in bundles.SUBSTITUTED_FORMATS:
+            return cls._of_leaves(bundle, path, text)
+        return cls(text, tuple(dict.fromkeys(_REFERENCE.findall(text))), _mentioned(bundle, path, text))
+
+    @classmethod
+    def _of_infrastructure(cls, bundle: bundles.Bundle, path: str, text: str) -> Document:
+        files = TextFiles(bundle.files, bundle.read)
+        try:
+            description = parse(text, files=files, types=None, name=path)
+        except DescriptionError as error:
+            raise Failure(str(error), permanent=True) from None
+        return cls(text, tuple(description.parameters), files.used)
+
+    @classmethod
+    def _of_leaves(cls, bundle: bundles.Bundle, path: str, text: str) -> Document:
+        files = TextFiles(bundle.files, bundle.read)
+        try:
+            references = bundles.Template.parse(text, file=path).references
+            for each in references:
+                if each.node == bundles.FILES and each.name in files:
+                    files[each.name]
+        except bundles.BundleError as error:
+            raise _failure(error) from None
+        except UnicodeDecodeError:
+            raise Failure(f"{path} names the file {each.name}, which is not UTF-8 text", permanent=True) from None
+        return cls(text, tuple(dict.fromkeys(each.name for each in references if each.node is None)), files.used)
 
 
-def _declared(text: str, path: str, template_format: str) -> list[str]:
+def _declared(text: str, path: str) -> list[str]:
     try:
-        documents = read_text(text, file=path, tags=bundles.TEMPLATE_TAGS.get(template_format, frozenset()))
+        documents = read_text(text, file=path)
     except bundles.BundleError as error:
         raise _failure(error) from None
     for root in documents[:1]:
@@ -88,15 +114,15 @@ def _failure(error: bundles.BundleError) -> Failure:
     return Failure("\n".join(str(each) for each in error.problems[:5]), permanent=True)
 
 
-def _files(bundle: bundles.Bundle, path: str, text: str) -> dict[str, str]:
-    """The text files that the template names, directly or indirectly."""
+def _mentioned(bundle: bundles.Bundle, path: str, text: str) -> dict[str, str]:
+    """The text files whose paths a template of an unknown format contains, and those that these contain."""
     found: dict[str, str] = {}
     texts = [text]
     candidates = [each for each in bundle.files if each != path]
     while texts:
         reading = texts.pop()
         for each in candidates:
-            if each in found or not (each in reading or each.rpartition("/")[2] in _COMES_ALONG):
+            if each in found or each not in reading:
                 continue
             try:
                 found[each] = bundle.read(each).decode()

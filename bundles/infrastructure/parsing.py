@@ -29,6 +29,7 @@ from .rendering import (
     read_document,
     references,
     substitutable,
+    text_of,
 )
 from .sections import Section, entries, word
 
@@ -81,14 +82,16 @@ class Checker(Protocol):
         """Reject an invalid implementation. Raises DescriptionError with the place."""
 
 
-def parse(text: str, *, files: Mapping[str, str], types: Mapping[str, Checker], name: str = "template") -> Description:
+def parse(
+    text: str, *, files: Mapping[str, str], types: Mapping[str, Checker] | None, name: str = "template"
+) -> Description:
     """Parse and check a description.
 
     Args:
         text: the YAML of the infrastructure; it may contain node definitions.
         files: files of the bundle, by name. Node definitions are read from those that `node_definitions` lists; without it,
             from every `node_definitions.yaml` in any folder.
-        types: resource types of the platform by name.
+        types: resource types of the platform by name; None if the platform is not known, and any type may be one of its own.
         name: of the description, for messages.
 
     Raises:
@@ -98,13 +101,13 @@ def parse(text: str, *, files: Mapping[str, str], types: Mapping[str, Checker], 
     root = read_document(name, text, files)
     known = [key for key in root.value if key.startswith(_PREFIX)] if isinstance(root.value, Mapping) else []
     top = Section(root, "the description", (*_TOP, *known))
-    definitions = _definitions(top, files, types)
+    definitions = _definitions(top, files)
     parameters = _parameters(top)
     variables = _scalars(top.item("variables"), "variables")
     nodes: dict[str, Node] = {}
-    checked: set[int] = set()
+    usable = _Usable(types)
     for item in _limited_entries(top.need("nodes"), "nodes"):
-        node = _node(item, definitions, variables, types=types, checked=checked)
+        node = _node(item, definitions, variables, usable)
         if node.name in nodes:
             raise DescriptionError(item.place, f"a second node is named {node.name!r}", "give it another name")
         nodes[node.name] = node
@@ -118,33 +121,32 @@ def parse(text: str, *, files: Mapping[str, str], types: Mapping[str, Checker], 
     nodes = _with_dependencies(top, nodes)
     outputs = _outputs(top)
     description = Description(top.text("infra_name"), nodes, parameters, outputs)
-    _check_references(description, top)
+    _check_references(description, top, usable)
     return description
 
 
-def _definitions(
-    top: Section, files: Mapping[str, str], types: Mapping[str, Checker]
-) -> dict[str, list[Implementation]]:
+def _definitions(top: Section, files: Mapping[str, str]) -> dict[str, list[Implementation]]:
     listed = top.item("node_definitions")
     sources: list[Mapping[str, RenderedItem]] = [
         {key: item for key, item in top.items.items() if key.startswith(_PREFIX)}
     ]
     if listed is not None:
-        names = []
+        names = {}
         for entry in entries(listed, "'node_definitions'"):
             wanted = word(entry, "a file's name")
             if wanted not in files:
                 known_files = ", ".join(sorted(files)) or "none"
                 raise DescriptionError(entry.place, f"unknown file {wanted!r}", f"add it; known are {known_files}")
-            names.append(wanted)
+            names[wanted] = entry.place
     else:
-        names = [
-            path
+        names = {
+            path: Place(path, 1, 1)
             for path in sorted(files)
             if PurePosixPath(path).name in ("node_definitions.yaml", "node_definitions.yml")
-        ]
-    for path in names:
-        section = Section(read_document(path, files[path], files), "a file of node definitions")
+        }
+    for path, place in names.items():
+        text = text_of(files, path, place)
+        section = Section(read_document(path, text, files), "a file of node definitions")
         for key, item in section.items.items():
             if not key.startswith(_PREFIX):
                 raise DescriptionError(item.place, f"{key!r} is not a node definition", f"name it '{_PREFIX}…'")
@@ -238,9 +240,7 @@ def _node(
     item: RenderedItem,
     definitions: Mapping[str, list[Implementation]],
     inherited: Mapping[str, Scalar],
-    *,
-    types: Mapping[str, Checker],
-    checked: set[int],
+    usable: _Usable,
 ) -> Node:
     section = Section(item, "the node", ("name", "type", "filter", "scaling", "variables"))
     name, kind = section.text("name"), section.text("type")
@@ -253,7 +253,7 @@ def _node(
         raise DescriptionError(
             section.need("type").place, f"no definition 'node_def:{kind}'", f"add it; known are {known}"
         )
-    chosen = _choose(section, kind, definitions[kind], types=types, checked=checked)
+    chosen = usable.choose(section, kind, definitions[kind])
     scaling = section.item("scaling")
     minimum = maximum = 1
     if scaling is not None:
@@ -268,39 +268,52 @@ def _node(
     return Node(name, kind, chosen, item.place, minimum=minimum, maximum=maximum, variables=variables)
 
 
-def _choose(
-    section: Section,
-    kind: str,
-    implementations: list[Implementation],
-    *,
-    types: Mapping[str, Checker],
-    checked: set[int],
-) -> Implementation:
-    wanted: Value = {}
-    place = section.place
-    given = section.item("filter")
-    if given is not None:
-        Section(given, "'filter'")
-        wanted, place = plain(given), given.place
-    assert isinstance(wanted, dict)
-    passed = [each for each in implementations if _passes(each, wanted)]
-    if not passed:
-        known = "; ".join(sorted({implementation.type for implementation in implementations}))
+class _Usable:
+    """Chooses the implementations of nodes.
+
+    Without the platform's types, each that passes a node's filter may be the chosen one. The others may then be for platforms
+    with another language, such as Occopus' own with all of Jinja2: one without faults is enough.
+    """
+
+    def __init__(self, types: Mapping[str, Checker] | None) -> None:
+        self._types = types
+        self._checked: set[int] = set()
+        #: The implementations that each node may have, by its name.
+        self.candidates: dict[str, list[Implementation]] = {}
+
+    def choose(self, section: Section, kind: str, implementations: list[Implementation]) -> Implementation:
+        found = self._found(section, kind, implementations)
+        self.candidates[section.text("name")] = found
+        return found[0]
+
+    def _found(self, section: Section, kind: str, implementations: list[Implementation]) -> list[Implementation]:
+        wanted: Value = {}
+        place = section.place
+        given = section.item("filter")
+        if given is not None:
+            Section(given, "'filter'")
+            wanted, place = plain(given), given.place
+        assert isinstance(wanted, dict)
+        passed = [each for each in implementations if _passes(each, wanted)]
+        if not passed:
+            known = "; ".join(sorted({implementation.type for implementation in implementations}))
+            raise DescriptionError(
+                place, f"no implementation of {kind!r} passes the filter", f"change the filter; known types are {known}"
+            )
+        if self._types is None:
+            return passed
+        for implementation in passed:
+            if implementation.type in self._types:
+                if id(implementation) not in self._checked:
+                    self._types[implementation.type].check(implementation)
+                    self._checked.add(id(implementation))
+                return [implementation]
+        offered = ", ".join(sorted({implementation.type for implementation in passed}))
         raise DescriptionError(
-            place, f"no implementation of {kind!r} passes the filter", f"change the filter; known types are {known}"
+            passed[0].place,
+            f"{kind!r} has implementations of type {offered} only, which this platform does not support",
+            f"add one of type {' or '.join(sorted(self._types))}",
         )
-    for implementation in passed:
-        if implementation.type in types:
-            if id(implementation) not in checked:
-                types[implementation.type].check(implementation)
-                checked.add(id(implementation))
-            return implementation
-    offered = ", ".join(sorted({implementation.type for implementation in passed}))
-    raise DescriptionError(
-        passed[0].place,
-        f"{kind!r} has implementations of type {offered} only, which this platform does not support",
-        f"add one of type {' or '.join(sorted(types))}",
-    )
 
 
 def _passes(implementation: Implementation, wanted: Mapping[str, Value]) -> bool:
@@ -441,22 +454,33 @@ def _scalars(item: RenderedItem | None, what: str) -> dict[str, Scalar]:
     return found
 
 
-def _check_references(description: Description, top: Section) -> None:
-    # Check each implementation once: many nodes may share a large one.
-    referred: dict[int, dict[str, Place]] = {}
+def _check_references(description: Description, top: Section, usable: _Usable) -> None:
+    # Read each implementation once: many nodes may share a large one.
+    referred: dict[int, dict[str, Place] | DescriptionError] = {}
     for node in description.nodes.values():
         reach = description.before(node.name)
-        found = referred.get(id(node.implementation))
-        if found is None:
-            found = referred[id(node.implementation)] = _referred(node.implementation)
-        for name, place in found.items():
-            _check_reference(description, name, RenderedItem(None, place), node=node, reach=reach)
+        faults: list[DescriptionError] = []
+        for candidate in usable.candidates[node.name]:
+            try:
+                if id(candidate) not in referred:
+                    referred[id(candidate)] = _referred(candidate)
+                found = referred[id(candidate)]
+                if isinstance(found, DescriptionError):
+                    raise found
+                for name, place in found.items():
+                    _check_reference(description, name, RenderedItem(None, place), node=node, reach=reach)
+            except DescriptionError as error:
+                faults.append(error)
+                referred.setdefault(id(candidate), error)
+            else:
+                break
+        else:
+            raise faults[0]
     outputs = top.item("outputs")
     if outputs is not None:
+        reach = frozenset(description.nodes)
         for name, place in references(outputs):
-            _check_reference(
-                description, name, RenderedItem(None, place), node=None, reach=frozenset(description.nodes)
-            )
+            _check_reference(description, name, RenderedItem(None, place), node=None, reach=reach)
 
 
 def _referred(chosen: Implementation) -> dict[str, Place]:

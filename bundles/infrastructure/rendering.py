@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from archelon_core.documents import tree
-from archelon_core.documents.problems import DocumentError
+from archelon_core.documents.problems import DocumentError, Problem
 from archelon_core.documents.reading import only_document, read_text
 from archelon_core.documents.tree import DocumentLimits, Node
 
@@ -71,6 +71,10 @@ class DescriptionError(ValueError):
         self.problem = problem
         self.remedy = remedy
 
+    def as_problem(self) -> Problem:
+        """Return the same as a problem of a document."""
+        return Problem(self.place.file, self.place.line, self.place.column, "", self.problem, self.remedy)
+
 
 def _shortened(text: str) -> str:
     """Shorten a message: keys of a description, or lists of names, may be of any length."""
@@ -99,6 +103,15 @@ def read_document(name: str, text: str, files: Mapping[str, str]) -> RenderedIte
     YAML, too large, too deep, or has a duplicate key or an unknown tag.
     """
     return _Reader(files).read(name, text)
+
+
+def text_of(files: Mapping[str, str], name: str, place: Place) -> str:
+    """Return the text of one of the files, which `place` names. Raises DescriptionError if it is not a text."""
+    try:
+        return files[name]
+    except UnicodeDecodeError:
+        remedy = "name a text; write binary data in base64 and let the program decode it"
+        raise DescriptionError(place, f"the file {name!r} is not UTF-8 text", remedy) from None
 
 
 def plain(item: RenderedItem) -> Value:
@@ -265,11 +278,15 @@ class _Reader:
         if not isinstance(url, str) or not url.startswith("file://"):
             raise DescriptionError(place, f"{node.tag} needs a file", "write {url: file://name}, a bundle's file")
         wanted = url.removeprefix("file://")
+        if wanted.startswith("/") or ".." in wanted.split("/"):
+            raise DescriptionError(
+                place, f"{wanted!r} is outside the bundle", "put the file into the bundle and name it"
+            )
         found = next((path for path in (wanted, f"nodes/{wanted}") if path in self._files), None)
         if found is None:
             known = ", ".join(sorted(self._files)) or "none"
             raise DescriptionError(place, f"unknown file {wanted!r}", f"add it; known are {known}")
-        text = self._files[found]
+        text = text_of(self._files, found, place)
         if node.tag != "!yaml_import":
             self._take(text, place)
             return RenderedItem(text, place, file=found, verbatim=node.tag == "!text_import")

@@ -33,7 +33,7 @@ def application(settings: Settings) -> WSGIApplication:
     contexts: list[OrchestratorContext] = []
 
     def make(instance: Instance) -> Orchestrator:
-        bundle = bundles.Bundle.load(settings.bundle)
+        bundle = bundles.Bundle.load(settings.bundle, checked=True)
         context = OrchestratorContext(
             instance, bundle=bundle, services=services, waiter=waiter, names=names, private=private, scope=scope
         )

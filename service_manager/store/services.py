@@ -22,9 +22,12 @@ import bundles
 from archelon_api import design
 from archelon_core import queue as work
 from archelon_core.auth import Identity, TenantId
+from archelon_core.auth.heavy_limit import HEAVY
+from archelon_core.child import Child, ChildError
 from archelon_core.database import insert_into
 from archelon_core.errors import BadRequestError, ConflictError, ForbiddenError
 from archelon_core.transactions import forbid_in_transaction, in_transaction
+from bundles.bundle import problems_here
 from occi_service.registry import Registry
 from occi_service.renderings.grammar import split_type_id
 from occi_service.server.backends import CallFirst
@@ -41,6 +44,9 @@ ENTRY_TOPIC: Final = "catalogue.entry"
 _STALE: Final = 1.0
 #: First segments of paths that name no service. The query interface lists all of them, so it is not one of these.
 _OWN_PATHS: Final = RESERVED_TERMS - {"-"}
+#: Checks large bundles; one per process, started when it is first needed.
+_CHILD: Final = Child()
+_PROBLEMS: Final = f"{problems_here.__module__}:{problems_here.__name__}"
 
 
 class ServiceBackend(KindBackend, ActionBackend):
@@ -143,7 +149,7 @@ class Catalogue:
             if in_transaction():
                 # Unpacking is slow, so not within a transaction. Rare: only a manifest published just now is not cached.
                 raise CallFirst(f"manifest of {digest}", lambda: self.manifest(digest))
-            found = self._manifests[digest] = _manifest_of(digest, self.archive(digest, connection))
+            found = self._manifests[digest] = _manifest_of(digest, self.archive(digest, connection), checked=True)
         return found
 
     def archive(self, digest: str, connection: sa.Connection | None = None) -> bytes:
@@ -215,7 +221,7 @@ class Catalogue:
         rows = []
         if not here:
             # Unpacked before the transaction begins: it would block all other writers of SQLite.
-            manifest = _manifest_of(digest, archive)
+            manifest = _manifest_of(digest, archive, checked=False)
             _check_kind(manifest)
             row = {"digest": digest, "archive": archive, "type": manifest.type, "version": manifest.version}
             rows.append((table, row))
@@ -280,7 +286,7 @@ class Catalogue:
         Raises:
             BadRequestError, ConflictError, ForbiddenError: as `keep` and `publish`.
         """
-        manifest = _manifest_of(bundles.digest_of(archive), archive)
+        manifest = _manifest_of(bundles.digest_of(archive), archive, checked=False)
         _check_kind(manifest)
         with self._database.read() as connection:
             return manifest, self._replaced_by(connection, manifest, identity)
@@ -363,15 +369,30 @@ class Catalogue:
             raise ConflictError("; ".join([str(each) for each in problems]), "depends_on")
 
 
-def _manifest_of(digest: str, archive: bytes) -> bundles.Manifest:
+def _manifest_of(digest: str, archive: bytes, *, checked: bool) -> bundles.Manifest:
     forbid_in_transaction("unpacking of a bundle")
     with tempfile.TemporaryDirectory(prefix="archelon-") as directory:
         try:
             target = bundles.unpack(archive, Path(directory) / "bundle", digest=digest)
-            return bundles.Bundle.load(target).manifest
+            if not checked:
+                _check(target, large=len(archive) > HEAVY)
+            return bundles.Bundle.load(target, checked=True).manifest
         except bundles.BundleError as error:
             text = "\n".join([str(each) for each in error.problems])
             raise BadRequestError(f"the bundle is invalid:\n{text}", "body") from None
+
+
+def _check(directory: Path, *, large: bool) -> None:
+    """Check all files of a bundle; none is executed. Many large templates take long, so not among the threads of this process.
+
+    The requests that wait for the child are heavy ones, whose number is limited. Raises BundleError.
+    """
+    try:
+        found = _CHILD.call(_PROBLEMS, str(directory)) if large else problems_here(str(directory))
+    except ChildError as error:
+        found = [[".", 0, 0, "", f"to check it, {error}", "make its templates smaller, or publish several services"]]
+    if found:
+        raise bundles.BundleError([bundles.Problem(*each) for each in found])
 
 
 def _check_kind(manifest: bundles.Manifest) -> None:

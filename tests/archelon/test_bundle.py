@@ -46,6 +46,37 @@ def test_problems_have_file_line_and_remedy(tmp_path: Path) -> None:
     assert as_json.json[0]["remedy"]
 
 
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("import sdk\nprint('hello')\nclass A(sdk.Orchestrator): pass\n", None),
+        ("import sdk\n\nclass A: pass\n", "orchestrator.py:3:1: no class derives from sdk.Orchestrator; write"),
+        (
+            "import sdk\nimport nowhere\nclass A(sdk.Orchestrator): pass\n",
+            "orchestrator.py:2:1: cannot be imported: ModuleNotFoundError: No module",
+        ),
+        ("import os\nos._exit(3)\nfrom near import A\nclass B(A): pass\n", "orchestrator.py: to import it, it exited"),
+    ],
+)
+def test_code_is_imported_in_a_process_of_its_own(tmp_path: Path, code: str, expected: str | None) -> None:
+    archelon("new", tmp_path / "x", "--term", "other")
+    (tmp_path / "x" / "orchestrator.py").write_text(code)
+    result = archelon("validate", tmp_path / "x")
+    assert (result.status, result.out.startswith(expected or f"{tmp_path / 'x'} is valid")) == (
+        Status.FAILED if expected else Status.DONE,
+        True,
+    ), result.out
+
+
+def test_a_template_is_read_as_when_it_is_deployed(tmp_path: Path) -> None:
+    archelon("new", tmp_path / "x", "--term", "other")
+    template = tmp_path / "x" / "templates" / "local.yaml"
+    template.write_text(template.read_text().replace("file://server.py", "file://../../etc/passwd"))
+    result = archelon("validate", tmp_path / "x")
+    assert result.status == Status.FAILED
+    assert "'../../etc/passwd' is outside the bundle; put the file into the bundle and name it" in result.out
+
+
 @pytest.mark.parametrize("name", ["Upper", "1st", "a_b", "ä"])
 def test_a_directorys_name_may_be_no_term(tmp_path: Path, name: str) -> None:
     result = archelon("new", tmp_path / name)

@@ -15,6 +15,7 @@ from archelon.errors import CommandError, Status
 from archelon_api import names
 from archelon_api import service_manager as wire
 from occi_service import client
+from tests.descriptions import description
 from tests.fakes.cloud import FakeCloudProcess
 from tests.service_manager.harness import MANIFEST, TYPE, Keys, ServiceManager, running
 
@@ -39,7 +40,7 @@ class Provider:
         directory = self.directory / version
         directory.mkdir()
         (directory / "manifest.json").write_text(json.dumps(MANIFEST | {"version": version}))
-        (directory / "deployment.yaml").write_text("infra_name: demo\nnodes: []\n")
+        (directory / "deployment.yaml").write_text(description())
         return directory
 
     def order(self) -> str:

@@ -35,6 +35,7 @@ from archelon_core import logs, redaction
 from bundles.archives import PackedFile, digest_of, pack_files
 from occi_service.renderings import ActionDocument, EntityDocument, Message, TextOcci, TextPlain
 from occi_service.renderings.json import Json
+from tests.descriptions import description
 from tests.occi_service.server.calls import Answer, environ_of, serve
 from tests.postgres import PostgresServer
 
@@ -113,7 +114,7 @@ _FIELD_VALUES: Final = (
 )  # fmt: skip
 #: Loggers of an orchestrator's own code, whose failures are not server errors.
 _ORCHESTRATORS: Final = ("archelon.sdk", "archelon.orchestrator")
-_TEMPLATE: Final = b"infra_name: demo\nnodes: []\n"
+_TEMPLATE: Final = description().encode()
 #: Texts of permitted 503s: draining, an event in progress, and services that are unavailable in this process.
 _MAY_BE_AWAY: Final = ("takes no orders for now", "redeliver it until", "design", "identity service")
 

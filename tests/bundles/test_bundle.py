@@ -14,6 +14,7 @@ from bundles import Bundle, BundleError, Phase, Scope, read_archive, unpack, val
 from bundles.ignore import Ignored
 from tests import hurtle_bundle
 
+CODE = "import sdk\nclass A(sdk.Orchestrator): pass\n"
 FILES = {
     "manifest.yaml": (
         "service_type: http://s/t#web\n"
@@ -28,9 +29,19 @@ FILES = {
     "icon.svg": "<svg/>",
     "service_params.json": '{"deploy": [{"name": "flavor", "value": "small"}]}',
     "templates/local.yaml": (
-        "nodes: {web: {size: '${web.size}', flavor: '${flavor}', in: '${org.archelon.region}', u: '${db:url}'}}\n"
+        "infra_name: web\n"
+        "parameters: {web.size: {type: number}, flavor: {}, org.archelon.region: {}}\n"
+        "nodes: [{name: web, type: t}]\n"
+        "'node_def:t': [{resource: {type: process, command: [a, '${parameters.web.size}', '${self.port}']}}]\n"
     ),
-    "templates/kubernetes.yaml": "apiVersion: v1\nkind: ConfigMap\n---\napiVersion: v1\nkind: Secret\n",
+    "templates/kubernetes.yaml": (
+        "apiVersion: v1\n"
+        "kind: ConfigMap\n"
+        "data: {size: '${web.size}', flavor: '${flavor}', in: '${org.archelon.region}', params: '${files:service_params.json}'}\n"
+        "---\n"
+        "apiVersion: v1\n"
+        "kind: Secret\n"
+    ),
     "templates/heat.yaml": "heat_template_version: 2018-08-31\nresources: {a: {user_data: 'echo ${HOME}'}}\n",
     "templates/main.tf": 'resource "x" {',
 }
@@ -68,11 +79,14 @@ def test_a_bundle_is_loaded(tmp_path: Path) -> None:
     assert bundle.manifest.internal[Phase.DEPLOY][0].value == "small"
     assert not bundle.has_code
     assert bundle.read("icon.svg") == b"<svg/>"
-    chosen = bundle.manifest.templates_for("anywhere", "infrastructure")
+    chosen = bundle.manifest.templates_for("anywhere", "kubernetes")
     assert chosen is not None
     parameters = {"web.size": 3, "flavor": "small", "org.archelon.region": "here"}
-    (document,) = bundle.template(chosen[1].deployment).render(Scope(parameters, {"db": {"url": "u"}}))
-    assert document == {"nodes": {"web": {"size": 3, "flavor": "small", "in": "here", "u": "u"}}}
+    document, _ = bundle.template(chosen[1].deployment).render(
+        Scope(parameters, {"files": {"service_params.json": "{}"}})
+    )
+    assert isinstance(document, dict)
+    assert document["data"] == {"size": 3, "flavor": "small", "in": "here", "params": "{}"}
     with pytest.raises(KeyError):
         bundle.read("../secret")
 
@@ -108,7 +122,7 @@ def test_all_problems_of_all_files_are_reported_at_once(tmp_path: Path) -> None:
         tmp_path,
         **{
             "icon.svg": None,
-            "templates/local.yaml": "nodes: {web: {size: '${web.sise}'}}\n",
+            "templates/local.yaml": "nodes: 5\n",
             "templates/kubernetes.yaml": "apiVersion: v1\n---\n- a\n",
             "templates/heat.yaml": "a: 1\na: 2\n",
             "templates/main.tf": None,
@@ -124,6 +138,7 @@ def test_all_problems_of_all_files_are_reported_at_once(tmp_path: Path) -> None:
         "templates/heat.yaml:2:1: $.a: the key is given twice, first on line 1",
         "templates/kubernetes.yaml:1:1: kind is missing",
         "templates/kubernetes.yaml:3:1: a document of kubernetes is a map",
+        "templates/local.yaml:1:8: 'nodes' must be a list",
     ]
 
 
@@ -140,21 +155,64 @@ def test_unknown_parameters_are_named_unless_code_may_add_them(tmp_path: Path) -
         "templates/kubernetes.yaml:3:14: $.data.size: ${web.sise} is unknown; "
         "declare it in service_attributes, or name one of flavor, web.size"
     ]
-    assert problems(tmp_path, **{"templates/kubernetes.yaml": text, "orchestrator.py": "import sdk\n"}) == []
+    assert problems(tmp_path, **{"templates/kubernetes.yaml": text, "orchestrator.py": CODE}) == []
     assert Bundle.load(tmp_path).has_code
 
 
-def test_an_infrastructure_keeps_its_own_references_and_tags(tmp_path: Path) -> None:
-    text = (
-        "nodes: [{name: web, port: '${self.port}', size: '${parameters.web.size}'}]\n"
-        "files: {server.py: !text_import {url: 'file://server.py'}, other: !python/object:os.system {}}\n"
+LOCAL = FILES["templates/local.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("nodes: [", "foo: bar\nnodes: [", "3:6: the description has no 'foo'; expected one of "),
+        ("type: t}", "type: x}", "3:27: no definition 'node_def:x'; add it; known are t"),
+        ("web.size}", "web.sise}", "4:56: 'parameters.web.sise' names nothing; choose from web.size, flavor, "),
+        ("self.port", "nodes.db.port", "4:82: 'nodes.db.port' names no node; choose from web"),
+        ("[a,", "[!text_import {url: file://../../etc/passwd},", "4:53: '../../etc/passwd' is outside the bundle; put"),
+        ("[a,", "[!text_import {url: file://a.py},", "4:53: unknown file 'a.py'; add it; known are icon.svg, "),
+        ("[a,", "[!text_import {url: file://logo.png},", "4:53: the file 'logo.png' is not UTF-8 text; name a text"),
+        ("[a,", "[!python/object:os.system {},", "4:53: $['node_def:t'][0].resource.command[0]: the tag !python/obje"),
+        ("flavor: {}", "flavour: {}", "2:49: nothing gives the parameter 'flavour' a value; add a default, declare it"),
+        ("command: [", "command: [a", None),
+    ],
+)  # fmt: skip
+def test_an_infrastructure_is_read_as_when_it_is_deployed(
+    tmp_path: Path, old: str, new: str, expected: str | None
+) -> None:
+    (tmp_path / "logo.png").write_bytes(b"\x89PNG")
+    text = LOCAL.replace(old, new)
+    assert text != LOCAL
+    found = problems(tmp_path, **{"templates/local.yaml": text})
+    assert [each[: len("templates/local.yaml:" + (expected or ""))] for each in found] == (
+        [f"templates/local.yaml:{expected}"] if expected else []
     )
-    assert problems(tmp_path, **{"templates/local.yaml": text}) == [
-        "templates/local.yaml:2:67: $.files.other: the tag !python/object:os.system makes an object; "
-        "write plain YAML, with no tags but !template_import, !text_import, !yaml_import"
-    ]
-    allowed = text.replace(", other: !python/object:os.system {}", "")
-    assert problems(tmp_path, **{"templates/local.yaml": allowed}) == []
+
+
+def test_one_implementation_without_faults_is_enough(tmp_path: Path) -> None:
+    other = "{resource: {type: ec2}, contextualisation: {type: cloudinit, context_template: '{% for a in b %}{{a}}'}}"
+    text = LOCAL.replace("[{resource", f"[{other}, {{resource")
+    assert problems(tmp_path, **{"templates/local.yaml": text}) == []
+    text = LOCAL.replace(
+        "[{resource: {type: process, command: [a, '${parameters.web.size}', '${self.port}']}}]", f"[{other}]"
+    )
+    (found,) = problems(tmp_path, **{"templates/local.yaml": text})
+    assert "'{{a}}' is not a reference" in found
+
+
+@pytest.mark.parametrize(
+    ("reference", "expected"),
+    [
+        ("files:icon.png", "${files:icon.png}: no such file; expected one of icon.svg, "),
+        ("db:url", "${db:url}: no node db; write ${files:name}, or ${name} for a parameter"),
+        ("files:logo.png", "the file logo.png is not UTF-8 text; name a text"),
+    ],
+)
+def test_a_kubernetes_template_names_files_of_the_bundle(tmp_path: Path, reference: str, expected: str) -> None:
+    (tmp_path / "logo.png").write_bytes(b"\x89PNG")
+    text = FILES["templates/kubernetes.yaml"].replace("files:service_params.json", reference)
+    (found,) = problems(tmp_path, **{"templates/kubernetes.yaml": text})
+    assert found.startswith(f"templates/kubernetes.yaml:3:88: $.data.params: {expected}")
 
 
 @pytest.mark.parametrize(
@@ -171,9 +229,9 @@ def test_an_infrastructure_keeps_its_own_references_and_tags(tmp_path: Path) -> 
         (
             "templates/local.yaml",
             "a: 1\n---\nb: 1",
-            "templates/local.yaml:1:1: 2 documents in a template of infrastructure; keep one",
+            "templates/local.yaml:3:1: a second document",
         ),
-        ("templates/local.yaml", "", "templates/local.yaml:1:1: 0 documents in a template of infrastructure; write at"),
+        ("templates/local.yaml", "", "templates/local.yaml:1:1: the file is empty"),
         ("templates/heat.yaml", "resources: {}", "templates/heat.yaml:1:1: heat_template_version is missing"),
         ("A/x", "", None),
     ],
@@ -187,7 +245,7 @@ def test_an_image_excludes_code_in_the_bundle(tmp_path: Path) -> None:
     manifest = FILES["manifest.yaml"] + "image: registry.example.org/web:1\n"
     assert problems(tmp_path, **{"manifest.yaml": manifest}) == []
     assert Bundle.load(tmp_path).has_code
-    assert problems(tmp_path, **{"manifest.yaml": manifest, "orchestrator.py": ""}) == [
+    assert problems(tmp_path, **{"manifest.yaml": manifest, "orchestrator.py": CODE}) == [
         "manifest.yaml:9:1: $.image: orchestrator.py exists too; keep one of the two: an image contains its own code"
     ]
 

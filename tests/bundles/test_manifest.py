@@ -333,7 +333,7 @@ def test_the_documentation_has_every_field_in_a_table() -> None:
         wanted |= set(definitions[name]["properties"])
     wanted |= set(definitions["dependency"]["additionalProperties"]["properties"])
     assert wanted <= set(rows)
-    assert set(rows) - wanted == {"x-…", "${name}", "${node:name}", "$${"}
+    assert set(rows) - wanted == {"x-…", "${name}", "${files:name}", "$${"}
 
 
 def test_the_documentation_states_the_limits_that_hold() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import statistics
 import threading
 import time
@@ -33,6 +34,7 @@ from sdk.runtime.loading import load_class
 from sdk.runtime.waiting import CancellableWaiter
 from sdk.templates import Document
 from sdk.testing.fake_cloud import DirectServiceClients, FakeCloud
+from tests.descriptions import description
 from tests.waiting import until
 
 SCHEME = "http://schemas.example.org/occi/sm#"
@@ -130,11 +132,25 @@ def test_descriptions_of_errors() -> None:
 
 
 def test_a_template_includes_the_files_that_it_names(tmp_path: Path) -> None:
-    text = "parameters: {b: {}, a.c: {}}\nnodes: !yaml_import {url: 'file://nodes.yaml'}\n"
-    directory = bundle(tmp_path / "b", {}, t__yaml=text, nodes__yaml="f: server.py", server__py="1", other__txt="2")
+    text = description("{b: {}, a.c: {}}", command="!yaml_import {url: 'file://command.yaml'}")
+    command = "[python3, !text_import {url: file://server.py}]  # like other.txt"
+    directory = bundle(tmp_path / "b", {}, t__yaml=text, command__yaml=command, server__py="1", other__txt="2")
     document = Document.read(bundles.Bundle.load(directory), "t.yaml", "infrastructure")
     assert document.parameters == ("b", "a.c")
-    assert document.files == {"nodes.yaml": "f: server.py", "server.py": "1"}
+    assert document.files == {"command.yaml": command, "server.py": "1"}
+
+
+def test_a_template_that_its_parser_refuses_is_not_sent(tmp_path: Path) -> None:
+    directory = bundle(tmp_path / "b", {}, t__yaml="nodes: 5\n", k__yaml="a: ${", f__yaml="a: ${files:x.png}")
+    (directory / "x.png").write_bytes(b"\x89")
+    loaded = bundles.Bundle.load(directory)
+    for path, template_format, expected in (
+        ("t.yaml", "infrastructure", "t.yaml:1:8: 'nodes' must be a list; "),
+        ("k.yaml", "kubernetes", "k.yaml:1:4: $.a: '${' is not a reference; "),
+        ("f.yaml", "kubernetes", "f.yaml names the file x.png, which is not UTF-8 text"),
+    ):
+        with pytest.raises(sdk.Failure, match=re.escape(expected)):
+            Document.read(loaded, path, template_format)
 
 
 def test_a_kubernetes_template_has_the_parameters_that_it_refers_to(tmp_path: Path) -> None:
@@ -149,15 +165,26 @@ def test_a_kubernetes_template_has_the_parameters_that_it_refers_to(tmp_path: Pa
 @pytest.mark.parametrize(
     ("code", "expected"),
     [
-        ("import sdk\nclass A(sdk.Orchestrator): pass\nclass B(sdk.Orchestrator): pass\n", "found A, B"),
-        ("import sdk\nfrom sdk import Orchestrator\n", "found none"),
-        ("1/0\n", "orchestrator.py cannot be imported: ZeroDivisionError: division by zero"),
+        (
+            "import sdk\nclass A(sdk.Orchestrator): pass\nclass B(sdk.Orchestrator): pass\n",
+            "orchestrator.py:1:1: several classes derive from sdk.Orchestrator: A, B; keep one",
+        ),
+        ("import sdk\nfrom sdk import Orchestrator\n", "orchestrator.py:1:1: no class derives from sdk.Orchestrator; "),
+        ("\n1/0\n", "orchestrator.py:2:1: cannot be imported: ZeroDivisionError: division by zero; correct it"),
+        ("import far\nfar.f()\n", "far.py:2:1: cannot be imported: KeyError: 'x'; correct it"),
+        ("import broken\n", "broken.py:1:1: cannot be imported: SyntaxError: "),
+        (
+            "import nowhere\n",
+            "No module named 'nowhere'; put the module into the bundle, or build an image that has it",
+        ),
+        ("import sys\nsys.exit(1)\n", "orchestrator.py:2:1: cannot be imported: SystemExit: 1; correct it"),
     ],
 )
 def test_a_bundle_has_one_orchestrator(tmp_path: Path, code: str, expected: str) -> None:
-    directory = bundle(tmp_path / "b", {}, orchestrator__py=code)
+    far, broken = "def f():\n    {}['x']\n", "def f(:\n"
+    directory = bundle(tmp_path / "b", {}, orchestrator__py=code, far__py=far, broken__py=broken)
     with pytest.raises(sdk.Failure) as error:
-        load_class(bundles.Bundle.load(directory))
+        load_class(bundles.Bundle.load(directory, checked=True))
     assert expected in str(error.value)
 
 
@@ -361,7 +388,7 @@ def test_outputs_of_several_regions_have_the_regions_name(tmp_path: Path) -> Non
         },
         "service_params": {"deploy": [{"name": "size", "type": "number", "value": 1}]},
     }
-    context = testing.Context(bundle(tmp_path / "b", manifest, t__yaml="parameters: {size: {}}\nnodes: []\n"))
+    context = testing.Context(bundle(tmp_path / "b", manifest, t__yaml=description("{size: {}}")))
     after = context.run("deploy", testing.State(internal={"size": 1}, makes={"top": {"url": "u"}}))
     assert after.attributes == {"url.one": "u", "url.two": "u"}
     assert {each.region: each.parameters for each in after.stacks} == {"one": {"size": 1}, "two": {"size": 2}}
@@ -370,7 +397,7 @@ def test_outputs_of_several_regions_have_the_regions_name(tmp_path: Path) -> Non
 def test_a_region_selects_one_of_several_formats_and_keeps_it(tmp_path: Path) -> None:
     texts = {
         "kubernetes": "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x}\n",
-        "infrastructure": "parameters: {}\nnodes: []\n",
+        "infrastructure": description(),
         "hot": "heat_template_version: 2021-04-16\nresources: {}\n",
     }
     templates = {each: {"deployment": f"{each}.yaml"} for each in texts}

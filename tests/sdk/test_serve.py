@@ -16,6 +16,7 @@ from archelon_api import service_manager as manager
 from occi_service import client
 from occi_service.model import type_id
 from sdk.testing.http_fakes import Bench
+from tests.descriptions import description
 
 from .processes import Process
 
@@ -53,8 +54,8 @@ def bundle(tmp_path: Path) -> Path:
     directory = tmp_path / "bundle"
     directory.mkdir()
     (directory / "manifest.json").write_text(json.dumps(MANIFEST))
-    (directory / "web.yaml").write_text("parameters: {tested.size: {type: number}}\nnodes: []\n")
-    (directory / "more.yaml").write_text("parameters: {tested.size: {type: number}}\nnodes: [{more: true}]\n")
+    (directory / "web.yaml").write_text(description("{tested.size: {type: number}}"))
+    (directory / "more.yaml").write_text(description("{tested.size: {type: number}}", command="[sleep, '10']"))
     (directory / "orchestrator.py").write_text(CODE)
     return directory
 
@@ -353,8 +354,10 @@ def test_a_bundle_that_cannot_run_reports_why_with_its_first_phase(bench: Bench,
         bench.phase(occi, "deploy")
         report = bench.await_report("deploy")
     assert report is not None
-    expected = "orchestrator.py cannot be imported: ModuleNotFoundError: No module named 'nothing_of_this_name'"
-    assert report[manager.PHASE_MESSAGE] == expected
+    expected = (
+        "orchestrator.py:1:1: cannot be imported: ModuleNotFoundError: No module named 'nothing_of_this_name'; put"
+    )
+    assert report[manager.PHASE_MESSAGE].startswith(expected)
 
 
 def send(bench: Bench, occi: client.Client, event: str) -> bool:

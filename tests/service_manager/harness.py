@@ -24,6 +24,7 @@ from archelon_core.auth import RealmFile, Role, SigningKey, write_jwk_set
 from archelon_core.encryption import generate_key
 from occi_service import client
 from service_manager.settings import ServiceManagerSettings
+from tests.descriptions import description
 from tests.ports import free_port
 from tests.waiting import until
 
@@ -48,7 +49,7 @@ def make_bundle(directory: Path, **changes: Any) -> bundles.Packed:
     """Pack a bundle of the test service with these changes to its manifest."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "manifest.json").write_text(json.dumps(MANIFEST | changes))
-    (directory / "deployment.yaml").write_text("infra_name: demo\nnodes: []\n")
+    (directory / "deployment.yaml").write_text(description())
     return bundles.Bundle.load(directory).pack()
 
 

@@ -107,7 +107,7 @@ dependencies:
         ("{name: a, type: t}", "{name: a, type: t, scaling: {min: 3, max: 2}}", "6:36: 3 to 2 is not a range; 1 ≤ "),
         ("{name: a, type: t}", "{name: a, name: b, type: t}", "6:18: $.nodes[0].name: the key is given twice, first on line 6; "),
         ("'9'", "!!python/name:os x", "11:48: $['node_def:t'][0].resource.command[1]: the tag !!python/name:os makes an object"),
-        ("'9'", "!text_import {url: 'file:///etc/passwd'}", "11:48: unknown file '/etc/passwd'; add it"),
+        ("'9'", "!text_import {url: 'file:///etc/passwd'}", "11:48: '/etc/passwd' is outside the bundle; put the file into"),
         ("'9'", "!text_import {url: 'http://x/'}", "template:11:48: !text_import needs a file; "),
         ("ports: [http]", "grace: 7200", "11:61: 'grace' must be a number of seconds from 0.1 to 120"),
         ("type: t}", "type: t, scaling: {max: 1000}}", "template:6:3: more than 1000 instances are possible"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from archelon_api import service_manager as wire
 from service_manager.store import services, tables
 from tests.occi_service.server.calls import path_of
 
-from ..harness import TYPE, make_bundle
+from ..harness import MANIFEST, TYPE, make_bundle
 from .in_process_api import DIGEST, PUBLISHED, InProcessApi, Template
 
 OTHER = "http://schemas.example.org/occi/sm#other"
@@ -279,14 +280,38 @@ def test_a_publication_that_fails_leaves_later_ones_visible(api: InProcessApi) -
     assert OTHER in kinds(api)
 
 
+@pytest.mark.parametrize("padding", ["", "x" * 20_000])
+def test_every_file_of_a_bundle_is_checked(api: InProcessApi, padding: str) -> None:
+    template = f"infra_name: a\nfoo: bar\nnodes: []\n#{padding}"
+    code = f"import sdk\nclass A: pass\n#{padding}"
+    files = {
+        "manifest.json": bundles.PackedFile(json.dumps(MANIFEST).encode()),
+        "deployment.yaml": bundles.PackedFile(template.encode()),
+        "orchestrator.py": bundles.PackedFile(code.encode()),
+    }
+    archive = bundles.pack_files(files)
+    answer = api.put_bundle(bundles.Packed(archive, bundles.digest_of(archive)))
+    assert answer.status == 400
+    assert "deployment.yaml:2:6: the description has no 'foo'; expected one of" in answer.text
+    assert "orchestrator.py:2:1: no class derives from sdk.Orchestrator; " in answer.text
+    services._CHILD.close()
+
+
+def test_a_stored_bundle_is_not_refused_by_later_checks(api: InProcessApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = api.bundle()
+    assert api.put_bundle(packed).status == 201
+    monkeypatch.setattr(services, "_check", None)
+    assert api.dependencies.catalogue.manifest(packed.digest).term == "demo"
+
+
 def test_a_bundle_is_unpacked_outside_of_a_transaction(api: InProcessApi, monkeypatch: pytest.MonkeyPatch) -> None:
     unpack, unpacked = services._manifest_of, []
 
-    def meanwhile(digest: str, archive: bytes) -> Any:
+    def meanwhile(digest: str, archive: bytes, *, checked: bool) -> Any:
         # This would deadlock if the upload's transaction were open.
         with api.dependencies.database.write():
             unpacked.append(digest)
-        return unpack(digest, archive)
+        return unpack(digest, archive, checked=checked)
 
     monkeypatch.setattr(services, "_manifest_of", meanwhile)
     packed = api.bundle()
