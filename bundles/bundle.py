@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Iterator, Sequence
+from collections.abc import Mapping as AnyMapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple
 from archelon_core.documents.problems import MAX_PROBLEMS, DocumentError, Problem, listed
 from archelon_core.documents.problems import Path as JsonPath
 from archelon_core.documents.reading import only_document, read_file
-from archelon_core.documents.tree import Mapping, Node, Scalar
+from archelon_core.documents.tree import Mapping, Mark, Node, Scalar, descend
 
 from . import hot
 from .archives import ArchiveLimits, Digest, PackedFile, digest_of, pack_files, path_problems
@@ -297,7 +298,7 @@ class _Loading:
                 elif name in _KNOWN_FORMATS:
                     self._check_template(manifest, name, file)
                 if name == "hot":
-                    self._check_references(file, templates.environments)
+                    self._check_references(manifest, file, templates.environments)
 
     def _check_infrastructure(self, manifest: Manifest, file: str) -> None:
         files = TextFiles(self._files, lambda name: (self._directory / name).read_bytes())
@@ -307,23 +308,27 @@ class _Loading:
         except DescriptionError as error:
             self.problems.append(error.as_problem())
             return
+        places = {each.name: each.place for each in description.parameters.values() if each.default is None}
+        self._check_values(manifest, file, {name: Mark(place.line, place.column) for name, place in places.items()})
+
+    def _check_values(self, manifest: Manifest, file: str, parameters: AnyMapping[str, Mark]) -> None:
+        """Check that something gives a value to each of these parameters, which have no default."""
         known = self._known_names(manifest)
         if known is None:
             return
-        for parameter in description.parameters.values():
-            name, where = parameter.name, parameter.place
-            if parameter.default is None and name not in known and not name.startswith(_PLATFORM_NAMES):
+        for name, mark in parameters.items():
+            if name not in known and not name.startswith(_PLATFORM_NAMES):
                 message = f"nothing gives the parameter {name!r} a value"
                 remedy = f"add a default, declare it in service_attributes, or name one of {listed(known)}"
-                self.problems.append(Problem(file, where.line, where.column, "", message, remedy))
+                self.problems.append(Problem(file, *mark, "", message, remedy))
 
     def _known_names(self, manifest: Manifest) -> set[str] | None:
         """The parameters' names that templates get; None if code, or a supplier with its attributes, may add others."""
         has_code = manifest.image is not None or ORCHESTRATOR_FILE in self._files
         return None if has_code or manifest.dependencies else _parameter_names(manifest)
 
-    def _check_references(self, file: str, environments: Sequence[str]) -> None:
-        """Check that everything that a template of Heat refers to is in the bundle."""
+    def _check_references(self, manifest: Manifest, file: str, environments: Sequence[str]) -> None:
+        """Check everything that a template of Heat refers to."""
 
         def read(name: str) -> str | None:
             try:
@@ -335,9 +340,17 @@ class _Loading:
         if text is None:
             return
         try:
-            hot.gather(file, text, read=read, environments=environments)
+            gathered = hot.gather(file, text, read=read, environments=environments)
+            (root,) = read_file(self._directory / file, name=file)
         except DocumentError as error:
             self.problems.extend(error.problems)
+            return
+        sections = (gathered.environment.get(each) for each in ("parameters", "parameter_defaults"))
+        given = {name for section in sections if isinstance(section, dict) for name in section}
+        declared = descend(root, ("parameters",))
+        entries = declared.entries if isinstance(declared, Mapping) else ()
+        wanted = {entry.key: entry.mark for entry in entries if descend(entry.node, ("default",)) is None}
+        self._check_values(manifest, file, {name: mark for name, mark in wanted.items() if name not in given})
 
     def _check_template(self, manifest: Manifest, template_format: str, file: str) -> None:
         try:

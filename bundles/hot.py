@@ -3,21 +3,23 @@
 `get_file: x`, `type: x.yaml` and an environment's `resource_registry` name files relative to the file that contains them, or,
 with `file:`, from the bundle's root. Each is read, templates among them recursively, and every name is replaced by the path in
 the bundle, so that two files of one name in two directories remain distinct. A URL, or a path that leaves the bundle, is refused:
-nothing is opened except through `read`.
+nothing is opened except through `read`. Of HOT, sections and the names that its functions refer to are checked; the rest is
+Heat's.
 """
 
 from __future__ import annotations
 
+import difflib
 import json
 import posixpath
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable
 from collections.abc import Mapping as AnyMapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from archelon_core.documents.problems import DocumentError, Path, Problem, json_path
+from archelon_core.documents.problems import MAX_PROBLEMS, DocumentError, Path, Problem, json_path, listed
 from archelon_core.documents.reading import read_text
-from archelon_core.documents.tree import Json, Mapping, Node, Scalar, plain, walk
+from archelon_core.documents.tree import Entry, Json, Mapping, Node, Scalar, Sequence, descend, plain, walk
 
 from .archive_paths import path_of_url
 
@@ -27,6 +29,16 @@ VERSION_KEYS: Final = ("heat_template_version", "HeatTemplateFormatVersion", "AW
 _TEMPLATES: Final = (".yaml", ".template")
 #: Prefix of files read as text, so that a file can be both text and template.
 _TEXT: Final = "text:"
+
+#: HOT's sections; of the first ones the contents are maps.
+_MAPS: Final = ("parameters", "resources", "outputs", "conditions")
+_SECTIONS: Final = (*_MAPS, "parameter_groups", "description", VERSION_KEYS[0])
+#: The section whose names the first argument of a function may have.
+_FUNCTIONS: Final = {"get_param": "parameters", "get_resource": "resources", "get_attr": "resources"}
+#: Heat's own parameters.
+_PSEUDO: Final = frozenset({"OS::stack_name", "OS::stack_id", "OS::project_id"})
+#: Maximum number of names that an unknown one is compared with.
+_COMPARED: Final = 100
 
 Read = Callable[[str], str | None]
 
@@ -46,7 +58,7 @@ class Gathered:
     names: tuple[str, ...]
 
 
-def gather(path: str, text: str, *, read: Read, environments: Sequence[str] = ()) -> Gathered:
+def gather(path: str, text: str, *, read: Read, environments: Iterable[str] = ()) -> Gathered:
     """Read a template and everything that it refers to.
 
     Args:
@@ -69,7 +81,7 @@ class _Gathering:
         #: Templates that were referred to and are not read yet.
         self._todo: list[str] = []
 
-    def run(self, path: str, text: str, environments: Sequence[str]) -> Gathered:
+    def run(self, path: str, text: str, environments: Iterable[str]) -> Gathered:
         template = self._template(path, text)
         environment: dict[str, Any] = {}
         for each in environments:
@@ -98,7 +110,55 @@ class _Gathering:
             return {}
         if not any(root.get(key) for key in VERSION_KEYS):
             self._add(path, root, (), f"{VERSION_KEYS[0]} is missing", "a template for Heat has it")
+        if root.get(VERSION_KEYS[0]):
+            self._check_hot(path, root)
         return self._rewritten(path, root, _references)
+
+    def _check_hot(self, path: str, root: Mapping) -> None:
+        """Check sections, and that references name something; a name may also be another function's result."""
+        for entry in root.entries:
+            if entry.key not in _SECTIONS:
+                problem = Problem(
+                    path, *entry.mark, json_path((entry.key,)), "no such section", _near(entry.key, _SECTIONS)
+                )
+                self._problems.append(problem)
+        names: dict[str, frozenset[str]] = {}
+        for section in _MAPS:
+            node = descend(root, (section,))
+            empty = node is None or (isinstance(node, Scalar) and node.value is None)
+            if node is not None and not empty and not isinstance(node, Mapping):
+                self._add(path, node, (section,), "this is not a map", "write its entries as `name: …` lines")
+            names[section] = frozenset(each.key for each in node.entries) if isinstance(node, Mapping) else frozenset()
+        resources = descend(root, ("resources",))
+        for entry in resources.entries if isinstance(resources, Mapping) else ():
+            self._check_resource(path, entry, names["resources"])
+        for section in ("resources", "outputs", "conditions"):
+            for place, node in walk(descend(root, (section,)) or Scalar(None, root.mark)):
+                if isinstance(node, Mapping) and len(node.entries) == 1 and node.entries[0].key in _FUNCTIONS:
+                    self._check_function(path, node.entries[0], (section, *place), names)
+
+    def _check_function(self, path: str, entry: Entry, place: Path, names: AnyMapping[str, frozenset[str]]) -> None:
+        argument = entry.node.items[0] if isinstance(entry.node, Sequence) and entry.node.items else entry.node
+        section = _FUNCTIONS[entry.key]
+        if not isinstance(argument, Scalar) or not isinstance(argument.value, str):
+            return
+        if argument.value not in names[section] and not (section == "parameters" and argument.value in _PSEUDO):
+            message = f"{argument.value[:80]!r} is not one of the {section}"
+            self._add(path, argument, (*place, entry.key), message, _near(argument.value, names[section]))
+
+    def _check_resource(self, path: str, entry: Entry, known: frozenset[str]) -> None:
+        node, name = entry.node, entry.key
+        kind = node.get("type") if isinstance(node, Mapping) else None
+        if kind is None or not isinstance(kind.node, Scalar) or not isinstance(kind.node.value, str):
+            self._add(path, node, ("resources", name), "a resource has no type", "write `type: OS::…`")
+            return
+        before = descend(node, ("depends_on",))
+        for each in before.items if isinstance(before, Sequence) else (before,):
+            if isinstance(each, Scalar) and isinstance(each.value, str) and each.value not in known:
+                place = ("resources", name, "depends_on")
+                self._add(
+                    path, each, place, f"{each.value[:80]!r} is not one of the resources", _near(each.value, known)
+                )
 
     def _environment(self, path: str) -> dict[str, Any]:
         text = self._read(path)
@@ -160,7 +220,15 @@ class _Gathering:
         return name
 
     def _add(self, path: str, node: Node, place: Path, message: str, remedy: str) -> None:
-        self._problems.append(Problem(path, *node.mark, json_path(place), message, remedy))
+        if len(self._problems) < MAX_PROBLEMS:
+            self._problems.append(Problem(path, *node.mark, json_path(place), message, remedy))
+
+
+def _near(name: str, known: Collection[str]) -> str:
+    """The remedy for an unknown name."""
+    # The comparison takes long for many names.
+    close = difflib.get_close_matches(name[:100], list(known), n=1) if len(known) <= _COMPARED else []
+    return f"did you mean {close[0]!r}?" if close else f"expected one of {listed(known)}"
 
 
 def _references(place: Path, value: str) -> bool | None:

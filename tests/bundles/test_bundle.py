@@ -42,7 +42,7 @@ FILES = {
         "apiVersion: v1\n"
         "kind: Secret\n"
     ),
-    "templates/heat.yaml": "heat_template_version: 2018-08-31\nresources: {a: {user_data: 'echo ${HOME}'}}\n",
+    "templates/heat.yaml": "heat_template_version: 2018-08-31\nresources: {a: {type: T, user_data: 'echo ${HOME}'}}\n",
     "templates/main.tf": 'resource "x" {',
 }
 
@@ -187,6 +187,22 @@ def test_an_infrastructure_is_read_as_when_it_is_deployed(
     assert [each[: len("templates/local.yaml:" + (expected or ""))] for each in found] == (
         [f"templates/local.yaml:{expected}"] if expected else []
     )
+
+
+def test_a_template_for_heat_is_read_as_when_it_is_deployed(tmp_path: Path) -> None:
+    text = (
+        FILES["templates/heat.yaml"]
+        + "parameters: {flavor: {type: string}, flavour: {type: string}, a: {default: 1}}\n"
+    )
+    assert problems(tmp_path, **{"templates/heat.yaml": text + "foo: bar\n"}) == [
+        "templates/heat.yaml:4:1: $.foo: no such section; expected one of conditions, description, "
+        "heat_template_version, outputs, parameter_groups, parameters, resources"
+    ]
+    assert problems(tmp_path, **{"templates/heat.yaml": text}) == [
+        "templates/heat.yaml:3:38: nothing gives the parameter 'flavour' a value; add a default, declare it in "
+        "service_attributes, or name one of flavor, web.size"
+    ]
+    assert problems(tmp_path, **{"templates/heat.yaml": text, "orchestrator.py": CODE}) == []
 
 
 def test_one_implementation_without_faults_is_enough(tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def test_files_outside_the_bundle_are_refused_by_name_and_position(reference: st
     outside = {"../outside.yaml": VERSION, "../../outside.yaml": VERSION, "/etc/passwd.yaml": VERSION}
     for text in (
         f'resources:\n  a: {{type: "{reference}"}}\n',
-        f'resources:\n  a: {{properties: {{x: {{get_file: "{reference}"}}}}}}\n',
+        f'resources:\n  a: {{type: T, properties: {{x: {{get_file: "{reference}"}}}}}}\n',
     ):
         with pytest.raises(bundles.BundleError) as refused:
             gather(VERSION + text, **outside)
@@ -119,3 +119,38 @@ def test_a_template_that_names_itself_is_read_once_and_one_without_a_version_is_
     assert gather(text, **{"templates/main.yaml": text}).names == ("templates/main.yaml",)
     with pytest.raises(bundles.BundleError, match="heat_template_version is missing"):
         gather("resources: {}\n")
+
+
+SERVER = """parameters: {flavor: {type: string}, names: {type: json}}
+conditions: {large: {equals: [{get_param: flavor}, m1.large]}}
+resources:
+  port: {type: OS::Neutron::Port, properties: {name: {get_param: [names, port]}}}
+  server:
+    type: OS::Nova::Server
+    depends_on: [port]
+    properties: {name: {get_param: 'OS::stack_name'}, port: {get_resource: port}, id: {get_attr: [port, id]}}
+outputs: {url: {value: {get_attr: [server, first_address]}}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("outputs:", "foo: bar\noutputs:", "templates/main.yaml:10:1: $.foo: no such section; expected one of "),
+        ("conditions:", "condition:", "templates/main.yaml:3:1: $.condition: no such section; did you mean 'conditions'?"),
+        ("{url: {value: {get_attr: [server, first_address]}}}", "5", "10:10: $.outputs: this is not a map; write"),
+        ("get_param: flavor", "get_param: flavour", "3:43: $.conditions.large.equals[0].get_param: 'flavour' is not one "),
+        ("get_param: [names", "get_param: [name", "$.resources.port.properties.name.get_param: 'name' is not one of the "),
+        ("get_resource: port", "get_resource: prt", "'prt' is not one of the resources; did you mean 'port'?"),
+        ("get_attr: [server,", "get_attr: [db,", "10:36: $.outputs.url.value.get_attr: 'db' is not one of the resources"),
+        ("depends_on: [port]", "depends_on: volume", "8:17: $.resources.server.depends_on: 'volume' is not one of the "),
+        ("type: OS::Neutron::Port, ", "", "5:9: $.resources.port: a resource has no type; write `type: OS::…`"),
+    ],
+)  # fmt: skip
+def test_references_name_something(old: str, new: str, expected: str) -> None:
+    gather(VERSION + SERVER)
+    text = SERVER.replace(old, new)
+    assert text != SERVER
+    with pytest.raises(bundles.BundleError) as refused:
+        gather(VERSION + text)
+    assert expected in str(refused.value)
