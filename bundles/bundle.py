@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from archelon_core.documents.problems import MAX_PROBLEMS, DocumentError, Problem, listed
 from archelon_core.documents.problems import Path as JsonPath
 from archelon_core.documents.reading import only_document, read_file
-from archelon_core.documents.tree import Mapping, Mark, Node, Scalar, descend
+from archelon_core.documents.tree import Json, Mapping, Mark, Node, descend
 
 from . import hot
 from .archives import ArchiveLimits, Digest, PackedFile, digest_of, pack_files, path_problems
@@ -27,7 +27,7 @@ from .infrastructure.parsing import parse
 from .infrastructure.rendering import IMPORTS, DescriptionError, Place, text_of
 from .manifest import Manifest, Templates
 from .manifest_reading import MANIFEST_LIMITS, NEEDED, manifest_of, read_internal
-from .templates import FILES, Reference, Template
+from .templates import FILES, Reference, Scope, Template
 from .text_files import TextFiles
 
 MANIFEST_FILES = ("manifest.yaml", "manifest.yml", "manifest.json")
@@ -39,11 +39,13 @@ INTERNAL_FILE = "service_params.json"
 #: Formats whose `${…}` refer to the manifest's names. Others have their own: HOT's scripts are full of `${…}`, and those of an
 #: infrastructure also name its nodes, which only its platform knows.
 SUBSTITUTED_FORMATS = frozenset({"kubernetes"})
-_KNOWN_FORMATS = SUBSTITUTED_FORMATS | {"hot", "infrastructure"}
 #: YAML tags of a format.
 TEMPLATE_TAGS = {"infrastructure": IMPORTS}
 #: Parameters with these prefixes come from the platform.
 _PLATFORM_NAMES = ("org.archelon.", "occi.", "mcn.service.")
+#: Stands for the instance's id in a template that is checked.
+_INSTANCE = "org.archelon.instance"
+_SOME_INSTANCE = "00000000-0000-4000-8000-000000000000"
 
 
 class Packed(NamedTuple):
@@ -295,10 +297,10 @@ class _Loading:
                 done.add((name, file))
                 if name == "infrastructure":
                     self._check_infrastructure(manifest, file)
-                elif name in _KNOWN_FORMATS:
-                    self._check_template(manifest, name, file)
-                if name == "hot":
-                    self._check_references(manifest, file, templates.environments)
+                elif name == "hot":
+                    self._check_hot(manifest, file, templates.environments)
+                elif name in SUBSTITUTED_FORMATS:
+                    self._check_kubernetes(manifest, file)
 
     def _check_infrastructure(self, manifest: Manifest, file: str) -> None:
         files = TextFiles(self._files, lambda name: (self._directory / name).read_bytes())
@@ -327,55 +329,55 @@ class _Loading:
         has_code = manifest.image is not None or ORCHESTRATOR_FILE in self._files
         return None if has_code or manifest.dependencies else _parameter_names(manifest)
 
-    def _check_references(self, manifest: Manifest, file: str, environments: Sequence[str]) -> None:
-        """Check everything that a template of Heat refers to."""
-
+    def _check_hot(self, manifest: Manifest, file: str, environments: Sequence[str]) -> None:
         def read(name: str) -> str | None:
             try:
                 return (self._directory / name).read_text(encoding="utf-8") if name in self._files else None
             except (OSError, UnicodeDecodeError):
                 return None
 
-        text = read(file)
-        if text is None:
-            return
         try:
-            gathered = hot.gather(file, text, read=read, environments=environments)
-            (root,) = read_file(self._directory / file, name=file)
+            documents = read_file(self._directory / file, name=file)
+            gathered = hot.gather(file, read(file) or "", read=read, environments=environments)
         except DocumentError as error:
             self.problems.extend(error.problems)
             return
+        declared = descend(documents[0], ("parameters",))
         sections = (gathered.environment.get(each) for each in ("parameters", "parameter_defaults"))
         given = {name for section in sections if isinstance(section, dict) for name in section}
-        declared = descend(root, ("parameters",))
         entries = declared.entries if isinstance(declared, Mapping) else ()
         wanted = {entry.key: entry.mark for entry in entries if descend(entry.node, ("default",)) is None}
         self._check_values(manifest, file, {name: mark for name, mark in wanted.items() if name not in given})
 
-    def _check_template(self, manifest: Manifest, template_format: str, file: str) -> None:
+    def _check_kubernetes(self, manifest: Manifest, file: str) -> None:
+        # Its paths in JSON take long to import, and most bundles have none.
+        from .kubernetes.objects import Placeholder, read_objects
+
         try:
-            tags = TEMPLATE_TAGS.get(template_format, frozenset())
-            documents = read_file(self._directory / file, name=file, tags=tags)
-            self.problems.extend(_shape_problems(documents, template_format, file))
-            if template_format not in SUBSTITUTED_FORMATS:
-                return
-            template = Template(documents, file=file)
+            template = Template(read_file(self._directory / file, name=file), file=file)
         except DocumentError as error:
             self.problems.extend(error.problems)
             return
         for found in template.references:
             if found.node is not None:
                 self._check_file(found, file)
-        known = self._known_names(manifest)
-        if known is None:
-            return
-        remedy = f"declare it in service_attributes, or name one of {listed(known)}"
         parameters = [found for found in template.references if found.node is None]
-        unknown = [
-            found for found in parameters if not found.name.startswith(_PLATFORM_NAMES) and found.name not in known
-        ]
-        for found in unknown[:MAX_PROBLEMS]:
-            self.problems.append(found.problem(file, f"${{{found.text}}} is unknown", remedy))
+        known = self._known_names(manifest)
+        if known is not None:
+            remedy = f"declare it in service_attributes, or name one of {listed(known)}"
+            unknown = [
+                found for found in parameters if not found.name.startswith(_PLATFORM_NAMES) and found.name not in known
+            ]
+            for found in unknown[:MAX_PROBLEMS]:
+                self.problems.append(found.problem(file, f"${{{found.text}}} is unknown", remedy))
+        values: dict[str, Json] = {found.name: Placeholder(found.name) for found in parameters}
+        outputs: dict[str, dict[str, Json]] = {}
+        for found in template.references:
+            if found.node is not None:
+                outputs.setdefault(found.node, {})[found.name] = Placeholder(found.name)
+        documents = template.render(Scope({**values, _INSTANCE: _SOME_INSTANCE}, outputs))
+        pairs = list(zip(template.documents, documents, strict=True))
+        self.problems.extend(read_objects(pairs, file=file, instance=_SOME_INSTANCE)[1])
 
     def _check_file(self, reference: Reference, file: str) -> None:
         """Check a reference that is not a parameter, which only a file can be: no other node is known to the platform."""
@@ -408,21 +410,3 @@ def _parameter_names(manifest: Manifest) -> set[str]:
     for resources in manifest.resources.values():
         names.update(resources.parameters)
     return names
-
-
-def _shape_problems(documents: tuple[Node, ...], template_format: str, file: str) -> Iterator[Problem]:
-    """The minimum that a format requires of its documents; the platform checks the rest."""
-    wanted = {"kubernetes": ("apiVersion", "kind"), "hot": ()}
-    if not documents or (template_format != "kubernetes" and len(documents) > 1):
-        remedy = "write at least one" if not documents else "keep one document"
-        yield Problem(file, 1, 1, "$", f"{len(documents)} documents in a template of {template_format}", remedy)
-    for document in documents:
-        mark = document.mark
-        if isinstance(document, Scalar) and document.value is None and template_format == "kubernetes":
-            continue
-        if not isinstance(document, Mapping):
-            yield Problem(file, *mark, "$", f"a document of {template_format} is a map", "begin with a key")
-            continue
-        for key in wanted[template_format]:
-            if document.get(key) is None:
-                yield Problem(file, *mark, "$", f"{key} is missing", f"every document of {template_format} has it")

@@ -37,10 +37,12 @@ FILES = {
     "templates/kubernetes.yaml": (
         "apiVersion: v1\n"
         "kind: ConfigMap\n"
+        "metadata: {name: 'web-${org.archelon.instance}'}\n"
         "data: {size: '${web.size}', flavor: '${flavor}', in: '${org.archelon.region}', params: '${files:service_params.json}'}\n"
         "---\n"
         "apiVersion: v1\n"
         "kind: Secret\n"
+        "metadata: {name: 'web-${org.archelon.instance}'}\n"
     ),
     "templates/heat.yaml": "heat_template_version: 2018-08-31\nresources: {a: {type: T, user_data: 'echo ${HOME}'}}\n",
     "templates/main.tf": 'resource "x" {',
@@ -81,7 +83,7 @@ def test_a_bundle_is_loaded(tmp_path: Path) -> None:
     assert bundle.read("icon.svg") == b"<svg/>"
     chosen = bundle.manifest.templates_for("anywhere", "kubernetes")
     assert chosen is not None
-    parameters = {"web.size": 3, "flavor": "small", "org.archelon.region": "here"}
+    parameters = {"web.size": 3, "flavor": "small", "org.archelon.region": "here", "org.archelon.instance": "i"}
     document, _ = bundle.template(chosen[1].deployment).render(
         Scope(parameters, {"files": {"service_params.json": "{}"}})
     )
@@ -123,7 +125,7 @@ def test_all_problems_of_all_files_are_reported_at_once(tmp_path: Path) -> None:
         **{
             "icon.svg": None,
             "templates/local.yaml": "nodes: 5\n",
-            "templates/kubernetes.yaml": "apiVersion: v1\n---\n- a\n",
+            "templates/kubernetes.yaml": "apiVersion: v1\nmetadata: {name: '${org.archelon.instance}'}\n---\n- a\n",
             "templates/heat.yaml": "a: 1\na: 2\n",
             "templates/main.tf": None,
             "orchestrator.py": "import sdk\ndef broken(:\n",
@@ -137,7 +139,7 @@ def test_all_problems_of_all_files_are_reported_at_once(tmp_path: Path) -> None:
         "service_params.json:1:22: $.deploy[0].name: is a number, not text",
         "templates/heat.yaml:2:1: $.a: the key is given twice, first on line 1",
         "templates/kubernetes.yaml:1:1: kind is missing",
-        "templates/kubernetes.yaml:3:1: a document of kubernetes is a map",
+        "templates/kubernetes.yaml:4:1: a document must be a Kubernetes object",
         "templates/local.yaml:1:8: 'nodes' must be a list",
     ]
 
@@ -150,7 +152,9 @@ def test_a_name_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
 
 
 def test_unknown_parameters_are_named_unless_code_may_add_them(tmp_path: Path) -> None:
-    text = "apiVersion: v1\nkind: ConfigMap\ndata: {size: '${web.sise}'}\n"
+    text = (
+        "apiVersion: v1\nkind: ConfigMap\ndata: {size: '${web.sise}'}\nmetadata: {name: '${org.archelon.instance}'}\n"
+    )
     assert problems(tmp_path, **{"templates/kubernetes.yaml": text}) == [
         "templates/kubernetes.yaml:3:14: $.data.size: ${web.sise} is unknown; "
         "declare it in service_attributes, or name one of flavor, web.size"
@@ -187,6 +191,42 @@ def test_an_infrastructure_is_read_as_when_it_is_deployed(
     assert [each[: len("templates/local.yaml:" + (expected or ""))] for each in found] == (
         [f"templates/local.yaml:{expected}"] if expected else []
     )
+
+
+STACK = """\
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: "web-${org.archelon.instance}"}
+spec: {replicas: "${web.size}"}
+---
+apiVersion: archelon.org/v1
+kind: Stack
+nodes: {web: {of: "Deployment/web-${org.archelon.instance}", min: 1, max: "${web.size}"}}
+outputs: {url: {of: "Deployment/web-${org.archelon.instance}", value: "http://${flavor}:{.spec.replicas}/"}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ('replicas: "${web.size}"', "replicas: two", "4:18: $.spec.replicas: this is not a number of replicas; write"),
+        ('"web-${org.archelon.instance}"', "web", "3:18: $.metadata.name: another instance's object could have the same"),
+        ("metadata:", "metdata:", "1:1: $.metadata: an object has no name; write `metadata: {name: …}`"),
+        ("nodes:", "nods:", "8:7: $.nods: a Stack has no 'nods'; it has nodes, outputs and conditions"),
+        ("Deployment/web", "Deployment/db", "8:14: $.nodes.web: `of` names no object of this template; write `of: <kind>/"),
+        ("min: 1", "min: x", "8:14: $.nodes.web: its bounds are invalid; write 0 ≤ min ≤ max ≤ 1000"),
+        ("{.spec.replicas}", "{spec}", "9:71: $.outputs.url.value: 'spec' is not a path; write for example {.spec.clust"),
+        ("nodes: {web: {", "conditions: {web: {", "8:13: $.conditions: this is not a list; "),
+    ],
+)  # fmt: skip
+def test_a_kubernetes_template_is_read_as_when_it_is_deployed(
+    tmp_path: Path, old: str, new: str, expected: str
+) -> None:
+    assert problems(tmp_path, **{"templates/kubernetes.yaml": STACK}) == []
+    text = STACK.replace(old, new, 1)
+    assert text != STACK
+    found = problems(tmp_path, **{"templates/kubernetes.yaml": text.replace('max: "${web.size}"', "max: 4")})
+    assert f"templates/kubernetes.yaml:{expected}" in "\n".join(found)
 
 
 def test_a_template_for_heat_is_read_as_when_it_is_deployed(tmp_path: Path) -> None:
@@ -228,7 +268,7 @@ def test_a_kubernetes_template_names_files_of_the_bundle(tmp_path: Path, referen
     (tmp_path / "logo.png").write_bytes(b"\x89PNG")
     text = FILES["templates/kubernetes.yaml"].replace("files:service_params.json", reference)
     (found,) = problems(tmp_path, **{"templates/kubernetes.yaml": text})
-    assert found.startswith(f"templates/kubernetes.yaml:3:88: $.data.params: {expected}")
+    assert found.startswith(f"templates/kubernetes.yaml:4:88: $.data.params: {expected}")
 
 
 @pytest.mark.parametrize(
@@ -241,7 +281,10 @@ def test_a_kubernetes_template_names_files_of_the_bundle(tmp_path: Path, referen
         ("orchestrator.py", "(" * 5000, "orchestrator.py:1:"),
         ("orchestrator.py", "x = " + "-" * 100_000 + "1", "orchestrator.py: Python cannot parse it"),
         ("orchestrator.py", "#" * 1_100_000, "orchestrator.py: longer than 1048576 bytes; split it into modules"),
-        ("templates/kubernetes.yaml", "a: ${", "templates/kubernetes.yaml:1:1: apiVersion is missing"),
+        ("templates/kubernetes.yaml", "a: ${", "templates/kubernetes.yaml:1:4: $.a: '${' is not a reference"),
+        ("templates/kubernetes.yaml", "", "templates/kubernetes.yaml: it has no objects; write at least one"),
+        ("templates/heat.yaml", "- a", "templates/heat.yaml:1:1: this is not one map"),
+        ("templates/heat.yaml", "", "templates/heat.yaml:1:1: this is not one map"),
         (
             "templates/local.yaml",
             "a: 1\n---\nb: 1",

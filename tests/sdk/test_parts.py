@@ -396,7 +396,7 @@ def test_outputs_of_several_regions_have_the_regions_name(tmp_path: Path) -> Non
 
 def test_a_region_selects_one_of_several_formats_and_keeps_it(tmp_path: Path) -> None:
     texts = {
-        "kubernetes": "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x}\n",
+        "kubernetes": "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: 'x-${org.archelon.instance}'}\n",
         "infrastructure": description(),
         "hot": "heat_template_version: 2021-04-16\nresources: {}\n",
     }

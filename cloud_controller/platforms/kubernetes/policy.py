@@ -15,6 +15,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from bundles.kubernetes.objects import list_of, mapping_of
+
 from .api import Json
 
 Path = tuple[str | int, ...]
@@ -408,16 +410,6 @@ def _foreign(
     """Fault of a reference to an object outside of the template, perhaps another tenant's."""
     if isinstance(reference, dict) and (kind, reference.get(field)) not in named:
         yield Fault((*path, field), f"the {kind} is not this template's", f"add the {kind} to the template")
-
-
-def mapping_of(value: object) -> Json:
-    """The value if it is a mapping, else an empty one; the API server's schema rejects values of a wrong type."""
-    return value if isinstance(value, dict) else {}
-
-
-def list_of(value: object) -> list[Any]:
-    """The value if it is a list, else an empty one."""
-    return value if isinstance(value, list) else []
 
 
 def _entries(value: object) -> list[Json]:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from archelon_core.transactions import forbid_in_transaction
+from bundles.kubernetes.outputs import PathError, outputs
 
 from ...core.stack_health import HEALTHY, StackHealth
 from ..interface import DeployError, Log, Progress, StackOrder, StackResource, UnknownNodeError
@@ -27,7 +28,6 @@ from .api import ApiError, Json, ObjectNotFoundError
 from .cluster import Cluster, describe, describe_held
 from .discovery import UnknownKindError
 from .logs import read_log
-from .outputs import PathError, outputs
 from .policy import TemplatePolicy
 from .readiness import WORKLOADS, ObjectHealth, health, works
 from .template import Rendered, render

@@ -3,18 +3,7 @@
 `${name}` is a parameter; `${files:server.py}` is the text of an uploaded file; the platform's are `${org.archelon.…}`:
 `instance` (which every name must contain), `tenant`, `region`, `namespace`, `stack`, `stack.name`, `image`.
 
-One document may be Archelon's own, and is not sent to the cluster:
-
-    apiVersion: archelon.org/v1
-    kind: Stack
-    nodes:                                   # scalable and measurable workloads, by the names that the orchestrator uses
-      web: {of: "Deployment/web-${org.archelon.instance}", min: 1, max: 4}
-    outputs:                                 # fields of objects in kubectl's syntax, with text around them
-      url: {of: "Service/web-${org.archelon.instance}", value: "http://{.spec.clusterIP}:{.spec.ports[0].port}/"}
-    conditions:                              # of custom resources, besides the usual ones
-      - {of: "Widget/w-${org.archelon.instance}", type: Polished}
-
-Without `nodes`, each Deployment and StatefulSet is a node of its own name, less the instance's id.
+`bundles.kubernetes` reads it, with the document of kind `Stack`; here are the region's policy, and what is added.
 """
 
 from __future__ import annotations
@@ -29,19 +18,15 @@ from archelon_api import names
 from archelon_core.documents.problems import json_path
 from archelon_core.documents.tree import Node as Parsed
 from archelon_core.documents.tree import locate
+from bundles.kubernetes.objects import SCALED, Described, ScaledNode, list_of, mapping_of, read_objects
+from bundles.kubernetes.outputs import OutputValue
 
 from ..interface import DeployError, StackOrder
 from .annotations import CLAIM, GENERATION, OBJECT, POD, STACK, annotations_of, label, labels_of
 from .api import Json
-from .outputs import OutputValue, PathError
-from .policy import POD_PATHS, Path, TemplatePolicy, list_of, mapping_of, pods_of
+from .policy import POD_PATHS, Path, TemplatePolicy, pods_of
 
 _FILE: Final = "template"
-_OURS: Final = ("archelon.org/v1", "Stack")
-_SCALED: Final = ("Deployment", "StatefulSet")
-_MOST: Final = 1000
-#: Objects of one template; each is a request, and a row of the stack.
-_OBJECTS: Final = 100
 #: Where a kind selects pods by labels; the stack's label is added there.
 _SELECTORS: Final[Mapping[str, Sequence[Path]]] = {
     "Service": [("spec", "selector")],
@@ -51,17 +36,6 @@ _SELECTORS: Final[Mapping[str, Sequence[Path]]] = {
     "NetworkPolicy": [("spec", "podSelector", "matchLabels")],
     "PodDisruptionBudget": [("spec", "selector", "matchLabels")],
 }
-
-
-@dataclass(frozen=True)
-class ScaledNode:
-    """A scalable workload."""
-
-    name: str
-    kind: str
-    object: str
-    minimum: int
-    maximum: int
 
 
 @dataclass(frozen=True)
@@ -113,131 +87,25 @@ class _Rendering:
         self._policy = policy
         self._region = region
         self._namespace = namespace
-        self._problems: list[bundles.Problem] = []
 
     def run(self, documents: Sequence[tuple[Parsed, bundles.Json]]) -> Rendered:
-        objects: list[tuple[Parsed, Json]] = []
-        ours: tuple[Parsed, Json] | None = None
-        for parsed, document in documents:
-            if document is None:
-                continue
-            if not isinstance(document, dict):
-                self._wrong(parsed, (), "a document must be a Kubernetes object", "write `apiVersion:` and `kind:`")
-            elif (document.get("apiVersion"), document.get("kind")) != _OURS:
-                objects.append((parsed, dict(document)))
-            elif ours is None:
-                ours = parsed, dict(document)
-            else:
-                self._wrong(parsed, (), "the template has a second document of the kind Stack", "merge the two")
-        self._stop()
-        if not objects:
-            raise DeployError(f"{_FILE}: it has no objects; write at least one")
-        if len(objects) > _OBJECTS:
-            raise DeployError(
-                f"{_FILE}: {len(objects)} objects, and a stack has at most {_OBJECTS}; use several stacks"
-            )
-        self._check(objects)
-        self._stop()
-        found = {(each["kind"], each["metadata"]["name"]): each for _, each in objects}
-        rendered = self._ours(ours, found)
-        self._stop()
-        self._scale(found, rendered.nodes)
-        by_object = {(node.kind, node.object): node.name for node in rendered.nodes.values()}
-        made = [self._labelled(each, by_object) for _, each in objects]
-        return Rendered(made, rendered.nodes, rendered.outputs, rendered.conditions)
+        described, problems = read_objects(documents, file=_FILE, instance=self._order.labels.instance)
+        problems = problems or list(self._faults(described))
+        if problems:
+            raise DeployError(str(bundles.BundleError(problems)))
+        self._scale(described.named, described.nodes)
+        by_object = {(node.kind, node.object): node.name for node in described.nodes.values()}
+        made = [self._labelled(each, by_object) for _, each in described.objects]
+        return Rendered(made, described.nodes, described.outputs, described.conditions)
 
-    # checks -----------------------------------------------------------------------------------------------------------
-
-    def _check(self, objects: Sequence[tuple[Parsed, Json]]) -> None:
-        named = []
-        for parsed, each in objects:
-            metadata = each.get("metadata")
-            name = metadata.get("name") if isinstance(metadata, dict) else None
-            key = (str(each.get("kind")), str(name))
-            if key in named:
-                self._wrong(parsed, ("metadata", "name"), f"{key[0]} {key[1]} appears twice", "rename one")
-            named.append(key)
+    def _faults(self, described: Described) -> Iterator[bundles.Problem]:
+        named = frozenset(described.named)
         own = self._order.labels.instance
-        for parsed, each in objects:
-            for fault in self._policy.faults(each, namespace=self._namespace, own=own, named=frozenset(named)):
-                self._wrong(parsed, fault.path, fault.message, fault.remedy)
-            replicas = mapping_of(each.get("spec")).get("replicas")
-            if str(each.get("kind")) in _SCALED and not (replicas is None or type(replicas) is int):
-                self._wrong(parsed, ("spec", "replicas"), "this is not a number of replicas", "write a whole number")
-
-    def _wrong(self, parsed: Parsed, path: Path, message: str, remedy: str) -> None:
-        mark = locate(parsed, path)
-        self._problems.append(bundles.Problem(_FILE, mark.line, mark.column, json_path(path), message, remedy))
-
-    def _stop(self) -> None:
-        if self._problems:
-            raise DeployError(str(bundles.BundleError(self._problems)))
-
-    # the document of kind Stack ---------------------------------------------------------------------------------------
-
-    def _ours(self, given: tuple[Parsed, Json] | None, found: Mapping[tuple[str, str], Json]) -> Rendered:
-        if given is None:
-            return Rendered(nodes=self._own_nodes(found))
-        parsed, document = given
-        for key in sorted(set(document) - {"apiVersion", "kind", "nodes", "outputs", "conditions"}):
-            self._wrong(parsed, (key,), f"a Stack has no {key!r}", "it has nodes, outputs and conditions")
-        nodes = dict(self._nodes(parsed, document.get("nodes"), found))
-        outputs = dict(self._outputs(parsed, document.get("outputs"), found))
-        conditions: dict[tuple[str, str], list[str]] = {}
-        for index, each in enumerate(list_of(document.get("conditions"))):
-            of = self._of(parsed, ("conditions", index), each, found)
-            if of is not None and isinstance(each.get("type"), str):
-                conditions.setdefault(of, []).append(each["type"])
-        return Rendered(nodes=nodes or self._own_nodes(found), outputs=outputs, conditions=conditions)
-
-    def _own_nodes(self, found: Mapping[tuple[str, str], Json]) -> dict[str, ScaledNode]:
-        nodes = {}
-        for kind, name in found:
-            if kind in _SCALED:
-                short = name.replace(self._order.labels.instance, "").strip("-") or name
-                nodes[short] = ScaledNode(short, kind, name, 0, _MOST)
-        return nodes
-
-    def _nodes(
-        self, parsed: Parsed, given: object, found: Mapping[tuple[str, str], Json]
-    ) -> Iterator[tuple[str, ScaledNode]]:
-        for name, each in mapping_of(given).items():
-            key = self._of(parsed, ("nodes", name), each, found)
-            if key is None:
-                continue
-            if key[0] not in _SCALED:
-                self._wrong(parsed, ("nodes", name), f"{key[0]} has no replicas", f"name a {' or '.join(_SCALED)}")
-            low, high = each.get("min", 0), each.get("max", _MOST)
-            if not all(isinstance(bound, int) and not isinstance(bound, bool) for bound in (low, high)) or not (
-                0 <= low <= high <= _MOST
-            ):
-                self._wrong(parsed, ("nodes", name), "its bounds are invalid", f"write 0 ≤ min ≤ max ≤ {_MOST}")
-                continue
-            yield name, ScaledNode(name, key[0], key[1], low, high)
-
-    def _outputs(
-        self, parsed: Parsed, given: object, found: Mapping[tuple[str, str], Json]
-    ) -> Iterator[tuple[str, OutputValue]]:
-        for name, each in mapping_of(given).items():
-            key = self._of(parsed, ("outputs", name), each, found)
-            if key is None:
-                continue
-            try:
-                yield name, OutputValue.of(key, each.get("value"))
-            except PathError as problem:
-                self._wrong(parsed, ("outputs", name, "value"), str(problem), "write for example {.spec.clusterIP}")
-
-    def _of(
-        self, parsed: Parsed, path: Path, given: object, found: Mapping[tuple[str, str], Json]
-    ) -> tuple[str, str] | None:
-        of = given.get("of") if isinstance(given, dict) else None
-        kind, _, name = str(of).partition("/")
-        if (kind, name) in found:
-            return kind, name
-        names = ", ".join(f"{each[0]}/{each[1]}" for each in found)
-        remedy = f"write `of: <kind>/<name>`, expected one of {names}"
-        self._wrong(parsed, path, "`of` names no object of this template", remedy)
-        return None
+        for parsed, each in described.objects:
+            for fault in self._policy.faults(each, namespace=self._namespace, own=own, named=named):
+                mark = locate(parsed, fault.path)
+                place = json_path(fault.path)
+                yield bundles.Problem(_FILE, mark.line, mark.column, place, fault.message, fault.remedy)
 
     # additions --------------------------------------------------------------------------------------------------------
 
@@ -249,8 +117,8 @@ class _Rendering:
         if self._order.presence != "suspended":
             return
         for (kind, _), each in found.items():
-            spec = _descend(each, ("spec",)) if kind in (*_SCALED, "DaemonSet", "CronJob") else {}
-            if kind in _SCALED:
+            spec = _descend(each, ("spec",)) if kind in (*SCALED, "DaemonSet", "CronJob") else {}
+            if kind in SCALED:
                 spec["replicas"] = 0
             elif kind == "CronJob":
                 spec["suspend"] = True

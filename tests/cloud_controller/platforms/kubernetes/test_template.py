@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import bundles
+from bundles.kubernetes.outputs import OutputValue, PathError, outputs
 from cloud_controller.platforms.interface import DeployError
-from cloud_controller.platforms.kubernetes.outputs import OutputValue, PathError, outputs
 from cloud_controller.platforms.kubernetes.policy import KINDS, TemplatePolicy
 from cloud_controller.platforms.kubernetes.template import Rendered, render
 from sdk.templates import Document

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import jsonpath
 
-from .api import Json
+Json = dict[str, Any]
 
 _LONGEST: Final = 1000
 #: Characters of all outputs together: every change stores and sends them.
