@@ -424,7 +424,7 @@ def test_a_region_selects_one_of_several_formats_and_keeps_it(tmp_path: Path) ->
 
 def test_a_stack_that_its_platform_refuses_is_a_permanent_failure(tmp_path: Path) -> None:
     templates = {"infrastructure": {"deployment": "t.yaml"}}
-    template = "infra_name: x\nnodes: [{name: a, type: a}]\nnode_definitions: {a: [{resource: {type: none}}]}\n"
+    template = "infra_name: x\nnodes: [{name: a, type: a}]\n'node_def:a': [{resource: {type: none}}]\n"
     directory = bundle(tmp_path / "b", {"templates": templates}, t__yaml=template)
     cloud = FakeCloud()
     cloud.fails["top"] = "no such flavour"
