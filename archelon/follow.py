@@ -69,36 +69,51 @@ def follow(service_manager: client.Client, path: str, *, timeout: float | None =
         client.ClientError: the service manager cannot be called, despite the client's retries.
     """
     deadline = None if timeout is None else time.monotonic() + timeout
-    etag: str | None = None
     previous: Observation | None = None
+    watch = command("instance", "watch", path)
+    try:
+        for entity in polled(service_manager, path, what="the order", watch=watch):
+            now = previous if entity is None else Observation.of(entity)
+            assert now is not None
+            if now != previous:
+                yield now
+            previous = now
+            if deadline is not None and time.monotonic() > deadline:
+                raise CommandError(
+                    f"{path} is still in {now.state} after {timeout:g} s{_because(now.line())}; it continues: see `{watch}`",
+                    status=Status.TIMED_OUT,
+                )
+    except client.NotFoundError:
+        yield Observation("gone", "", None)
+
+
+def polled(service_manager: client.Client, path: str, *, what: str, watch: str) -> Iterator[client.Entity | None]:
+    """Poll an entity without end, at growing intervals while it does not change; yield it, or None if it is unchanged.
+
+    Args:
+        what: continues if the poll ends, in words. watch: the command that continues the poll.
+
+    Raises:
+        CommandError: the token has expired since the first response.
+        client.ClientError: the service manager cannot be called, despite the client's retries.
+    """
+    etag: str | None = None
+    answered = False
     pauses = iter(_PAUSES)
     while True:
         try:
             entity = service_manager.get(path) if etag is None else service_manager.get(path, etag=etag)
-        except client.NotFoundError:
-            yield Observation("gone", "", None)
-            return
         except client.UnauthorizedError:
-            if previous is None:
+            if not answered:
                 raise
             raise CommandError(
-                f"the token has expired, so the wait for {path} ends; the order continues. Set a new token "
-                f"(ARCHELON_TOKEN, or the file of --token-file) and run `{_command('watch', path)}`",
+                f"the token has expired, so the wait for {path} ends; {what} continues. Set a new token "
+                f"(ARCHELON_TOKEN, or the file of --token-file) and run `{watch}`",
                 status=Status.TIMED_OUT,
             ) from None
         if entity is not None:
-            etag = entity.etag
-            now = Observation.of(entity)
-            if now != previous:
-                yield now
-            previous, pauses = now, iter(_PAUSES)
-        if deadline is not None and time.monotonic() > deadline:
-            assert previous is not None
-            raise CommandError(
-                f"{path} is still in {previous.state} after {timeout:g} s{_because(previous.line())}; it continues: see "
-                f"`{_command('watch', path)}`",
-                status=Status.TIMED_OUT,
-            )
+            etag, answered, pauses = entity.etag, True, iter(_PAUSES)
+        yield entity
         time.sleep(next(pauses))
 
 
@@ -140,9 +155,9 @@ def watch_rows(
         time.sleep(next(pauses))
 
 
-def _command(name: str, path: str) -> str:
-    """Return a command about an instance, over the connection of the present one."""
-    return " ".join([program_name(), "instance", name, path, *repeated_options()])
+def command(*words: str) -> str:
+    """Return a command over the connection of the present one, for a message."""
+    return " ".join([program_name(), *words, *repeated_options()])
 
 
 def await_settled(service_manager: client.Client, path: str, *, timeout: float) -> client.Entity | None:
@@ -153,17 +168,20 @@ def await_settled(service_manager: client.Client, path: str, *, timeout: float) 
     """
     begun = time.monotonic()
     for observation in follow(service_manager, path, timeout=timeout):
-        _progress(f"{time.monotonic() - begun:6.1f} s  {observation.state}{_because(observation.line())}")
+        show_progress(f"{time.monotonic() - begun:6.1f} s  {observation.state}{_because(observation.line())}")
         if observation.entity is None:
             return None
         if observation.state == "fail":
-            raise CommandError(f"{path} failed{_because(observation.message)}; see `{_command('events', path)}`")
+            raise CommandError(
+                f"{path} failed{_because(observation.message)}; see `{command('instance', 'events', path)}`"
+            )
         if observation.state in SETTLED:
             return observation.entity
     return None
 
 
-def _progress(line: str) -> None:
+def show_progress(line: str) -> None:
+    """Print a line about a wait on standard error."""
     click.echo(click.style(line, dim=True) if sys.stderr.isatty() else line, err=True)
 
 

@@ -19,7 +19,7 @@ from occi_service.client import CategoryDocument
 
 from .errors import CommandError, Status, as_command_error
 from .follow import follow
-from .output import Output
+from .output import Output, for_terminal
 from .values import is_secret
 
 _MEMBERS: Final[Mapping[str, tuple[type, str]]] = {
@@ -187,7 +187,8 @@ def delete_all(
         states[path] = {"path": path, "state": state} | (
             {} if error is None else {"error": str(as_command_error(error))}
         )
-        click.echo(": ".join([f"{path}  {state}", *([] if error is None else [states[path]["error"]])]), err=True)
+        line = ": ".join([f"{path}  {state}", *([] if error is None else [states[path]["error"]])])
+        click.echo(for_terminal(line), err=True)
 
     left = list(dict.fromkeys(paths))
     while left:

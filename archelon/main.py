@@ -111,5 +111,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _print_error(failure: CommandError) -> int:
-    click.echo(f"archelon: {failure}", err=True)
+    from .output import for_terminal
+
+    # An error may quote what a service or a node has sent.
+    click.echo(f"archelon: {for_terminal(str(failure))}", err=True)
     return failure.status

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from typing import Any, Final
 
@@ -10,18 +9,16 @@ import click
 
 from archelon_api import names
 from archelon_api import service_manager as wire
-from archelon_core.backoff import Backoff
 from occi_service import client
 from occi_service.model import type_id
 
 from .connection import Connection, service_options
 from .errors import CommandError, Status
+from .follow import command, polled, show_progress
 from .output import Output, output_option
 
 #: States in which a roll goes on, or may.
 _UNDER_WAY: Final = ("running", "paused")
-#: Seconds between two polls while nothing changes.
-_PAUSES: Final = Backoff(0.1, longest=1.0, factor=1.3)
 
 _name = click.argument("name", metavar="SERVICE")
 _timeout = click.option("--timeout", type=click.FloatRange(min=0.1), help="Seconds to follow it; by default, no limit.")
@@ -112,21 +109,18 @@ def await_end(manager: client.Client, path: str, *, timeout: float | None = None
     begun = time.monotonic()
     entry = manager.get(path)
     try:
-        pauses = iter(_PAUSES)
-        read: client.Entity | None = entry
-        while True:
+        watch = command("rollout", "status", _term(entry), "--watch")
+        for read in polled(manager, path, what="the roll", watch=watch):
             if read is not None:
-                entry, pauses = read, iter(_PAUSES)
-                line = f"{time.monotonic() - begun:6.1f} s  {_progress(entry)}"
-                click.echo(click.style(line, dim=True) if sys.stderr.isatty() else line, err=True)
+                entry = read
+                show_progress(f"{time.monotonic() - begun:6.1f} s  {_progress(entry)}")
                 if _ended(entry):
-                    return entry
+                    break
             if timeout is not None and time.monotonic() - begun > timeout:
                 raise CommandError(
                     f"the roll has not ended after {timeout:g} s; {_continues(entry)}", status=Status.TIMED_OUT
                 )
-            time.sleep(next(pauses))
-            read = manager.get(path, etag=entry.etag) if entry.etag is not None else manager.get(path)
+        return entry
     except KeyboardInterrupt:
         raise CommandError(f"interrupted; {_continues(entry)}", status=Status.INTERRUPTED) from None
 

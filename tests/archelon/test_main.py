@@ -120,3 +120,14 @@ def test_every_expected_error_has_a_status(error: Exception, status: Status) -> 
 
 def test_an_unexpected_error_is_not_converted() -> None:
     assert as_command_error(ZeroDivisionError()) is None
+
+
+def test_an_error_cannot_control_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(**_options: object) -> None:
+        raise CommandError("web.0 printed \x1b[2J\r\nand ended")
+
+    monkeypatch.setattr(main.archelon, "main", fail)
+    assert main.main(["instance"]) == Status.FAILED
+    assert capsys.readouterr().err == "archelon: web.0 printed \\x1b[2J\nand ended\n"
