@@ -21,7 +21,7 @@ from occi.core_model import Action, Entity
 import bundles
 from archelon_api import names
 from archelon_api import service_manager as wire
-from archelon_core.auth import IDENTITY, Counts, Identity, Quotas, rules
+from archelon_core.auth import IDENTITY, Counts, Identity, Quotas, TokenKind, rules
 from archelon_core.auth.policy import Policy, Target
 from archelon_core.encryption import Cipher
 from archelon_core.errors import BadRequestError, ConflictError, ForbiddenError, UnavailableError
@@ -416,12 +416,14 @@ def _refuse_illegal(instance: Instance, move: str) -> None:
 
 def _refuse_used(connection: sa.Connection, instance: Instance, caller: Identity) -> None:
     """Raise ConflictError if other instances use this one, except the caller's own."""
-    found = dependents(connection, instance.tenant, instance.path)
-    users = [path for each, path in found if each != caller.instance_id]
+    found = dependents(connection, instance.tenant, [instance.path])
+    users = [path for path, each in found.items() if each != caller.instance_id]
     if users:
-        more = f" and {len(users) - 5} more" if len(users) > 5 else ""
+        # An orchestrator does not learn of its tenant's other instances.
+        shown = users[:5] if caller.kind is not TokenKind.INSTANCE else []
+        more = f"{' and ' if shown else ''}{len(users) - len(shown)} more" if len(users) > len(shown) else ""
         raise ConflictError(
-            f"{', '.join(users[:5])}{more} {'uses' if len(users) == 1 else 'use'} the instance; delete what uses it first, or "
+            f"{', '.join(shown)}{more} {'uses' if len(users) == 1 else 'use'} the instance; delete what uses it first, or "
             "force the deletion (?force=true), which takes their supplier away",
             "path",
         )

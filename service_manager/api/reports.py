@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Callable
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from occi.backend import ActionBackend
 from occi.core_model import Action, Entity
@@ -21,6 +22,7 @@ from archelon_core.auth import Identity, TokenIssuer, TokenKind, rules
 from archelon_core.auth.policy import Policy, Target
 from archelon_core.encryption import Cipher
 from archelon_core.errors import BadRequestError, ConflictError, ForbiddenError, TooLargeError
+from occi_service.model import type_id
 from occi_service.renderings.grammar import ATTRIBUTE_NAME
 
 from ..lifecycle.health import Condition, InstanceHealth
@@ -32,6 +34,8 @@ _STACK: Final = ("occi.mcn.stack.state", "occi.mcn.stack.id")
 #: Limits of outputs and links per instance. A stack has tens.
 _MAX_OUTPUTS: Final = 500
 _MAX_LINKS: Final = 500
+#: Of which to other instances: as many as a manifest's `depends_on` has.
+_MAX_DEPENDENCIES: Final = 100
 _MAX_TARGET: Final = 2000
 _TYPE: Final = re.compile(r"[a-z][a-z0-9+.-]*://[^\s#\"<>\\]{1,400}#[a-z][a-z0-9_-]{0,60}")
 
@@ -162,6 +166,8 @@ class ReportBackend(ActionBackend):
             raise TooLargeError(f"more than {_MAX_LINKS} links", wire.REPORTED_LINKS)
         for index, each in enumerate(reported):
             _check_link(each, f"{wire.REPORTED_LINKS}[{index}]")
+        if sum(each["kind"] == type_id(wire.DEPENDENCY) for each in reported) > _MAX_DEPENDENCIES:
+            raise TooLargeError(f"more than {_MAX_DEPENDENCIES} links to other instances", wire.REPORTED_LINKS)
         return set_links(self._instances, connection_of(extras), instance, entity=entity, reported=reported)
 
 
@@ -169,13 +175,20 @@ def _check_link(link: Any, where: str) -> None:
     if not isinstance(link, dict):
         raise BadRequestError("expected an object with target, kind and title", where)
     target = link.get("target")
-    if not isinstance(target, str) or "://" not in target or len(target) > _MAX_TARGET:
+    if not isinstance(target, str) or len(target) > _MAX_TARGET or not _is_absolute(target):
         raise BadRequestError(f"expected a target that is an absolute URI of at most {_MAX_TARGET} characters", where)
     target_kind = link.get("target_kind")
     if target_kind is not None and (not isinstance(target_kind, str) or _TYPE.fullmatch(target_kind) is None):
         raise BadRequestError("expected a target_kind that is a type identifier, scheme and term", where)
     if link.get("kind") not in tuple(LINK_KINDS):
         raise BadRequestError(f"expected a kind that is one of {', '.join(LINK_KINDS)}", where)
+
+
+def _is_absolute(uri: str) -> bool:
+    try:
+        return "://" in uri and urlsplit(uri) is not None
+    except ValueError:
+        return False
 
 
 def output_name(name: str, entity: Entity) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
@@ -32,8 +32,9 @@ HEALTH_TOPIC: Final = "health"
 _SHOWN: Final = ("active", "update", "fail")
 _HEALTHY, _DOWN = wire.HEALTHS[0], wire.HEALTHS[-1]
 _LONGEST_MESSAGE: Final = 1000
-#: Limit of suppliers, or of dependents, that are followed from one instance.
-_MOST_FOLLOWED: Final = 1000
+#: Limits of suppliers, and of dependents, that are followed from one instance.
+_MOST_SUPPLIERS: Final = 200
+_MOST_DEPENDENTS: Final = 1000
 
 
 class Condition(NamedTuple):
@@ -104,21 +105,24 @@ class InstanceHealth:
 
     def wake_dependents(self, connection: sa.Connection, tenant: TenantId, path: str) -> None:
         """Enqueue the health of the instances that use the one at a tenant's path, which is gone."""
-        self._enqueue(connection, [each for each, _ in dependents(connection, tenant, path)], tenant)
+        self._enqueue(connection, dependents(connection, tenant, [path]).values(), tenant)
 
     def _enqueue(self, connection: sa.Connection, found: Iterable[str], tenant: TenantId) -> None:
-        for each in found:
-            self._instances.queue.enqueue(connection, HEALTH_TOPIC, each, tenant=tenant)
+        # In one order, or two transactions with the same dependents might wait for each other; and behind other tenants' orders.
+        for each in sorted(found):
+            self._instances.queue.enqueue(
+                connection, HEALTH_TOPIC, each, tenant=tenant, priority=queue.Priority.BACKGROUND
+            )
 
     def _dependents(self, connection: sa.Connection, instance: Instance) -> list[str]:
         """Return the ids of all dependents, direct and indirect."""
-        known: dict[str, str] = {instance.id: instance.path}
-        following = [instance.path]
-        while following and len(known) < _MOST_FOLLOWED:
-            found = dict(dependents(connection, instance.tenant, following.pop()))
-            following += [path for each, path in found.items() if each not in known]
-            known.update(found)
-        return [each for each in known if each != instance.id]
+        known: dict[str, str] = {instance.path: instance.id}
+        level = [instance.path]
+        while level and len(known) < _MOST_DEPENDENTS:
+            found = dependents(connection, instance.tenant, level)
+            level = [path for path in found if path not in known][: _MOST_DEPENDENTS - len(known)]
+            known |= {path: found[path] for path in level}
+        return [each for each in known.values() if each != instance.id]
 
     def _condition(self, connection: sa.Connection, instance: Instance) -> Condition:
         own = Condition(instance.own_health, instance.own_health_message)
@@ -134,25 +138,22 @@ class InstanceHealth:
         """Return what is wrong with the suppliers. The instance's own message may already name one that is gone."""
         found: list[Condition] = []
         known = {instance.path}
-        following = suppliers(connection, instance.id)
-        while following and len(known) < _MOST_FOLLOWED:
-            path = following.pop()
-            if path in known:
-                continue
-            known.add(path)
-            supplier = self._instances.read_at(connection, instance.tenant, path)
-            if supplier is None:
-                found += [] if path in own else [Condition(_DOWN, f"its supplier {path} is gone")]
-                continue
-            following += suppliers(connection, supplier.id)
-            state = supplier.snapshot.state
-            if supplier.snapshot.wanted is WantedState.GONE or state == "inactive":
-                found.append(
-                    Condition(_DOWN, f"its supplier {path} is {'inactive' if state == 'inactive' else 'deleted'}")
-                )
-            elif supplier.own_health != _HEALTHY:
-                message = f"its supplier {path} is {supplier.own_health}: {supplier.own_health_message}"
-                found.append(Condition(supplier.own_health, message))
+        level = _suppliers(connection, [instance.id]) - known
+        while level and len(known) < _MOST_SUPPLIERS:
+            paths = sorted(level)[: _MOST_SUPPLIERS - len(known)]
+            known.update(paths)
+            here = _read_at(connection, instance.tenant, paths)
+            for path in paths:
+                supplier = here.get(path)
+                if supplier is None:
+                    found += [] if path in own else [Condition(_DOWN, f"its supplier {path} is gone")]
+                elif supplier.wanted == WantedState.GONE.value or supplier.state == "inactive":
+                    words = "inactive" if supplier.state == "inactive" else "deleted"
+                    found.append(Condition(_DOWN, f"its supplier {path} is {words}"))
+                elif supplier.own_health != _HEALTHY:
+                    message = f"its supplier {path} is {supplier.own_health}: {supplier.own_health_message}"
+                    found.append(Condition(supplier.own_health, message))
+            level = _suppliers(connection, [each.id for each in here.values()]) - known
         return found
 
 
@@ -161,22 +162,30 @@ def _matters(before: str, state: str) -> bool:
     return state != before and not {before, state}.isdisjoint(("inactive", "destroy"))
 
 
-def suppliers(connection: sa.Connection, instance: str) -> list[str]:
-    """Return the paths of an instance's suppliers at this service manager."""
+def _suppliers(connection: sa.Connection, of: Sequence[str]) -> set[str]:
+    """Return the paths of the suppliers that these instances have at this service manager."""
     table = tables.dependencies
-    return list(connection.scalars(sa.select(table.c.path).where(table.c.instance == instance)))
+    return set(connection.scalars(sa.select(table.c.path).where(table.c.instance.in_(of)).distinct()))
 
 
-def dependents(connection: sa.Connection, tenant: TenantId, path: str) -> list[tuple[str, str]]:
-    """Return id and path of the instances that use the one at a tenant's path and are not being deleted."""
+def _read_at(connection: sa.Connection, tenant: TenantId, paths: Sequence[str]) -> dict[str, Any]:
+    """Return what decides on the health of the instances at a tenant's paths, by path, without a lock."""
+    table = tables.instances
+    columns = (table.c.id, table.c.path, table.c.state, table.c.wanted, table.c.own_health, table.c.own_health_message)
+    wanted = sa.select(*columns).where(table.c.tenant == tenant, table.c.path.in_(paths))
+    return {row.path: row for row in connection.execute(wanted)}
+
+
+def dependents(connection: sa.Connection, tenant: TenantId, paths: Sequence[str]) -> dict[str, str]:
+    """Return the instances that use those at a tenant's paths and are not being deleted: their ids, by path and ordered by it."""
     table, instances = tables.dependencies, tables.instances
+    using = sa.select(table.c.instance).where(table.c.tenant == tenant, table.c.path.in_(paths))
     wanted = (
         sa.select(instances.c.id, instances.c.path)
-        .join(table, table.c.instance == instances.c.id)
-        .where(table.c.tenant == tenant, table.c.path == path, instances.c.wanted != WantedState.GONE.value)
+        .where(instances.c.id.in_(using), instances.c.wanted != WantedState.GONE.value)
         .order_by(instances.c.path)
     )
-    return [(row.id, row.path) for row in connection.execute(wanted)]
+    return {row.path: row.id for row in connection.execute(wanted)}
 
 
 class HealthWork(queue.Handler[str, str]):

@@ -123,11 +123,8 @@ class Instances:
 
     def at(self, connection: sa.Connection, tenant: TenantId, path: str) -> Instance | None:
         """Return the row of the instance at a tenant's path, and lock it until the transaction ends."""
-        return _select(connection, _is_at(tenant, path), lock=True)
-
-    def read_at(self, connection: sa.Connection, tenant: TenantId, path: str) -> Instance | None:
-        """Return the row of the instance at a tenant's path, without a lock."""
-        return _select(connection, _is_at(tenant, path), lock=False)
+        table = tables.instances
+        return _select(connection, sa.and_(table.c.tenant == tenant, table.c.path == path), lock=True)
 
     def insert(self, connection: sa.Connection, instance: Instance) -> None:
         """Insert the row of a new instance, and enqueue its work."""
@@ -188,11 +185,6 @@ class Instances:
     def save_entity(self, connection: sa.Connection, instance: Instance, entity: Entity) -> None:
         """Save the entity of an instance."""
         self.registry.save(instance.path, entity, service_extras(connection, instance.tenant))
-
-
-def _is_at(tenant: TenantId, path: str) -> sa.ColumnElement[bool]:
-    table = tables.instances
-    return sa.and_(table.c.tenant == tenant, table.c.path == path)
 
 
 def _select(connection: sa.Connection, condition: sa.ColumnElement[bool], *, lock: bool) -> Instance | None:
@@ -298,15 +290,17 @@ def set_links(
 def _set_dependencies(connection: sa.Connection, instance: Instance, used: set[str]) -> None:
     """Replace the suppliers of an instance, given by URL.
 
-    A supplier has the same tenant, and a path that is unique as it ends in a UUID; so the rows of suppliers at other service
-    managers match none here.
+    A supplier has the same tenant, and a path that is unique as it ends in a UUID. A URL at which this service manager has had no
+    other instance of the tenant is left out: it names one at another service manager, or is invented.
     """
-    table = tables.dependencies
+    table, instances = tables.dependencies, tables.instances
     # The URL may have a prefix before the path.
-    wanted = {"/" + "/".join(urlsplit(url).path.split("/")[-2:])[:254] for url in used}
+    wanted = {"/" + "/".join(urlsplit(url).path.split("/")[-2:]) for url in used}
     present = set(connection.scalars(sa.select(table.c.path).where(table.c.instance == instance.id)))
     if gone := present - wanted:
         connection.execute(table.delete().where(table.c.instance == instance.id, table.c.path.in_(gone)))
     if new := wanted - present:
-        rows = [{"instance": instance.id, "path": path, "tenant": instance.tenant} for path in sorted(new)]
-        connection.execute(table.insert(), rows)
+        here = sa.select(sa.literal(instance.id), instances.c.path, instances.c.tenant).where(
+            instances.c.tenant == instance.tenant, instances.c.path.in_(new), instances.c.id != instance.id
+        )
+        connection.execute(table.insert().from_select([table.c.instance, table.c.path, table.c.tenant], here))

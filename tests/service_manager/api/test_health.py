@@ -6,6 +6,7 @@ from typing import Any
 
 import prometheus_client
 import pytest
+import sqlalchemy as sa
 
 from archelon_api import names
 from archelon_api import service_manager as wire
@@ -213,3 +214,70 @@ def test_the_worst_is_shown_with_all_reasons(api: InProcessApi) -> None:
     report(api, user, "degraded", "web.1: killed")
     report(api, supplier, "down", "db.0: killed")
     assert health(api, user) == ("down", f"web.1: killed; its supplier {supplier} is down: db.0: killed")
+
+
+@pytest.mark.parametrize("target", ["http://[x/demo/y", "http://[::1/demo/x", "http://a]b/demo/x"])
+def test_a_link_whose_target_is_no_uri_is_refused(api: InProcessApi, target: str) -> None:
+    answer = api.report(active(api), links=[{"target": target, "kind": USES}])
+    assert (answer.status, "target" in answer.text) == (400, True)
+
+
+def test_an_instance_that_claims_to_use_itself_can_be_deleted(api: InProcessApi) -> None:
+    path = active(api)
+    report(api, path, suppliers=(path,))
+    assert delete(api, path).status in (200, 204)
+
+
+def test_a_supplier_at_another_service_manager_is_not_gone_because_it_is_not_here(api: InProcessApi) -> None:
+    path = active(api)
+    elsewhere = "https://sm.example.net/disk/3f0c6d52-6f2e-5c1b-9d6e-2f3c3b1d4a55"
+    assert api.report(path, health="healthy", links=[{"target": elsewhere, "kind": USES}]).status == 200
+    api.work(HEALTH_TOPIC)
+    assert health(api, path) == ("healthy", None)
+
+
+def test_an_orchestrator_does_not_learn_what_else_uses_its_supplier(api: InProcessApi) -> None:
+    part = "http://schemas.example.org/occi/sm#part"
+    assert api.publish(api.bundle("part", service_type=part)).status == 201
+    api.publish_demo(depends_on=[{part: {}}])
+    user = active(api)
+    supplier = wire.supplier_path(api.row(user)["id"], part)
+    assert api.ask(api.token(user), "PUT", supplier, {"kind": part, "attributes": {}}).status == 201
+    other = active(api, supplier)
+    answer = delete(api, supplier, api.token(user))
+    assert (answer.status, other in answer.text, "1 more uses" in answer.text) == (409, False, True)
+    assert other in delete(api, supplier).text
+
+
+def test_an_instance_has_only_so_many_suppliers(api: InProcessApi) -> None:
+    links = [{"target": f"http://occi.example.org/demo/{number}", "kind": USES} for number in range(101)]
+    assert api.report(active(api), links=links).status == 413
+
+
+def test_a_dense_graph_costs_a_report_little_more_than_its_dependents_work(api: InProcessApi) -> None:
+    """The tenant may let every instance use every other; they are followed by level, and enqueued in one order."""
+    statements: list[tuple[str, Any]] = []
+
+    def reported(*paths: str) -> int:
+        for each in paths:
+            report(api, each, suppliers=paths)
+        statements.clear()
+        assert api.report(paths[0], health="down", health_message=f"one of {len(paths)}").status == 200
+        number = len(statements)
+        keys = [found[1] for text, found in statements if text.startswith("INSERT INTO work")]
+        assert keys == sorted(keys)
+        assert len(keys) == len(paths) - 1
+        api.work(HEALTH_TOPIC)
+        return number
+
+    def note(_connection: Any, _cursor: Any, text: str, parameters: Any, *_: Any) -> None:
+        statements.append((text, parameters))
+
+    sa.event.listen(sa.Engine, "before_cursor_execute", note)
+    try:
+        paths = [active(api) for _ in range(12)]
+        of_six = reported(*paths[:6])
+        # One statement of a request more or less depends on what is cached.
+        assert reported(*paths) - of_six < 2 * 6
+    finally:
+        sa.event.remove(sa.Engine, "before_cursor_execute", note)
