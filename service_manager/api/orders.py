@@ -313,6 +313,8 @@ class InstanceBackend(ServiceBackend, ChosenIds, DeferredDeletion):
             columns = self._resume(connection, instance, generation)
             show_state(entity, str(columns["state"]))
             return columns
+        # With another bundle, it is an update.
+        _refuse_locked(instance, "update")
         manifest = self.catalogue.manifest(published.digest, connection)
         try:
             entity.attributes |= missing_defaults(manifest, entity.attributes)

@@ -209,6 +209,7 @@ class _Rolling:
         progress: the entry's attributes of the roll.
         state: of the roll.
         digest: the bundle to roll to.
+        tenant: of the provider.
         current: id, previous digest and previous state of the instance in progress; None before the first.
         present: this instance; None if it is gone.
         reason: why it failed.
@@ -223,6 +224,7 @@ class _Rolling:
     progress: Mapping[str, Any]
     state: str
     digest: str
+    tenant: str
     current: Mapping[str, str] | None = None
     present: Instance | None = None
     reason: str = ""
@@ -286,7 +288,10 @@ class Roll(queue.Handler[_Rolling, _Change]):
         if entity is None:
             return None
         digest = str(entity.attributes[names.attribute("bundle.digest")])
-        rolling = _Rolling(_progress(entity), roll_state(entity), digest, entity.attributes.get(wire.ROLL_CURRENT))
+        tenant = item.key.partition(" ")[0]
+        rolling = _Rolling(
+            _progress(entity), roll_state(entity), digest, tenant, entity.attributes.get(wire.ROLL_CURRENT)
+        )
         if rolling.current is not None:
             return self._with_present(connection, rolling, rolling.current)
         if rolling.state != "running":
@@ -298,7 +303,7 @@ class Roll(queue.Handler[_Rolling, _Change]):
         if present is None or present.snapshot.state != "fail":
             return dataclasses.replace(rolling, present=present)
         manifest = self._catalogue.manifest(current["digest"], connection)
-        return dataclasses.replace(rolling, present=present, reason=self._reason(present), manifest=manifest)
+        return dataclasses.replace(rolling, present=present, reason=self._reason(present, rolling), manifest=manifest)
 
     def _with_following(self, connection: sa.Connection, rolling: _Rolling, entity: Entity) -> _Rolling:
         pending = _pending(entity)
@@ -316,7 +321,11 @@ class Roll(queue.Handler[_Rolling, _Change]):
 
     def _with_fit(self, connection: sa.Connection, rolling: _Rolling, following: Instance) -> _Rolling:
         if following.snapshot.failed == "destroy":
-            return dataclasses.replace(rolling, refusal=f"its disposal is to be retried: {self._reason(following)}")
+            return dataclasses.replace(
+                rolling, refusal=f"its disposal is to be retried: {self._reason(following, rolling)}"
+            )
+        if following.locked == "update":
+            return dataclasses.replace(rolling, refusal="its tenant has locked it against updates")
         entity = self._instances.entity_unlocked(following)
         if entity is None:
             return dataclasses.replace(rolling, refusal="it has no entity")
@@ -328,8 +337,9 @@ class Roll(queue.Handler[_Rolling, _Change]):
             return dataclasses.replace(rolling, refusal=refusal[:_REASON_LIMIT])
         return dataclasses.replace(rolling, added=added, manifest=manifest)
 
-    def _reason(self, instance: Instance) -> str:
-        entity = self._instances.entity_unlocked(instance)
+    def _reason(self, instance: Instance, rolling: _Rolling) -> str:
+        # Of another tenant's instance, the message is not for the provider: it may quote what its nodes print.
+        entity = self._instances.entity_unlocked(instance) if instance.tenant == rolling.tenant else None
         message = entity.attributes.get(wire.STATE_MESSAGE) if entity is not None else None
         return " ".join(str(message or f"{instance.snapshot.failed} failed").split())[:_REASON_LIMIT]
 
@@ -432,6 +442,8 @@ class Roll(queue.Handler[_Rolling, _Change]):
         entity = self._instances.entity(connection, move.instance)
         instance = self._instances.find(connection, move.instance.id, lock=True)
         if entity is None or instance is None or instance.snapshot != move.instance.snapshot:
+            return False
+        if instance.locked != move.instance.locked:
             return False
         columns: dict[str, Any] = {"digest": move.digest, "generation": instance.snapshot.generation + 1}
         entity.attributes |= dict(move.added)

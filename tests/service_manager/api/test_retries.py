@@ -88,3 +88,13 @@ def test_a_retry_keeps_the_bundle_of_a_withdrawn_service_and_of_a_failed_destroy
     assert api.ask("provider", "DELETE", entry).status == 200
     assert api.act(failed, wire.RETRY).status == 200
     assert (api.row(failed)["state"], api.row(failed)["digest"]) == ("deploy", before)
+
+
+def test_a_locked_instance_is_retried_with_its_own_bundle_only(api: InProcessApi, failed: str) -> None:
+    before = api.row(failed)["digest"]
+    replace(api)
+    assert api.act(failed, wire.LOCK, {"org.archelon.lock": "update"}).status == 200
+    answer = api.act(failed, wire.RETRY)
+    assert (answer.status, "locked" in answer.text) == (409, True)
+    assert api.act(failed, wire.RETRY, {wire.RETRY_BUNDLE: "present"}).status == 200
+    assert (api.row(failed)["digest"], api.row(failed)["state"]) == (before, "deploy")

@@ -14,7 +14,7 @@ import pytest
 from archelon_api import names
 from archelon_api import service_manager as wire
 from service_manager.lifecycle.rollout import ROLL_TOPIC
-from service_manager.store.instances import service_extras
+from service_manager.store.instances import service_extras, show_state
 from tests.occi_service.server.calls import Answer, path_of
 
 from ..api.in_process_api import InProcessApi, Keyed, Template, identity_of
@@ -352,3 +352,61 @@ def test_a_roll_of_an_earlier_release_continues(rolls: Rolls) -> None:
     rolls.place(path, "active")
     rolls.work()
     assert rolls.numbers() == ("done", 1, 1, 0)
+
+
+@pytest.mark.parametrize(("who", "is_shown"), [("alice", True), ("bob", False)])
+def test_a_provider_reads_only_of_its_own_tenants_instances_why_they_failed(
+    rolls: Rolls, who: str, is_shown: bool
+) -> None:
+    paths = [rolls.api.order(who), rolls.api.order(who)]
+    fail(rolls, paths[0], who, "destroy")
+    fail(rolls, paths[1], who, "update")
+    rolls.publish("2")
+    rolls.begin()
+    fail(rolls, paths[1], who, "update")
+    rolls.work()
+    shown = rolls.shown()
+    assert ("tiger" in str(shown)) is is_shown
+    assert shown["left"] == 2
+    assert ("update failed" in str(shown), "destroy failed" in str(shown)) == (not is_shown, not is_shown)
+
+
+def test_an_instance_that_is_locked_against_updates_is_left_over(rolls: Rolls) -> None:
+    path, other = rolls.order("active"), rolls.order("active")
+    assert rolls.api.act(path, wire.LOCK, {names.attribute("lock"): "update"}).status == 200
+    assert rolls.api.act(other, wire.LOCK, {names.attribute("lock"): "delete"}).status == 200
+    before = rolls.api.row(path)["digest"]
+    rolls.publish("2")
+    rolls.begin()
+    rolls.place(other, "active")
+    rolls.work()
+    assert rolls.shown()["state"] == "incomplete"
+    assert list(rolls.reasons()) == [rolls.id(path)]
+    assert "locked" in rolls.reasons()[rolls.id(path)]
+    assert rolls.api.row(path)["digest"] == before
+
+
+def test_a_lock_that_comes_after_the_decision_counts(rolls: Rolls) -> None:
+    path = rolls.order("active")
+    rolls.publish("2")
+    assert rolls.act(wire.ROLL).status == 200
+    handler, item, observed = rolls.decide()
+    assert rolls.api.act(path, wire.LOCK, {names.attribute("lock"): "update"}).status == 200
+    with rolls.api.dependencies.database.write() as connection:
+        handler.save(connection, item, observed)
+    assert rolls.api.row(path)["digest"] != rolls.digest
+    rolls.work()
+    assert "locked" in rolls.reasons()[rolls.id(path)]
+
+
+def fail(rolls: Rolls, path: str, who: str, phase: str) -> None:
+    """Let a phase of a user's instance fail, with a message that quotes a node."""
+    instances, instance = rolls.api.dependencies.instances, rolls.api.row(path, who)["id"]
+    with rolls.api.dependencies.database.write() as connection:
+        found = instances.find(connection, instance)
+        assert found is not None
+        entity = instances.entity(connection, found)
+        assert entity is not None
+        show_state(entity, "fail", "exited with status 1; its last output: password=tiger")
+        instances.save_entity(connection, found, entity)
+        instances.change(connection, found.id, {"state": "fail", "failed": phase})
