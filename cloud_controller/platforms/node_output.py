@@ -18,6 +18,8 @@ from .interface import Log
 TAIL: Final = 32 << 10
 _LINES: Final = 5
 _CHARACTERS: Final = 500
+#: Values to hide, and lines of them: each is looked for in ten spellings.
+_MOST_SECRETS: Final = 1000
 
 
 @runtime_checkable
@@ -43,6 +45,8 @@ def last_lines(output: bytes, secrets: Iterable[str] = ()) -> str:
         # The first line is incomplete, so a secret in it may be too.
         text = text.partition("\n")[2]
     hidden = {part for secret in secrets for part in (secret, *secret.splitlines()) if len(part) >= SHORTEST}
+    if len(hidden) > _MOST_SECRETS:
+        return "(not shown: the secrets of its stack have too many lines to look for)"
     lines = [escaped(line.strip()) for line in Redactor(hidden).text(text).split("\n")]
     joined = " | ".join([line for line in lines if line][-_LINES:])
     return joined if len(joined) <= _CHARACTERS else f"…{joined[1 - _CHARACTERS :]}"

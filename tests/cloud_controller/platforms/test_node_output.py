@@ -31,3 +31,8 @@ def test_last_lines(output: bytes, shown: str) -> None:
 def test_a_message_without_output_is_unchanged() -> None:
     assert with_output("exited with status 1", b"\n") == "exited with status 1"
     assert with_output("", b"why") == "it ended; its last output: why"
+
+
+def test_output_is_not_shown_where_looking_for_secrets_would_take_long() -> None:
+    secret = "\n".join([f"line {number}" for number in range(100_000)])
+    assert with_output("killed", b"line 7", [secret]).startswith("killed; its last output: (not shown")
