@@ -17,13 +17,13 @@ import functools
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import falcon
 import pydantic
 
 from archelon_api import deploy, names
-from archelon_core.auth import rules
+from archelon_core.auth import HeavyRequests, TooManyRequestsError, rules
 from archelon_core.database import Database
 from archelon_core.errors import ConflictError, NotFoundError, shown
 from occi_service.registry.base import Registry
@@ -36,6 +36,8 @@ from ..platforms.interface import Applications, DeployError, Log, StackOrder, Un
 from .regions import Regions
 from .stacks import TOPIC, stack_order
 
+#: Reads of nodes' output in this process: each asks a platform, which may take seconds, and a tenant may send many.
+_READS: Final = HeavyRequests(per_key=2, total=3)
 _Name = Annotated[str, pydantic.StringConstraints(min_length=1, max_length=255)]
 
 
@@ -63,7 +65,10 @@ class NodeLogs:
     def reader(
         self, instance: str, node: str, *, stack: str | None, region: str | None, extras: dict[str, Any]
     ) -> Callable[[int], Log]:
-        """Return how to read the node's output from a position on. Raises NotFoundError, ConflictError."""
+        """Return how to read the node's output from a position on. Raises NotFoundError, ConflictError.
+
+        A read also raises TooManyRequestsError, if too many are under way in this process.
+        """
         found = []
         named = []
         for order, attributes in self._stacks(instance, extras):
@@ -84,13 +89,20 @@ class NodeLogs:
         order, attributes = chosen[0]
         stacks = self._regions.stacks(str(attributes[names.REGION]), str(attributes[deploy.STACK_FORMAT]))
 
+        tenant = extras["caller"].tenant_id
+
         def read(since: int) -> Log:
+            if not _READS.begin(tenant):
+                message = "the output of too many nodes is being read at once; try again in 1 s"
+                raise TooManyRequestsError(message, "node", headers={"Retry-After": "1"})
             try:
                 return stacks.read_log(order, node, since)
             except UnknownNodeError as problem:
                 raise NotFoundError(str(problem), "node") from problem
             except DeployError as problem:
                 raise ConflictError(str(problem), "node") from problem
+            finally:
+                _READS.end(tenant)
 
         return read
 

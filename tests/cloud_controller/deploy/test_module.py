@@ -19,7 +19,8 @@ from archelon_api import deploy, names
 from archelon_core import auth
 from cloud_controller.app.worker import worker_of
 from cloud_controller.core.notifications import TOPIC, Notification
-from cloud_controller.platforms.interface import DelegationEndedError, DeployError
+from cloud_controller.platforms.declarative_stacks import DeclarativeStacks
+from cloud_controller.platforms.interface import DelegationEndedError, DeployError, Log
 from occi_service import client
 
 from ..infrastructure.descriptions import sleepers
@@ -494,6 +495,28 @@ def test_a_node_of_several_stacks_is_chosen_by_its_stack(system: System) -> None
     answer = system.call("GET", path, query="node=web.0")
     assert "main in local, more in local" in answer.text
     assert system.call("GET", path, query="node=web.0&stack=more").status_code == 200
+
+
+def test_a_tenant_reads_the_output_of_two_nodes_at_once(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+    instance = new_instance()
+    put_bundle(system)
+    assert put_application(system, instance).status_code == 201
+    assert put_stack(system, instance).status_code == 201
+    path = f"/deploy{deploy.application_path(instance)}/logs"
+    answers: list[Any] = []
+
+    def read() -> None:
+        answers.append(system.call("GET", path, query="node=web.0"))
+
+    def slow(*_: Any) -> Log:
+        # Another request arrives while the platform has not answered.
+        read()
+        return Log(b"", 0, 0)
+
+    monkeypatch.setattr(DeclarativeStacks, "read_log", slow)
+    read()
+    assert [each.status_code for each in answers] == [429, 200, 200]
+    assert answers[0].headers["Retry-After"] == "1"
 
 
 def test_the_output_of_a_failed_node_is_in_its_reason_and_in_no_log(
