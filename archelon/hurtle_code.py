@@ -18,6 +18,9 @@ from typing import Final, NamedTuple
 #: Longest `so.py` that is read, in characters, and the most lines of it that may be something else than Python 3.
 _MAX_CODE: Final = 512 * 1024
 _MAX_UNREAD: Final = 1000
+#: Characters that are parsed in all, since each such line costs another attempt; and of a line that is translated.
+_MAX_PARSED: Final = 32 * 1024 * 1024
+_MAX_LINE: Final = 2000
 
 #: Statements of Python 2 that are on one line, and what they are in Python 3.
 _PYTHON_2: Final = (
@@ -181,6 +184,13 @@ def read_code(text: str) -> Code:
     if len(text) > _MAX_CODE:
         raise ValueError(f"it is longer than {_MAX_CODE} characters")
     tree, unread = _parsed(text)
+    try:
+        return _read(tree, unread)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+
+
+def _read(tree: ast.Module, unread: set[int]) -> Code:
     classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
     kinds: dict[str, str] = {}
     methods: list[Method] = []
@@ -201,6 +211,7 @@ def _parsed(text: str) -> tuple[ast.Module, set[int]]:
     lines = [line.expandtabs(8) for line in text.splitlines()]
     left: dict[int, list[str]] = {}
     unread: set[int] = set()
+    parsed = 0
     while True:
         try:
             with warnings.catch_warnings():
@@ -211,7 +222,8 @@ def _parsed(text: str) -> tuple[ast.Module, set[int]]:
         except (ValueError, RecursionError, MemoryError):
             raise ValueError("Python cannot parse it") from None
         instead = left.setdefault(index, _instead(lines[index]) if index >= 0 else [])
-        if not instead or len(left) > _MAX_UNREAD:
+        parsed += len(text)
+        if not instead or len(left) > _MAX_UNREAD or parsed > _MAX_PARSED:
             raise ValueError(f"Python cannot parse line {index + 1}")
         lines[index] = instead.pop(0)
         if len(instead) < 2:
@@ -221,7 +233,7 @@ def _parsed(text: str) -> tuple[ast.Module, set[int]]:
 def _instead(line: str) -> list[str]:
     """What to try in place of a line that is not Python 3: translated, then without its content, then empty."""
     translated = line
-    for pattern, by in _PYTHON_2:
+    for pattern, by in _PYTHON_2 if len(line) <= _MAX_LINE else ():
         translated = re.sub(pattern, by, translated)
     indent = line[: len(line) - len(line.lstrip())]
     return [translated, f"{indent}pass", ""]

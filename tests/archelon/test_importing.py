@@ -11,6 +11,7 @@ import pytest
 
 import bundles
 import sdk
+from archelon import hurtle_code
 from archelon.errors import Status
 from archelon.hurtle_code import CALLS, PHASES, read_code, row_of, skeleton
 from sdk import testing
@@ -166,6 +167,26 @@ def test_no_text_of_the_code_becomes_code() -> None:
     assert methods == ["deploy", "ported_stop", "class_", "_del"]
     assert "It called self.d[…].deployer.deploy" in made
     assert "SystemExit" not in made
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("class X(Execution):\n    def deploy(self):\n        a" + ".b" * 2000 + "()\n", "nested too deep"),
+        ("-" * 100_000 + "1\n", "cannot parse"),
+        ("x = 1\n" * 2000 + "print 'x'\n" * 100, "cannot parse"),
+    ],
+    ids=["deep", "deeper", "long"],
+)
+def test_code_that_would_take_long_is_refused(text: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hurtle_code, "_MAX_PARSED", 1_000_000)
+    with pytest.raises(ValueError, match=words):
+        read_code(text)
+
+
+def test_a_long_line_is_not_translated() -> None:
+    # Its expressions would take a time that grows with the square of the spaces.
+    assert read_code("except" + " " * 500_000 + "x\n").unread == (1,)
 
 
 def test_the_page_has_every_row_and_no_other() -> None:
