@@ -54,10 +54,12 @@ def _asking(names: Names) -> Completer:
     """Return a completer that asks the service manager."""
 
     def complete(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        from archelon_core.control_characters import escaped
+
         try:
             with _connected(context) as manager:
                 return [
-                    CompletionItem(name, help=" ".join(text.split()) or None)
+                    CompletionItem(name, help=escaped(" ".join(text.split())) or None)
                     for name, text in names(manager, context, incomplete)
                     if name.startswith(incomplete) and _HARMLESS.fullmatch(name)
                 ]

@@ -15,6 +15,7 @@ from click.shell_completion import ShellComplete
 from archelon.errors import Status
 from archelon.main import archelon as group
 from tests.conftest import missing
+from tests.service_manager.harness import TYPE
 
 from .harness import ROOT, archelon
 from .manager_in_process import Manager, manager
@@ -52,6 +53,13 @@ def test_names_are_completed(running: Manager) -> None:
     assert completed("instance", "update", path, "demo.s") == ["demo.size="]
     assert completed("instance", "act", path, "pok") == ["poke"]
     assert completed("instance", "act", path, "poke", "f") == ["force="]
+
+
+def test_no_description_controls_a_terminal(running: Manager) -> None:
+    order = {"kind": TYPE, "title": "a\x1b]0;owned\x07\u202eb", "attributes": {}}
+    assert running.api.ask("alice", "POST", "/demo/", order).status == 201
+    complete = ShellComplete(group, {}, "archelon", "_ARCHELON_COMPLETE").get_completions
+    assert [each.help for each in complete(["instance", "show"], "")] == [r"a\x1b]0;owned\x07\u202eb"]
 
 
 def test_options_of_the_command_line_count(running: Manager, monkeypatch: pytest.MonkeyPatch) -> None:

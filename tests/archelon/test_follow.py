@@ -15,6 +15,7 @@ import pytest
 
 import archelon.connection
 import archelon.follow
+import archelon.instance_order
 from archelon.errors import CommandError, Status
 from archelon.instance import _log
 from archelon.main import main
@@ -137,3 +138,24 @@ def test_a_failures_message_does_not_control_a_terminal(monkeypatch: pytest.Monk
     with contextlib.redirect_stderr(io.StringIO()) as shown, pytest.raises(CommandError, match=r"no\\x1b\[2J"):
         archelon.follow.await_settled(SimpleNamespace(), "/hello/1", timeout=1.0)
     assert r"fail: no\x1b[2J" in shown.getvalue()
+
+
+def test_an_error_does_not_control_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may quote an orchestrator, such as why a roll has ended or a disposal failed."""
+
+    def find(**_options: Any) -> None:
+        raise CommandError("the roll is failed: \x1b]0;owned\x07")
+
+    monkeypatch.setattr(archelon.connection, "find", find)
+    with contextlib.redirect_stderr(io.StringIO()) as shown:
+        assert main(["instance", "list"]) == Status.FAILED
+    assert shown.getvalue() == "archelon: the roll is failed: \\x1b]0;owned\\x07\n"
+
+
+def test_the_disposal_of_several_does_not_control_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    failed = archelon.follow.Observation("fail", "no\x1b[2J", SimpleNamespace())
+    monkeypatch.setattr(archelon.instance_order, "follow", lambda *_arguments, **_options: [failed])
+    manager = SimpleNamespace(delete=lambda *_arguments, **_options: None)
+    with contextlib.redirect_stderr(io.StringIO()) as shown:
+        archelon.instance_order.delete_all(manager, ["/hello/1"], force=False, timeout=1.0)
+    assert r"failed: no\x1b[2J" in shown.getvalue()
