@@ -25,6 +25,7 @@ from .code import MAX_CODE, ORCHESTRATOR_FILE, code_problems
 from .ignore import IGNORE_FILE, Ignored
 from .infrastructure.parsing import parse
 from .infrastructure.rendering import IMPORTS, DescriptionError, Place, text_of
+from .infrastructure.resource_types import RESOURCE_TYPES
 from .manifest import Manifest, Templates
 from .manifest_reading import MANIFEST_LIMITS, NEEDED, manifest_of, read_internal
 from .templates import FILES, Reference, Scope, Template
@@ -306,7 +307,7 @@ class _Loading:
         files = TextFiles(self._files, lambda name: (self._directory / name).read_bytes())
         try:
             text = text_of(files, file, Place(file, 1, 1))
-            description = parse(text, files=files, types=None, name=file)
+            description = parse(text, files=files, types=RESOURCE_TYPES, others=True, name=file)
         except DescriptionError as error:
             self.problems.append(error.as_problem())
             return

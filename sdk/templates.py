@@ -61,7 +61,8 @@ class Document:
     def _of_infrastructure(cls, bundle: bundles.Bundle, path: str, text: str) -> Document:
         files = TextFiles(bundle.files, bundle.read)
         try:
-            description = parse(text, files=files, types=None, name=path)
+            # Types' keys are checked when a bundle is published, and at deploy: a stored one may be older than a check.
+            description = parse(text, files=files, types={}, others=True, name=path)
         except DescriptionError as error:
             raise Failure(str(error), permanent=True) from None
         return cls(text, tuple(description.parameters), files.used)

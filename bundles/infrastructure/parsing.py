@@ -83,7 +83,7 @@ class Checker(Protocol):
 
 
 def parse(
-    text: str, *, files: Mapping[str, str], types: Mapping[str, Checker] | None, name: str = "template"
+    text: str, *, files: Mapping[str, str], types: Mapping[str, Checker], others: bool = False, name: str = "template"
 ) -> Description:
     """Parse and check a description.
 
@@ -91,7 +91,8 @@ def parse(
         text: the YAML of the infrastructure; it may contain node definitions.
         files: files of the bundle, by name. Node definitions are read from those that `node_definitions` lists; without it,
             from every `node_definitions.yaml` in any folder.
-        types: resource types of the platform by name; None if the platform is not known, and any type may be one of its own.
+        types: resource types of the platform, by name.
+        others: whether the platform is not known: it may have any of these types, and others.
         name: of the description, for messages.
 
     Raises:
@@ -105,7 +106,7 @@ def parse(
     parameters = _parameters(top)
     variables = _scalars(top.item("variables"), "variables")
     nodes: dict[str, Node] = {}
-    usable = _Usable(types)
+    usable = _Usable(types, others=others)
     for item in _limited_entries(top.need("nodes"), "nodes"):
         node = _node(item, definitions, variables, usable)
         if node.name in nodes:
@@ -269,16 +270,18 @@ def _node(
 
 
 class _Usable:
-    """Chooses the implementations of nodes.
+    """Chooses the implementations of nodes: a platform creates the first that passes a node's filter and whose type it has.
 
-    Without the platform's types, each that passes a node's filter may be the chosen one. The others may then be for platforms
-    with another language, such as Occopus' own with all of Jinja2: one without faults is enough.
+    If the platform is not known, each type's first may be the chosen one, and those of known types must all be valid. The others
+    may be for platforms with another language, such as Occopus' own with all of Jinja2: they matter only to a node that has
+    nothing else, and then one without faults is enough.
     """
 
-    def __init__(self, types: Mapping[str, Checker] | None) -> None:
-        self._types = types
+    def __init__(self, types: Mapping[str, Checker], *, others: bool) -> None:
+        self.types = types
+        self._others = others
         self._checked: set[int] = set()
-        #: The implementations that each node may have, by its name.
+        #: The implementations that each node may have, by its name: all of known types, or all of others.
         self.candidates: dict[str, list[Implementation]] = {}
 
     def choose(self, section: Section, kind: str, implementations: list[Implementation]) -> Implementation:
@@ -300,19 +303,25 @@ class _Usable:
             raise DescriptionError(
                 place, f"no implementation of {kind!r} passes the filter", f"change the filter; known types are {known}"
             )
-        if self._types is None:
-            return passed
+        firsts: dict[str, Implementation] = {}
         for implementation in passed:
-            if implementation.type in self._types:
-                if id(implementation) not in self._checked:
-                    self._types[implementation.type].check(implementation)
-                    self._checked.add(id(implementation))
-                return [implementation]
+            firsts.setdefault(implementation.type, implementation)
+        found = [each for each in firsts.values() if each.type in self.types]
+        if not self._others:
+            found = found[:1]
+        for implementation in found:
+            if id(implementation) not in self._checked:
+                self.types[implementation.type].check(implementation)
+                self._checked.add(id(implementation))
+        if found:
+            return found
+        if self._others:
+            return [*firsts.values()]
         offered = ", ".join(sorted({implementation.type for implementation in passed}))
         raise DescriptionError(
             passed[0].place,
             f"{kind!r} has implementations of type {offered} only, which this platform does not support",
-            f"add one of type {' or '.join(sorted(self._types))}",
+            f"add one of type {' or '.join(sorted(self.types))}",
         )
 
 
@@ -460,7 +469,8 @@ def _check_references(description: Description, top: Section, usable: _Usable) -
     for node in description.nodes.values():
         reach = description.before(node.name)
         faults: list[DescriptionError] = []
-        for candidate in usable.candidates[node.name]:
+        candidates = usable.candidates[node.name]
+        for candidate in candidates:
             try:
                 if id(candidate) not in referred:
                     referred[id(candidate)] = _referred(candidate)
@@ -472,9 +482,7 @@ def _check_references(description: Description, top: Section, usable: _Usable) -
             except DescriptionError as error:
                 faults.append(error)
                 referred.setdefault(id(candidate), error)
-            else:
-                break
-        else:
+        if faults and (candidates[0].type in usable.types or len(faults) == len(candidates)):
             raise faults[0]
     outputs = top.item("outputs")
     if outputs is not None:

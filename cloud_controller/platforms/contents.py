@@ -5,26 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from bundles.infrastructure.rendering import DescriptionError, RenderedItem, Scalar, Value, substitute
-from bundles.infrastructure.sections import Section, entries, word
+from bundles.infrastructure.rendering import Scalar, Value, substitute
 
 from ..infrastructure.resources import NodeError, WantedNode
-
-
-def check_texts(item: RenderedItem | None, key: str) -> None:
-    """Check that an item maps names to texts. Raises DescriptionError with the place."""
-    if item is None:
-        return
-    if isinstance(item.value, tuple) and key == "env":
-        for entry in entries(item, "'env'"):
-            if "=" not in word(entry, "a variable"):
-                raise DescriptionError(entry.place, "a variable has no '='", "write NAME=value")
-        return
-    for name, entry in Section(item, f"{key!r}").items.items():
-        if isinstance(entry.value, tuple | Mapping) or entry.value is None:
-            raise DescriptionError(entry.place, f"{name!r} must be a text", "write a text, or import one")
-        if not name or "\0" in name or (key != "files" and "=" in name):
-            raise DescriptionError(entry.place, f"{name!r} is not a valid name", "correct the name")
 
 
 def text_of(value: Value) -> str:

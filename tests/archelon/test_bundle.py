@@ -68,13 +68,27 @@ def test_code_is_imported_in_a_process_of_its_own(tmp_path: Path, code: str, exp
     ), result.out
 
 
-def test_a_template_is_read_as_when_it_is_deployed(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        (
+            "file://server.py",
+            "file://../../etc/passwd",
+            "'../../etc/passwd' is outside the bundle; put the file into the bundle and name it",
+        ),
+        ("command:", "comand:", "the resource 'process' has no 'comand'; did you mean 'command'?"),
+    ],
+)
+def test_a_template_is_read_as_when_it_is_deployed(tmp_path: Path, old: str, new: str, expected: str) -> None:
     archelon("new", tmp_path / "x", "--term", "other")
     template = tmp_path / "x" / "templates" / "local.yaml"
-    template.write_text(template.read_text().replace("file://server.py", "file://../../etc/passwd"))
+    text = template.read_text()
+    assert old in text
+    template.write_text(text.replace(old, new))
     result = archelon("validate", tmp_path / "x")
     assert result.status == Status.FAILED
-    assert "'../../etc/passwd' is outside the bundle; put the file into the bundle and name it" in result.out
+    assert result.out.startswith("templates/local.yaml:")
+    assert expected in result.out
 
 
 @pytest.mark.parametrize("name", ["Upper", "1st", "a_b", "ä"])

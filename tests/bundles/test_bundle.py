@@ -256,6 +256,53 @@ def test_one_implementation_without_faults_is_enough(tmp_path: Path) -> None:
     assert "'{{a}}' is not a reference" in found
 
 
+PROCESS = "resource: {type: process, command: [a], ports: {http: 8080}}"
+POD = "resource: {type: pod, image: x, ports: {http: 80}}"
+
+
+@pytest.mark.parametrize(
+    ("implementations", "expected"),
+    [
+        ([PROCESS, POD], None),
+        ([PROCESS.replace("command", "comand")], "4:51: the resource 'process' has no 'comand'; did you mean 'command'?"),
+        ([PROCESS.replace("8080", "70000")], "4:71: a port must be a number from 1024 to 65535, or 0 for any; correct it"),
+        ([PROCESS.replace("8080", "80")], "4:71: port 80 is a system port; choose one from 1024 on, or 0 for any"),
+        (["resource: {type: process}"], "4:27: a process needs exactly one command; write `command: [program, argument"),
+        ([PROCESS + ", contextualisation: {type: process, env: [A]}"], "4:120: a variable has no '='; write NAME=value"),
+        ([POD.replace("image", "imag")], "4:45: the resource 'pod' has no 'imag'; did you mean 'image'?"),
+        ([POD.replace("80", "0")], "4:63: a pod's port is a number from 1 to 65535; correct it"),
+        ([POD.replace("image: x", "command: x")], "4:48: 'command' must be a list of arguments; write [program, argument"),
+        # Without an image it is valid: the region may have one.
+        ([POD.replace("image: x, ", "")], None),
+        # Each may be the chosen one.
+        ([PROCESS, POD.replace("image", "imag")], "4:109: the resource 'pod' has no 'imag'; did you mean 'image'?"),
+        ([POD, PROCESS.replace("[a]", "['${self.a}']")], "4:107: 'self.a' names no attribute; choose from address, "),
+        # No platform chooses the second of a type.
+        ([PROCESS, PROCESS.replace("command", "comand")], None),
+        # Another package may provide the type.
+        (["resource: {type: vm, comand: a}"], None),
+        (["resource: {type: vm, comand: a}", PROCESS.replace("ports", "port")], "did you mean 'ports'?"),
+    ],
+)  # fmt: skip
+def test_keys_of_known_resource_types_are_checked(
+    tmp_path: Path, implementations: list[str], expected: str | None
+) -> None:
+    text = LOCAL.partition("'node_def")[0]
+    text += f"'node_def:t': [{{{'}, {'.join(implementations)}}}]\n"
+    found = problems(tmp_path, **{"templates/local.yaml": text})
+    assert len(found) == (expected is not None), found
+    assert not expected or expected in found[0]
+
+
+def test_a_nodes_filter_excludes_implementations_from_the_check(tmp_path: Path) -> None:
+    text = LOCAL.partition("'node_def")[0]
+    text += f"'node_def:t': [{{{PROCESS.replace('command', 'comand')}}}, {{{POD}}}]\n"
+    (found,) = problems(tmp_path, **{"templates/local.yaml": text})
+    assert "'comand'" in found
+    text = text.replace("type: t}", "type: t, filter: {type: pod}}")
+    assert problems(tmp_path, **{"templates/local.yaml": text}) == []
+
+
 @pytest.mark.parametrize(
     ("reference", "expected"),
     [

@@ -1,21 +1,8 @@
 """The resource type `pod`: a node of an infrastructure description as a pod, with a Service that keeps its address.
 
-    resource:
-      type: pod
-      image: "registry.example.org/web:1"     # default: the region's image
-      command: [python3, -u, server.py]       # default: the image's own
-      environment: {GREETING: "${parameters.greeting}"}
-      files: {server.py: !text_import {url: "file://server.py"}}
-      ports: [http]                           # numbered from 8080, or {http: 8000}; `port` is the first
-      requests: {cpu: 25m, memory: 64Mi}
-      limits: {memory: 256Mi}
-      user: 65532
-      restart: {policy: on-failure}           # always, on-failure, never
-      grace: 10
-
-`contextualisation: {type: pod, …}` may contain `command`, `environment` (or Occopus' `env`) and `files` instead. Files are in the
-working directory, read-only; `/tmp` is writable. `${self.address}` is the Service's address, known before the pod starts and kept
-when the pod is recreated; the program itself listens on every address of its pod. Environment and files are Secrets.
+Its keys are in `bundles.infrastructure.resource_types.pod`. Files are in the working directory, read-only; `/tmp` is writable.
+`${self.address}` is the Service's address, known before the pod starts and kept when the pod is recreated; the program itself
+listens on every address of its pod. Environment and files are Secrets.
 
 The cluster restarts a pod that ended or was deleted only if `restart` says so: otherwise the stack reports it and recreates the
 node.
@@ -28,13 +15,13 @@ import datetime
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
+from bundles.infrastructure import resource_types
 from bundles.infrastructure.description import Implementation
-from bundles.infrastructure.parsing import command_list
 from bundles.infrastructure.rendering import DescriptionError, Scalar, Value
-from bundles.infrastructure.sections import Section, word
+from bundles.infrastructure.sections import Section
 
 from ...infrastructure.resources import Condition, NodeError, ObservedNode, WantedNode
-from ..contents import check_texts, filled, pairs_of, text_of
+from ..contents import filled, pairs_of, text_of
 from ..health import Check, check_all
 from ..interface import Log
 from . import diagnostics
@@ -44,9 +31,6 @@ from .cluster import Cluster
 from .logs import read_log, read_tail
 from .orchestrators import Runs, pod_security
 
-_CONTENT: Final = ("command", "environment", "env", "files")
-_RESOURCE: Final = ("type", "name", "image", *_CONTENT, "ports", "requests", "limits", "user", "restart", "grace")
-_RESTARTS: Final = {"always": "Always", "on-failure": "OnFailure", "never": "Never"}
 _FIRST_PORT: Final = 8080
 _WORK: Final = "/srv/node"
 _CONTAINER: Final = "node"
@@ -72,32 +56,11 @@ class PodNodes:
         self._runs = runs or Runs()
 
     def check(self, implementation: Implementation) -> None:
-        """Check that a resource is a valid pod. Raises DescriptionError with the place."""
-        resource = Section(implementation.resource, "the resource 'pod'", _RESOURCE)
-        sections = [resource]
-        if implementation.contextualisation is not None:
-            context = Section(implementation.contextualisation, "the contextualisation")
-            if context.text("type") != "pod":
-                place = context.need("type").place
-                raise DescriptionError(place, f"a pod cannot use {context.text('type')!r}", "write `type: pod`")
-            known = ("type", "attributes", *_CONTENT)
-            sections.append(Section(implementation.contextualisation, "the contextualisation 'pod'", known))
-        if implementation.config_management is not None:
-            place = implementation.config_management.place
-            raise DescriptionError(place, "a pod has no config_management", "remove it, or filter for another type")
-        for section in sections:
-            command = section.item("command")
-            if command is not None:
-                command_list(command, "'command'")
-            for key in ("environment", "env", "files"):
-                check_texts(section.item(key), key)
-        if resource.item("image") is None and not self._runs.image:
+        """Check that a resource is a valid pod, with an image. Raises DescriptionError with the place."""
+        resource_types.pod.check(implementation)
+        resource = implementation.resource
+        if Section(resource, "the resource").item("image") is None and not self._runs.image:
             raise DescriptionError(resource.place, "neither the pod nor the region has an image", "name one")
-        health = implementation.health
-        if health.commands:
-            place = (implementation.health_check or implementation.resource).place
-            raise DescriptionError(place, "health checks do not run commands inside pods", "check a port or a URL")
-        _check_rest(resource)
 
     def ensure(self, wanted: WantedNode) -> None:
         """Apply its objects; first delete a pod that has ended or is of another revision. Raises NodeError."""
@@ -277,7 +240,7 @@ class _PodObjects:
             container["command"] = command
         restart = resource.get("restart") or {}
         spec: Json = {
-            "restartPolicy": _RESTARTS[str(restart.get("policy") or "never")],
+            "restartPolicy": resource_types.pod.RESTARTS[str(restart.get("policy") or "never")],
             "automountServiceAccountToken": False,
             "enableServiceLinks": False,
             "terminationGracePeriodSeconds": int(float(str(resource.get("grace") or 10))),
@@ -324,35 +287,6 @@ class _PodObjects:
         if label(wanted.stack) != wanted.stack:
             annotations[STACK] = wanted.stack
         return {"name": name, "namespace": self._namespace, "labels": own, "annotations": annotations}
-
-
-def _check_rest(resource: Section) -> None:
-    ports = resource.item("ports")
-    if ports is not None and isinstance(ports.value, tuple):
-        for entry in ports.value:
-            word(entry, "a port's name")
-    elif ports is not None:
-        for entry in Section(ports, "'ports'").items.values():
-            if isinstance(entry.value, bool) or not isinstance(entry.value, int) or not 0 < entry.value < 65536:
-                raise DescriptionError(entry.place, "a pod's port is a number from 1 to 65535", "correct it")
-    for key in ("requests", "limits"):
-        item = resource.item(key)
-        if item is not None:
-            _check_quantities(Section(item, f"{key!r}", ("cpu", "memory", "ephemeral-storage")))
-    resource.whole("user", 65532, least=1)
-    restart = resource.item("restart")
-    if restart is not None:
-        Section(restart, "'restart'", ("policy", "limit", "backoff", "backoff_limit")).choice(
-            "policy", "never", _RESTARTS
-        )
-    # The node cannot be removed during its grace period, so a tenant may choose it only within bounds.
-    resource.seconds("grace", 10.0, least=1.0, most=120.0)
-
-
-def _check_quantities(section: Section) -> None:
-    for entry in section.items.values():
-        if isinstance(entry.value, tuple | Mapping) or entry.value is None:
-            raise DescriptionError(entry.place, "this is not an amount", "write for example 250m or 64Mi")
 
 
 def _ports(value: Value) -> dict[str, int]:

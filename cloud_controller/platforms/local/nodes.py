@@ -1,18 +1,7 @@
 """The resource type `process`: a node as a process of this machine.
 
-    resource:
-      type: process
-      command: [python3, -m, http.server, "${self.port}"]
-      environment: {GREETING: "${parameters.greeting}"}
-      files: {site/index.html: "${variables.text}"}
-      ports: [http]                  # or {http: 8080}; `port` is the first
-      directory: site
-      limits: {memory: 268435456, files: 256, cpu: 3600, processes: 64}
-      restart: {policy: on-failure, limit: 5, backoff: 0.5}
-      grace: 10
-
-`contextualisation: {type: process, …}` may contain `command`, `environment` (or Occopus' `env`) and `files` instead.
-By default a process that exits is not restarted here: the stack reports it and recreates the node.
+Its keys are in `bundles.infrastructure.resource_types.process`. By default a process that exits is not restarted here: the stack
+reports it and recreates the node.
 """
 
 from __future__ import annotations
@@ -21,21 +10,17 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from bundles.infrastructure import resource_types
 from bundles.infrastructure.description import Implementation
-from bundles.infrastructure.parsing import command_list
-from bundles.infrastructure.rendering import DescriptionError, RenderedItem, Scalar, Value
-from bundles.infrastructure.sections import Section, word
+from bundles.infrastructure.rendering import Scalar, Value
 
 from ...infrastructure.resources import Condition, NodeError, ObservedNode, WantedNode
-from ..contents import check_texts, filled, pairs_of, text_of
+from ..contents import filled, pairs_of, text_of
 from ..health import Check, check_all
 from ..interface import Log
 from .launcher import Launcher
 from .orders import HERE, LaunchError, Name, ProcessLimits, ProcessOrder, ProcessProgram, ProcessState, Restart, Running
-from .port_allocator import system_port_refusal
 
-_CONTENT = ("command", "environment", "env", "files")
-_RESOURCE = ("type", "name", *_CONTENT, "ports", "directory", "limits", "restart", "grace")
 _CONDITIONS = {
     ProcessState.RESERVED: Condition.PENDING,
     ProcessState.STARTING: Condition.PENDING,
@@ -67,37 +52,7 @@ class ProcessNodes:
     @staticmethod
     def check(implementation: Implementation) -> None:
         """Check the resource of a process. Raises DescriptionError with the place."""
-        resource = Section(implementation.resource, "the resource 'process'", _RESOURCE)
-        sections = [resource]
-        if implementation.contextualisation is not None:
-            context = Section(implementation.contextualisation, "the contextualisation")
-            if context.text("type") != "process":
-                raise DescriptionError(
-                    context.need("type").place,
-                    f"a process cannot use {context.text('type')!r}",
-                    "write `type: process`",
-                )
-            context = Section(
-                implementation.contextualisation, "the contextualisation 'process'", ("type", "attributes", *_CONTENT)
-            )
-            sections.append(context)
-        if implementation.config_management is not None:
-            raise DescriptionError(
-                implementation.config_management.place,
-                "a process has no config_management",
-                "remove it, or filter for another type",
-            )
-        commands = [section.item("command") for section in sections if section.item("command") is not None]
-        if len(commands) != 1 or commands[0] is None:
-            raise DescriptionError(
-                resource.place, "a process needs exactly one command", "write `command: [program, argument, …]`"
-            )
-        command_list(commands[0], "'command'")
-        for section in sections:
-            for key in ("environment", "env", "files"):
-                check_texts(section.item(key), key)
-        _check_ports(resource.item("ports"))
-        _check_rest(resource)
+        resource_types.process.check(implementation)
 
     def ensure(self, wanted: WantedNode) -> None:
         """Start, adopt or replace the process. Raises NodeError."""
@@ -200,45 +155,6 @@ class ProcessNodes:
             spawn=lambda command: self._launcher.attached(name, command, environment),
             timeout=min(5.0, wanted.health.timeout),
         )
-
-
-def _check_ports(item: RenderedItem | None) -> None:
-    if item is None:
-        return
-    if isinstance(item.value, tuple):
-        for entry in item.value:
-            word(entry, "a port's name")
-        return
-    for entry in Section(item, "'ports'").items.values():
-        if isinstance(entry.value, bool) or not isinstance(entry.value, int) or not 0 <= entry.value < 65536:
-            raise DescriptionError(
-                entry.place, "a port must be a number from 1024 to 65535, or 0 for any", "correct it"
-            )
-        if refused := system_port_refusal(entry.value):
-            problem, _, remedy = refused.partition("; ")
-            raise DescriptionError(entry.place, problem, remedy)
-
-
-def _check_rest(resource: Section) -> None:
-    for key, words in (
-        ("limits", ("memory", "files", "cpu", "processes")),
-        ("restart", ("policy", "limit", "backoff", "backoff_limit")),
-    ):
-        item = resource.item(key)
-        if item is None:
-            continue
-        section = Section(item, f"{key!r}", words)
-        for entry in words:
-            if entry == "policy":
-                section.choice("policy", "never", ("always", "on-failure", "never"))
-            elif entry.startswith("backoff"):
-                section.seconds(entry, 1.0)
-            else:
-                section.whole(entry, 1, least=1)
-    # Bounded, since it delays the removal of the node.
-    resource.seconds("grace", 10.0, least=0.1, most=120.0)
-    if resource.item("directory") is not None:
-        resource.text("directory")
 
 
 def _ports(value: Value) -> dict[str, int]:

@@ -18,19 +18,13 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
 from archelon_core.private_files import close_to_others
+from bundles.infrastructure.resource_types.process import system_port_refusal
 
 from . import locks
 
 
 class PortError(Exception):
     """A port is not available; the text names it and the remedy."""
-
-
-def system_port_refusal(number: int) -> str:
-    """Return why a system port (below 1024; RFC 6335, section 6) is refused; empty for others."""
-    if 0 < number < 1024:
-        return f"port {number} is a system port; choose one from 1024 on, or 0 for any"
-    return ""
 
 
 class PortAllocator:

@@ -12,18 +12,15 @@ import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
 from bundles.infrastructure import parsing, rendering, sections
 from bundles.infrastructure.rendering import RenderedItem
+from bundles.infrastructure.resource_types import RESOURCE_TYPES, pod, process
+from bundles.infrastructure.resource_types import contents as common
 from cloud_controller.platforms import contents
-from cloud_controller.platforms.kubernetes import nodes as pods
-from cloud_controller.platforms.kubernetes.cluster import Cluster
-from cloud_controller.platforms.kubernetes.orchestrators import Runs
-from cloud_controller.platforms.local import nodes as processes
-from cloud_controller.platforms.local.launcher import Launcher
 from cloud_controller.platforms.local.orders import Restart
 from cloud_controller.runtime import backend, scraping, work
 from tests.code_blocks import code_blocks
@@ -49,17 +46,17 @@ HEADINGS = {
     ("parsing", "a database"): "A database",
     ("parsing", "parameter"): "Parameters",
     ("parsing", "output"): "Outputs",
-    ("local", "the resource 'process'"): "The resource process",
-    ("local", "'limits'"): "Limits of a process",
-    ("local", "'restart'"): "Restart of a process",
-    ("local", "the contextualisation 'process'"): "The contextualisation process",
-    ("kubernetes", "the resource 'pod'"): "The resource pod",
-    ("kubernetes", "'requests'"): "Requests and limits of a pod",
-    ("kubernetes", "'limits'"): "Requests and limits of a pod",
-    ("kubernetes", "'restart'"): "Restart of a pod",
-    ("kubernetes", "the contextualisation 'pod'"): "The contextualisation pod",
+    ("common", "the resource 'process'"): "The resource process",
+    ("process", "'limits'"): "Limits of a process",
+    ("process", "'restart'"): "Restart of a process",
+    ("common", "the contextualisation 'process'"): "The contextualisation process",
+    ("common", "the resource 'pod'"): "The resource pod",
+    ("pod", "'requests'"): "Requests and limits of a pod",
+    ("pod", "'limits'"): "Requests and limits of a pod",
+    ("pod", "'restart'"): "Restart of a pod",
+    ("common", "the contextualisation 'pod'"): "The contextualisation pod",
 }
-MODULES = {parsing: "parsing", processes: "local", pods: "kubernetes"}
+MODULES = {parsing: "parsing", common: "common", process: "process", pod: "pod"}
 #: Examples of what the page describes in tables only.
 MORE = """
 infra_name: more
@@ -117,8 +114,6 @@ class Recorded:
 def recorded() -> Recorded:
     """What the parser asked while it parsed every example, with each choice of an implementation."""
     found = Recorded()
-    process = processes.ProcessNodes(cast("Launcher", None))
-    pod = pods.PodNodes(cast("Cluster", None), Runs(image="registry.example.org/image:1"))
     with pytest.MonkeyPatch.context() as patch:
         for module, name in MODULES.items():
             patch.setattr(module, "Section", found.section(name))
@@ -134,7 +129,7 @@ def recorded() -> Recorded:
                 versions.append(example.replace("name: store\n", "name: store\n    filter: {type: pod}\n"))
             for version in versions:
                 try:
-                    parsing.parse(version, files=files, types={"process": process, "pod": pod})
+                    parsing.parse(version, files=files, types=RESOURCE_TYPES)
                 except rendering.DescriptionError as problem:
                     pytest.fail(f"{problem}\n{version}")
     return found
@@ -177,7 +172,7 @@ def test_defaults_bounds_and_choices_are_documented(recorded: Recorded) -> None:
         if method == "choice":
             assert given[0] in row[2], row
             assert [each for each in given[1] if f"`{each}`" not in text] == [], row
-        elif where == ("local", "'restart'"):
+        elif where == ("process", "'restart'"):
             assert f"{getattr(Restart(), key):g}" == row[2], row
         elif method == "flag":
             assert row[2] == str(given[0]).lower(), row

@@ -297,6 +297,29 @@ def test_every_file_of_a_bundle_is_checked(api: InProcessApi, padding: str) -> N
     services._CHILD.close()
 
 
+def test_keys_of_nodes_are_checked(api: InProcessApi) -> None:
+    def upload(node: str) -> tuple[int, str]:
+        template = f"infra_name: a\nnodes: [{{name: a, type: t}}]\n'node_def:t':\n- resource: {node}\n"
+        files = {
+            "manifest.json": bundles.PackedFile(json.dumps(MANIFEST).encode()),
+            "deployment.yaml": bundles.PackedFile(template.encode()),
+        }
+        archive = bundles.pack_files(files)
+        answer = api.put_bundle(bundles.Packed(archive, bundles.digest_of(archive)))
+        return answer.status, answer.text
+
+    for node, problem in {
+        "{type: process, comand: [a]}": "4:37: the resource 'process' has no 'comand'; did you mean 'command'?",
+        "{type: process}": "4:13: a process needs exactly one command; write `command: [program, argument, …]`",
+        "{type: pod, imag: a}": "4:31: the resource 'pod' has no 'imag'; did you mean 'image'?",
+        "{type: pod, ports: {a: 65536}}": "4:36: a pod's port is a number from 1 to 65535; correct it",
+    }.items():
+        status, text = upload(node)
+        assert status == 400
+        assert f"deployment.yaml:{problem}" in text
+    assert upload("{type: vm, comand: [a]}")[0] == 201
+
+
 def test_a_stored_bundle_is_not_refused_by_later_checks(api: InProcessApi, monkeypatch: pytest.MonkeyPatch) -> None:
     packed = api.bundle()
     assert api.put_bundle(packed).status == 201
