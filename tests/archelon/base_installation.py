@@ -59,7 +59,7 @@ class Absent(importlib.abc.MetaPathFinder):
 
 def main() -> None:
     finder = Absent(required("archelon"))
-    assert {"kubernetes", "heatclient", "asyncssh", "jsonpath", "pytest"} <= finder.absent
+    assert {"kubernetes", "heatclient", "asyncssh", "pytest"} <= finder.absent
     sys.meta_path.insert(0, finder)
     own = tuple(f"cloud_controller.platforms.{extra}." for extra in EXTRAS)
     for package in PACKAGES.split():

@@ -73,6 +73,8 @@ class System:
             metadata.create_all(self.database.engine)
             with self.database.write() as connection:
                 connection.execute(sa.insert(installation), {"name": INSTALLATION})
+                # Alembic's own, which the readiness check updates.
+                connection.exec_driver_sql("CREATE TABLE alembic_version (version_num VARCHAR(32) PRIMARY KEY)")
         runner = (
             sys.executable,
             "-I",
