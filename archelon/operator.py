@@ -11,6 +11,7 @@ import click
 
 from archelon_api import service_manager as wire
 
+from . import completion
 from .connection import Connection, service_options
 from .errors import CommandError, Status
 from .output import Output, output_option
@@ -29,7 +30,7 @@ def operator() -> None:
 
 @operator.command()
 @click.option("--in-state", type=click.Choice(wire.STATES), help="Only instances in this state.")
-@click.option("--service", help="Only instances of this service: its term or type.")
+@click.option("--service", help="Only instances of this service: its term or type.", shell_complete=completion.services)
 @click.option("--tenant", help="Only instances of the tenant with this id.")
 @service_options("operator")
 @output_option

@@ -12,6 +12,7 @@ from archelon_api import service_manager as wire
 from occi_service import client
 from occi_service.model import type_id
 
+from . import completion
 from .connection import Connection, service_options
 from .errors import CommandError, Status
 from .follow import command, polled, show_progress
@@ -20,7 +21,7 @@ from .output import Output, output_option
 #: States in which a roll goes on, or may.
 _UNDER_WAY: Final = ("running", "paused")
 
-_name = click.argument("name", metavar="SERVICE")
+_name = click.argument("name", metavar="SERVICE", shell_complete=completion.services)
 _timeout = click.option("--timeout", type=click.FloatRange(min=0.1), help="Seconds to follow it; by default, no limit.")
 
 

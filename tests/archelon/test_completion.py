@@ -47,6 +47,7 @@ def test_names_are_completed(running: Manager) -> None:
     running.api.place(path, "active")
     assert completed("instance", "create", "de") == ["demo"]
     assert completed("service", "show", "de") == completed("withdraw", "de") == ["demo"]
+    assert completed("rollout", "status", "de") == completed("operator", "instances", "--service", "de") == ["demo"]
     assert completed("instance", "create", "demo", "demo.") == ["demo.size=", "demo.password="]
     assert completed("instance", "show", identifier[:2]) == [identifier]
     assert completed("instance", "delete", "/de") == [path]
