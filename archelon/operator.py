@@ -30,12 +30,18 @@ def operator() -> None:
 
 @operator.command()
 @click.option("--in-state", type=click.Choice(wire.STATES), help="Only instances in this state.")
+@click.option("--health", type=click.Choice(wire.HEALTHS), help="Only those with this health.")
 @click.option("--service", help="Only instances of this service: its term or type.", shell_complete=completion.services)
 @click.option("--tenant", help="Only instances of the tenant with this id.")
 @service_options("operator")
 @output_option
 def instances(
-    in_state: str | None, service: str | None, tenant: str | None, connection: Connection, output: Output
+    in_state: str | None,
+    health: str | None,
+    service: str | None,
+    tenant: str | None,
+    connection: Connection,
+    output: Output,
 ) -> None:
     """List the instances of all tenants."""
     from .lookup import service_named
@@ -43,8 +49,9 @@ def instances(
     with connection.open() as manager:
         if service is not None and "#" not in service:
             service = service_named(manager, service).type_id
-        rows = list(of_all_tenants(manager, state=in_state, service=service, tenant=tenant))
-    output.rows(rows, ["id", "tenant", "service", "state", "failed", "generation"], empty="no instances")
+        rows = list(of_all_tenants(manager, state=in_state, health=health, service=service, tenant=tenant))
+    columns = ["id", "tenant", "service", "state", "failed", "health", "generation"]
+    output.rows(rows, columns, wide=["path"], empty="no instances")
 
 
 @operator.command()

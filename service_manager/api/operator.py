@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import json
 from collections.abc import Callable
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import falcon
 import pydantic
@@ -37,6 +37,7 @@ class _NoQuery(pydantic.BaseModel, extra="forbid"):
 
 class _Listing(_NoQuery):
     state: _Text | None = None
+    health: Literal["healthy", "degraded", "down"] | None = None
     service: _Text | None = None
     tenant: _Text | None = None
     after: _Text = ""
@@ -73,12 +74,14 @@ class OperatorResource:
         self._clock = clock
 
     def on_get_instances(self, req: falcon.Request, resp: falcon.Response) -> None:
-        """List all instances by id: `?after=<id>` continues, `?state=`, `?service=` and `?tenant=` filter."""
+        """List all instances by id: `?after=<id>` continues, `?state=`, `?health=`, `?service=` and `?tenant=` filter.
+
+        The reason of an instance's health is not listed, because it is the tenant's: a node's output may be in it.
+        """
         query: _Listing = self._check(req, rules.LIST_ALL, _Listing)
         table = tables.instances
-        wanted = sa.select(
-            table.c.id, table.c.tenant, table.c.service, table.c.path, table.c.state, table.c.failed, table.c.generation
-        )
+        listed = ("id", "tenant", "service", "path", "state", "failed", "health", "generation")
+        wanted = sa.select(*[table.c[name] for name in listed])
         for name, given in query.model_dump(exclude={"after"}, exclude_none=True).items():
             wanted = wanted.where(table.c[name] == given)
         wanted = wanted.where(table.c.id > query.after).order_by(table.c.id).limit(_PAGE)

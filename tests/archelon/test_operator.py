@@ -32,6 +32,7 @@ def test_all_tenants_instances_are_listed(running: Manager, monkeypatch: pytest.
         (["--service", "demo"], 5),
         (["--service", TYPE], 5),
         (["--in-state", "active"], 0),
+        (["--health", "down"], 0),
         (["--tenant", listed.json[0]["tenant"], "--in-state", "initialise"], (2, 3)),
     ):
         found = running("operator", "operator", "instances", *arguments, "-o", "json").json

@@ -75,6 +75,17 @@ def test_all_tenants_instances_are_listed(api: InProcessApi) -> None:
     assert listed(api, f"?after={first['id']}") == others
 
 
+def test_instances_are_listed_by_health_without_its_reason(api: InProcessApi) -> None:
+    ill = api.order()
+    api.order("bob")
+    api.place(ill, "active", health="down", health_message="secret thing", health_since=0.0)
+    (found,) = listed(api, "?health=down")
+    assert found["path"] == ill
+    assert found["health"] == "down"
+    assert "secret thing" not in api.ask("operator", "GET", "/operator/instances").text
+    assert api.ask("operator", "GET", "/operator/instances?health=unwell").status == 400
+
+
 def test_an_operator_disposes_of_a_locked_instance(api: InProcessApi) -> None:
     path = api.order("bob")
     api.act(path, wire.LOCK, who="bob")
