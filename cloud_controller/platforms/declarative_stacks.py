@@ -114,7 +114,10 @@ class DeclarativeStacks:
             found = shows.read_log(order.id, node, since) if isinstance(shows, ShowsOutput) else None
             if found is not None:
                 return found
-        raise UnknownNodeError(f"the stack has no node {node[:120]!r} whose output can be read")
+        known = ", ".join(sorted(self._observe(order.id))[:20]) or "none"
+        raise UnknownNodeError(
+            f"the stack has no node {node[:120]!r} whose output can be read; expected one of {known}"
+        )
 
     def advance(self, order: StackOrder, record: Mapping[str, Any] | None) -> Progress:
         """Run one reconcile iteration. Raises DeployError if the order can never be carried out."""
