@@ -101,9 +101,8 @@ def _instances(manager: client.Client, _context: click.Context, incomplete: str)
 
 
 def _attributes(manager: client.Client, context: click.Context, _incomplete: str) -> Iterator[tuple[str, str]]:
-    from archelon_api import service_manager as wire
-
     from .lookup import action_of, instance_at, service_named
+    from .values import given_by_callers
 
     service, action = context.params.get("service"), context.params.get("action")
     name = str(context.params.get("name"))
@@ -112,9 +111,8 @@ def _attributes(manager: client.Client, context: click.Context, _incomplete: str
         declared = next(each for each in manager.categories() if each.type_id == wanted)
     else:
         declared = service_named(manager, service or manager.get(instance_at(manager, name)).kind)
-    for each, definition in declared.attributes.items():
-        if definition.mutable and each not in wire.INSTANCE_ATTRIBUTES and not each.startswith("occi.core."):
-            yield f"{each}=", definition.description
+    for each, definition in given_by_callers(declared):
+        yield f"{each}=", definition.description
 
 
 def _actions(manager: client.Client, context: click.Context, _incomplete: str) -> Iterator[tuple[str, str]]:

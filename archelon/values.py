@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -52,12 +52,23 @@ def read_values(
             raise CommandError(f"{each!r} is not name=value", status=Status.USAGE)
         definition = declared.attributes.get(name) if declared is not None else None
         if definition is None and declared is not None and not as_json:
-            known = ", ".join([known for known in declared.attributes if not known.startswith("occi.core.")])
-            raise CommandError(f"{declared.term} has no attribute {name!r}; it has {known}", status=Status.USAGE)
+            known = ", ".join([settable for settable, _ in given_by_callers(declared)]) or "none"
+            raise CommandError(
+                f"{declared.term} has no attribute {name!r}; expected one of {known}", status=Status.USAGE
+            )
         kind = "json" if as_json else definition.type if definition is not None else "string"
         value = reader.read(name, text)
         values[name] = value if kind == "string" else _parsed(name, value, kind)
     return values
+
+
+def given_by_callers(declared: CategoryDocument) -> Iterator[tuple[str, AttributeDocument]]:
+    """Yield the attributes of a service or action that a caller may give: its own, without those that only the service sets."""
+    from archelon_api import service_manager as wire
+
+    for name, definition in declared.attributes.items():
+        if definition.mutable and name not in wire.INSTANCE_ATTRIBUTES and not name.startswith("occi.core."):
+            yield name, definition
 
 
 def is_secret(definition: AttributeDocument | None) -> bool:

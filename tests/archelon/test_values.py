@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import types
@@ -69,6 +70,21 @@ def test_invalid_values_are_refused(text: str, words: str) -> None:
     with pytest.raises(CommandError, match=words) as refused:
         read_values([text], KIND)
     assert refused.value.status is Status.USAGE
+
+
+def test_an_error_names_what_may_be_given() -> None:
+    declared = dataclasses.replace(
+        KIND,
+        attributes={
+            "a.size": AttributeDocument(),
+            "a.url": AttributeDocument(mutable=False),
+            "mcn.service.state": AttributeDocument(mutable=False),
+            "occi.core.title": AttributeDocument(),
+            "org.archelon.region": AttributeDocument(),
+        },
+    )
+    with pytest.raises(CommandError, match=r"has no attribute 'size'; expected one of a\.size$"):
+        read_values(["size=1"], declared)
 
 
 class Terminal(io.StringIO):
