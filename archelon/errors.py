@@ -76,7 +76,7 @@ def _status_message(error: client.StatusError) -> str:
     if error.status == 401:
         return "the token is not valid here; set ARCHELON_TOKEN, or issue one with `archelon realm token issue`"
     if error.status == 403:
-        return f"not allowed: {error.message}; use another role with --as"
+        return f"not allowed: {error.message.rstrip('.')}; use another role with --as"
     return f"{error.message} ({error.where})" if error.where else error.message
 
 

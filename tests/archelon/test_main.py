@@ -118,6 +118,13 @@ def test_every_expected_error_has_a_status(error: Exception, status: Status) -> 
     assert str(found)
 
 
+def test_a_sentence_of_the_service_continues() -> None:
+    refused = client.ForbiddenError(
+        "It needs a role.", method="GET", url="http://sm/x", status=403, title="T", where=""
+    )
+    assert str(as_command_error(refused)) == "not allowed: It needs a role; use another role with --as"
+
+
 def test_an_unexpected_error_is_not_converted() -> None:
     assert as_command_error(ZeroDivisionError()) is None
 
