@@ -17,6 +17,7 @@ from .errors import CommandError, Status
 from .follow import follow, watch_rows
 from .lookup import instance_at, instances, record_of, service_named
 from .output import Output, for_terminal, output_option
+from .values import is_secret
 
 _PHASES: Final = names.attribute("record.phases")
 _HEALTH: Final = names.attribute("record.health")
@@ -102,10 +103,11 @@ def describe(name: str, connection: Connection, output: Output) -> None:
         except client.NotFoundError:
             # The instance is older than its service manager's records.
             happened = []
+        shown = _fields(manager, entity, links=False) if output.for_people else {}
     if not output.for_people:
         output.fields({**_document(entity), "events": happened})
         return
-    Output().fields(_fields(entity, links=False))
+    Output().fields(shown)
     tables: tuple[tuple[str, Sequence[Mapping[str, Any]], Sequence[str]], ...] = (
         ("resources", [_shown_link(each) for each in entity.links], ("title", "kind", "state", "target")),
         ("events", happened, _EVENT),
@@ -178,7 +180,7 @@ def show_instance(manager: client.Client, path: str, output: Output) -> None:
     elif output.as_json:
         output.document(_document(entity))
     else:
-        output.fields(_fields(entity, links=True))
+        output.fields(_fields(manager, entity, links=True))
 
 
 def summary(entity: client.Entity) -> dict[str, Any]:
@@ -205,13 +207,18 @@ def _document(entity: client.Entity) -> dict[str, Any]:
     return {**summary(entity), "attributes": dict(entity.attributes), "links": links, "actions": list(entity.actions)}
 
 
-def _fields(entity: client.Entity, *, links: bool) -> dict[str, Any]:
-    """Return an instance's fields for people, each once."""
+def _fields(manager: client.Client, entity: client.Entity, *, links: bool) -> dict[str, Any]:
+    """Return an instance's fields for people, each once, without its secrets: others may see the terminal."""
     summarized = (
         *(wire.STATE, wire.STATE_MESSAGE, wire.HEALTH, wire.HEALTH_MESSAGE, wire.HEALTH_SINCE),
         *(names.INSTANCE, names.REGION, names.GENERATION, wire.BUNDLE_VERSION),
     )
-    own = {name: value for name, value in entity.attributes.items() if name not in summarized}
+    declared = service_named(manager, entity.kind).attributes
+    own = {
+        name: f"… (-c {name} prints it)" if is_secret(declared.get(name)) else value
+        for name, value in entity.attributes.items()
+        if name not in summarized
+    }
     targets = [f"{each.title or ''} {each.target}".strip() for each in entity.links]
     return {
         **summary(entity),

@@ -74,6 +74,17 @@ def test_every_name_of_an_instance_is_understood_everywhere(manager: Manager, ow
     assert "of this service manager" in elsewhere.err
 
 
+def test_tables_do_not_show_secrets_that_are_not_asked_for(manager: Manager, own: str) -> None:
+    changed = manager.api.ask("alice", "POST", own, {"attributes": {"demo.password": "swordfish"}})
+    assert changed.status == 200
+    for command in ("show", "describe"):
+        shown = manager("alice", "instance", command, own)
+        assert "swordfish" not in shown.out
+        assert "-c demo.password prints it" in shown.out
+        assert "swordfish" in manager("alice", "instance", command, own, "-o", "json").out
+    assert manager("alice", "instance", "show", own, "-c", "demo.password", "-o", "value").out == "swordfish\n"
+
+
 def test_logs_are_found_by_the_id_of_the_instance(manager: Manager, own: str, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
 
@@ -197,7 +208,7 @@ def test_a_description_holds_everything(manager: Manager, own: str) -> None:
     text = manager("alice", "instance", "describe", own).out
     for part in (own, manager.id(own), "demo.size", "resources:", "running", "events:", "initialise"):
         assert part in text
-    assert manager.paths == [own, f"/record/{manager.id(own)}"]
+    assert manager.paths == [own, f"/record/{manager.id(own)}", "/-/"]
     described = manager("alice", "instance", "describe", own, "-o", "yaml").out
     assert "target: http://cloud.example.org/1" in described
     assert "phase: initialise" in described
