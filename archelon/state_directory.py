@@ -29,6 +29,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from archelon_api import service_manager as wire
+
 from .errors import CommandError, Status
 from .keys import ISSUERS, make_signing_key, write_private
 
@@ -199,8 +201,10 @@ class StateDirectory:
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
+            # Users of other command lines expect `list --state` to be a filter.
+            hint = "; to filter by state, use --in-state" if self.path.name in wire.STATES else ""
             raise CommandError(
-                f"{self.path} is not a state directory; `archelon dev` creates one", status=Status.USAGE
+                f"{self.path} is not a state directory; `archelon dev` creates one{hint}", status=Status.USAGE
             ) from None
         except ValueError:
             raise CommandError(f"{path} is not JSON; restore it, or remove {self.path} to start over") from None

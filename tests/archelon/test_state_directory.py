@@ -34,6 +34,13 @@ def test_it_is_private(state: StateDirectory) -> None:
     assert stat.S_IMODE(secret.stat().st_mode) == 0o600
 
 
+def test_a_state_in_place_of_the_directory_is_explained(tmp_path: Path) -> None:
+    with pytest.raises(CommandError, match=r"is not a state directory; .*; to filter by state, use --in-state"):
+        StateDirectory(tmp_path / "active").token("tenant")
+    with pytest.raises(CommandError, match=r"creates one$"):
+        StateDirectory(tmp_path / "elsewhere").token("tenant")
+
+
 def test_existing_files_are_kept(state: StateDirectory) -> None:
     files = {path: path.read_bytes() for path in state.path.rglob("*") if path.is_file()}
     state.make(host="127.0.0.1", first_port=first_port() + 4)
