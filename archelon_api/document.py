@@ -44,7 +44,8 @@ What clients of other projects send is accepted in every rendering:
 - All that a GET shows may be sent back, by PUT or in an update, including what only the service sets.
 - In JSON, one mixin may be sent to `/-/` without `{"mixins": […]}`, and `{"resources": [one]}` to an entity's path.
 - Also in JSON, a member `location` of an entity is ignored. Text may declare the charset ISO-8859-1 and is then read in it.
-- Attaching a mixin at its location is answered with its collection.
+- Attaching a mixin at its location is answered with its collection. In JSON, `{"resources": […]}` names the entities, each by
+  its location as a text, or as an object with `kind` and `id`.
 
 A GET of a collection is filtered by `Category` and `X-OCCI-Attribute` in its header, or in its query: `category=` with a
 type identifier (`#` written as `%23`) or a term, and `name=value` of attributes. The core kinds `entity`, `resource` and
