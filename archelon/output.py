@@ -187,11 +187,16 @@ def _aligned(cells: list[list[str]], width: int, *, header: bool) -> Iterator[st
     columns = list(zip(*cells, strict=True))
     widths = [max([len(line) for text in column for line in text.split("\n")]) for column in columns]
     wordy = [index for index, column in enumerate(columns) if any(" " in text for text in column)]
+    # A column may hold words in one row and an id in another.
+    whole = [
+        max([len(line) for text in column for line in text.split("\n") if " " not in line], default=0)
+        for column in columns
+    ]
     while sum(widths) + len(_GAP) * (len(widths) - 1) > width:
-        widest = max(wordy, key=lambda index: widths[index], default=None)
-        if widest is None or widths[widest] <= _NARROWEST:
+        wide = [index for index in wordy if widths[index] > max(_NARROWEST, whole[index])]
+        if not wide:
             break
-        widths[widest] -= 1
+        widths[max(wide, key=lambda index: widths[index])] -= 1
     for number, row in enumerate(cells):
         wrapped = [
             [

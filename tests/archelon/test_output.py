@@ -47,6 +47,22 @@ def test_a_terminals_table_wraps_words_and_never_an_id(
     assert " ".join(" ".join(lines).split()).count("says") == 30
 
 
+def test_an_id_below_words_keeps_its_columns_in_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "70")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    rows = [
+        {"name": "service manager", "state": "ready", "message": "says " * 30},
+        {"name": ID, "state": "fail", "message": "says " * 30},
+    ]
+    Output().rows(rows, ("name", "state", "message"), empty="")
+    lines = click.unstyle(capsys.readouterr().out).splitlines()
+    (state,) = {line.index(word) for line in lines for word in ("STATE", "ready", "fail") if word in line}
+    assert state == len(ID) + 2
+    assert max(map(len, lines)) <= 70
+
+
 def test_documents_contain_everything_unchanged(capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(printed(capsys, Output("json"))) == ROWS
     assert yaml.safe_load(printed(capsys, Output("yaml"))) == ROWS
