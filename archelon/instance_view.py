@@ -61,6 +61,8 @@ def list_instances(
             return [summary(entity) for entity in instances(manager, service=service, attributes=wanted)]
 
         if watch:
+            if service is not None:
+                service_named(manager, service)
             watch_rows(fetch, output, _LISTED, wide=_LISTED_WIDE, key=("path",), empty=_EMPTY)
         rows = fetch()
         if not rows and service is not None:

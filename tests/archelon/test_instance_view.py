@@ -123,6 +123,13 @@ def test_a_list_is_one_request_however_many_services(manager: Manager) -> None:
         assert manager.paths == [each["path"]]
 
 
+def test_an_unknown_service_is_not_watched(manager: Manager, own: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    on_each_pause(monkeypatch)
+    watched = manager("alice", "instance", "list", "--service", "nothing", "--watch")
+    assert watched.status == Status.NOT_FOUND
+    assert "there is no service 'nothing'" in watched.err
+
+
 def test_lists_are_filtered_by_the_service_manager(manager: Manager, own: str) -> None:
     other = manager.api.ask("alice", "POST", "/other/", {"kind": SCHEME + "other", "attributes": {"demo.size": 7}})
     path = path_of(other)
