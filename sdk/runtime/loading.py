@@ -25,7 +25,7 @@ class LoadFailure(Failure):
     """The class cannot be loaded; `problem` says where and why."""
 
     def __init__(self, problem: bundles.Problem) -> None:
-        super().__init__(str(problem))
+        super().__init__(str(problem), permanent=True)
         self.problem = problem
 
 

@@ -193,6 +193,8 @@ def test_a_bundle_has_one_orchestrator(tmp_path: Path, code: str, expected: str)
     with pytest.raises(sdk.Failure) as error:
         load_class(bundles.Bundle.load(directory, checked=True))
     assert expected in str(error.value)
+    # Another attempt would load the same code.
+    assert error.value.permanent
 
 
 def test_a_base_class_is_not_a_second_orchestrator(tmp_path: Path) -> None:
