@@ -157,8 +157,9 @@ class TestBed:
     def _two_at_a_time(self, *calls: Callable[[], None]) -> None:
         """Run the calls; the first error stops the steps of the others."""
         with concurrent.futures.ThreadPoolExecutor(max_workers=2) as pool:
-            under_way = [pool.submit(call) for call in calls]
             try:
+                # Here too: an interrupt between two submissions would otherwise wait for the first.
+                under_way = [pool.submit(call) for call in calls]
                 for done in concurrent.futures.as_completed(under_way):
                     done.result()
             except BaseException:
