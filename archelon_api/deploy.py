@@ -9,6 +9,7 @@ from occi.core_model import Action, Kind, Mixin, Resource
 from occi_service.attributes import Attribute
 
 from .names import LABELS, REGION, attribute, derived_id, scheme
+from .service_manager import HEALTHS
 
 SCHEME: Final = scheme("deploy")
 #: OCCI Platform (GFD.227).
@@ -201,7 +202,7 @@ STACK: Final = Kind(
         ),
         STACK_ID: Attribute("immutable", description="the platform's own id"),
         STACK_HEALTH: Attribute(
-            "immutable", pattern="healthy|degraded|down", description="how it is at present; absent until it is created"
+            "immutable", pattern="|".join(HEALTHS), description="how it is at present; absent until it is created"
         ),
         STACK_HEALTH_MESSAGE: Attribute("immutable", description="what is wrong; absent while healthy"),
         # Only the template's author knows which of them are secret, so none is listed, and all are encrypted.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 from occi.core_model import Action, Kind, Link, Resource
@@ -228,6 +229,13 @@ RECORD: Final = Kind(
 def location_of(type_id: str) -> str:
     """Return the location of a service's kind, or of one of the service manager's own kinds, at a service manager."""
     return f"/{type_id.rpartition('#')[2]}/"
+
+
+def worst_health(found: Iterable[tuple[str, str]]) -> tuple[str, str]:
+    """Return the worst of these healths, each with its message, and all messages joined; healthy if there are none."""
+    known = list(found)
+    worst = max([health for health, _ in known], key=HEALTHS.index, default=HEALTHS[0])
+    return worst, "; ".join([message for _, message in known if message])
 
 
 def supplier_path(instance: str, service_type: str, region: str = "") -> str:

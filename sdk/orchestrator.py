@@ -209,6 +209,7 @@ class Orchestrator:
         suppliers = self.resolver.suppliers()
         problems = [(each.health, each.health_message) for each in stacks if each.health]
         problems += [("down", f"its supplier {each} is gone") for each in self.resolver.lost(suppliers)]
+        health, message = wire.worst_health(problems)
         for each in stacks:
             for name, value in each.outputs.items():
                 # Hurtle's names for outputs of several regions.
@@ -218,8 +219,8 @@ class Orchestrator:
             stack_id=",".join([f"{each.region}:{each.id}" for each in stacks]),
             outputs={**outputs, **self.outputs},
             links=(*resources, *_dependency_links(suppliers)),
-            health=max((health for health, _ in problems), key=wire.HEALTHS.index, default=wire.HEALTHS[0]),
-            health_message="; ".join([message for _, message in problems if message]),
+            health=health,
+            health_message=message,
         )
 
     def _values(self, suppliers: Mapping[str, Supplier]) -> dict[str, Any]:

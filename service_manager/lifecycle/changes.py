@@ -83,11 +83,7 @@ class Changes:
         if not change.removed and change.decided_on is None and change.message is None:
             self._instances.change(connection, instance_id, change.columns)
             return
-        # The entity before the row, as for orders and reports: its lock keeps them from writing. The row is read under
-        # that lock, since it could change before.
-        place = self._instances.place(connection, instance_id)
-        entity = self._instances.entity_at(connection, *place) if place is not None else None
-        instance = self._instances.find(connection, instance_id, lock=True)
+        instance, entity = self._instances.locked(connection, instance_id)
         if instance is None:
             return
         if change.decided_on is not None and instance.snapshot != change.decided_on:

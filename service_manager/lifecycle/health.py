@@ -129,10 +129,8 @@ class InstanceHealth:
         found = [own] if own.health != _HEALTHY else []
         if instance.snapshot.dependencies:
             found += self._of_suppliers(connection, instance, own.message)
-        if not found:
-            return Condition(_HEALTHY)
-        worst = max((each.health for each in found), key=wire.HEALTHS.index)
-        return Condition(worst, "; ".join([each.message for each in found if each.message])[:_LONGEST_MESSAGE])
+        worst, message = wire.worst_health(found)
+        return Condition(worst, message[:_LONGEST_MESSAGE])
 
     def _of_suppliers(self, connection: sa.Connection, instance: Instance, own: str) -> list[Condition]:
         """Return what is wrong with the suppliers. The instance's own message may already name one that is gone."""
@@ -205,9 +203,7 @@ class HealthWork(queue.Handler[str, str]):
 
     def save(self, connection: sa.Connection, item: queue.Item, observed: str) -> None:
         """Write the health."""
-        place = self._instances.place(connection, observed)
-        entity = self._instances.entity_at(connection, *place) if place is not None else None
-        instance = self._instances.find(connection, observed, lock=True)
+        instance, entity = self._instances.locked(connection, observed)
         if instance is None or entity is None:
             return
         columns = self._health.show(connection, instance, entity, state=instance.snapshot.state)

@@ -178,6 +178,14 @@ class Instances:
         except KeyError:
             return None
 
+    def locked(self, connection: sa.Connection, instance: str) -> tuple[Instance | None, Entity | None]:
+        """Return an instance's row and entity, both locked until the transaction ends; None for what is gone."""
+        # The entity before the row, as for orders and reports: its lock keeps them from writing. The row is read under
+        # that lock, since it could change before.
+        place = self.place(connection, instance)
+        entity = self.entity_at(connection, *place) if place is not None else None
+        return self.find(connection, instance, lock=True), entity
+
     def entity_unlocked(self, instance: Instance) -> Entity | None:
         """Return the entity of an instance, for reading only and with its secrets; None if it is gone."""
         return self.entity_at(None, instance.tenant, instance.path)
