@@ -38,6 +38,7 @@ from sqlalchemy.pool import QueuePool
 from . import private_files, transactions
 from .errors import BadRequestError, ConflictError, HttpError, UnavailableError
 from .sqlite_locks import ProcessLock
+from .statements import Statement
 
 #: Names are derived, so that a migration can drop a constraint on both databases.
 metadata = sa.MetaData(
@@ -309,7 +310,7 @@ class Database:
 
 
 class Often:
-    """A SELECT that runs often. SQLAlchemy's overhead is larger than the SELECT itself.
+    """A SELECT that runs often, by itself: a `Statement` without even a transaction's connection.
 
     Attributes:
         text: the statement for the driver.
@@ -317,10 +318,8 @@ class Often:
 
     def __init__(self, engine: sa.Engine, statement: sa.sql.expression.SelectBase) -> None:
         self._engine = engine
-        compiled = statement.compile(dialect=engine.dialect)
-        self.text = str(compiled)
-        #: The order of the parameters if the driver takes them by position.
-        self._order = compiled.positiontup
+        self._compiled = Statement(statement).compiled(engine.dialect)
+        self.text = self._compiled.text
 
     def rows(self, parameters: Mapping[str, str]) -> Sequence[Any]:
         """The rows, in autocommit mode.
@@ -335,12 +334,13 @@ class Often:
         pooled = self._engine.raw_connection()
         try:
             driver: Any = pooled.dbapi_connection
-            if self._order is not None:
-                rows: Sequence[Any] = driver.execute(self.text, [parameters[each] for each in self._order]).fetchall()
+            values = self._compiled.values(parameters)
+            if self._engine.dialect.name == "sqlite":
+                rows: Sequence[Any] = driver.execute(self.text, values).fetchall()
             else:
                 # Two assignments without a round trip, instead of BEGIN and ROLLBACK.
                 driver.autocommit = True
-                rows = driver.execute(self.text, parameters).fetchall()
+                rows = driver.execute(self.text, values).fetchall()
                 driver.autocommit = False
         except BaseException:
             pooled.invalidate()
