@@ -126,6 +126,8 @@ _UNSTORABLE: Final = (
     "a value in the request cannot be stored: texts have no NUL and keep to their lengths, integers have 64 bits"
 )
 _MOST: Final = 2**63 - 1
+#: Where a connection's transaction keeps what is to be called after its commit.
+_AFTER_COMMIT: Final = "archelon.after_commit"
 #: UTF-8 cannot encode these; JSON's escapes can spell them.
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
@@ -270,8 +272,20 @@ class Database:
             sqlalchemy.exc.TimeoutError: on SQLite, the other threads of this process kept writing for 30 s.
             RuntimeError: on SQLite, this thread is already writing, and would deadlock.
         """
+        actions: dict[Callable[[], None], None] = {}
         with self.write_lock(), self._write.begin() as connection, transactions.opened():
+            connection.info[_AFTER_COMMIT] = actions
             yield connection
+        for action in actions:
+            action()
+
+    @staticmethod
+    def after_commit(connection: sa.Connection, action: Callable[[], None]) -> None:
+        """Call `action` once a transaction of `write` is committed and its lock released; equal actions are called once.
+
+        A process that is killed in between does not call it, so nothing may depend on it. It must be quick, and not raise.
+        """
+        connection.info[_AFTER_COMMIT][action] = None
 
     def prove(self) -> None:
         """Return if the database can be read and written, for readiness. It writes at most every 10 s.

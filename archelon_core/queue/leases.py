@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from .queue import CHANNEL, WorkQueue
+from .queue import WorkQueue
 from .table import work
 from .topic import Item, Priority, Token
 
@@ -203,6 +203,7 @@ class Leases:
     """
 
     def __init__(self, queue: WorkQueue, topics: Sequence[str], *, owner: str, lease: float) -> None:
+        self._queue = queue
         self._database = queue.database
         self._clock = queue.clock
         self._topics = list(topics)
@@ -327,8 +328,8 @@ class Leases:
         values = {**_mine(item), "next": due, "failures": failures, "why": reason}
         with self._database.write() as connection:
             self._settle(connection, _REARM, values, write)
-            if notify and self._database.dialect == "postgresql":
-                connection.execute(sa.select(sa.func.pg_notify(CHANNEL, item.topic)))
+            if notify:
+                self._queue.notify(connection, item.topic)
 
     def end(self, item: Item, outcome: str, *, write: Write | None = None, reason: str | None = None) -> None:
         """Write, and end the row with its outcome, unless it was enqueued meanwhile.

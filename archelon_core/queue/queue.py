@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from ..database import Database
+from .pipes import Notify
 from .table import work
 from .topic import Priority
 
@@ -211,6 +212,15 @@ class WorkQueue:
                 "first_token": int(now * 1_000_000),
             },
         )
+        if self.database.dialect == "sqlite":
+            self.notify(connection, topic)
+
+    def notify(self, connection: sa.Connection, topic: str) -> None:
+        """Wake idle workers once the caller's transaction commits."""
+        if self.database.dialect == "sqlite":
+            self.database.after_commit(connection, Notify(str(self.database.url.database)))
+        else:
+            connection.execute(sa.select(sa.func.pg_notify(CHANNEL, topic)))
 
     def state(self, topic: str, key: str) -> WorkState | None:
         """The row of one item; None if there is none."""

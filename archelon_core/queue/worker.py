@@ -24,7 +24,6 @@ from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Final
 
-import psycopg
 import sqlalchemy as sa
 
 from .leases import LeaseLostError, Leases
@@ -33,7 +32,7 @@ from .owners import is_dead, new_owner
 from .queue import WorkQueue
 from .steps import StepRunner
 from .topic import Item, Topic
-from .wakeup import Wakeup, wakeup_for
+from .wakeup import LOST, Wakeup, wakeup_for
 
 #: Seconds before the worker retries an unavailable database.
 _DATABASE_PAUSE: Final = 1.0
@@ -225,7 +224,7 @@ class Worker:
                     woken = wakeup.wait(seconds)
                     if not self._draining.is_set():
                         seconds = self._after_notification(seconds) if woken else self._poll()
-                except (sa.exc.SQLAlchemyError, psycopg.Error) as error:
+                except LOST as error:
                     self._observer.interrupted(error)
                     self._draining.wait(_DATABASE_PAUSE)
                     seconds = 0.0
