@@ -25,7 +25,7 @@ from .waiting import CancellableWaiter
 
 
 def application(settings: Settings) -> WSGIApplication:
-    """Build the WSGI application. Call it in the process that serves: it starts two threads."""
+    """Build the WSGI application. Call it in the process that serves: it starts threads."""
     report_queue = ReportQueue(settings.url, settings.start_token)
     private, waiter, scope = Private(), CancellableWaiter(), IdempotencyScope()
     services = HttpServiceClients(report_queue, settings.design_url, waiter=waiter)

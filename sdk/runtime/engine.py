@@ -1,4 +1,4 @@
-"""Drives an orchestrator: runs phases, events and actions in one thread, one after another, and reports their outcome.
+"""Drives an orchestrator: runs phases, events and actions one after another, and reports their outcome.
 
 Requests are answered at once; the engine records them by phase and generation, so that a repeated request does nothing twice. A
 newer order, or `destroy`, cancels the running work: its next wait or request ends it. Notifications of stacks and suppliers wake
@@ -31,6 +31,7 @@ from ..instance import Instance
 from ..orchestrator import Details, Orchestrator
 from ..private_state import Private, events_in
 from .event_log import EventLog
+from .threads import OnDemandThread
 from .waiting import EngineWaiter
 
 _LOG: Final = logging.getLogger("archelon.sdk")
@@ -114,11 +115,15 @@ class Engine:
         self._last: dict[str, Any] = {}
         self._kept: dict[str, Any] | None = None
         self._closed = False
-        self._thread = threading.Thread(target=self._work, name="orchestrator", daemon=True)
+        self._opened = False
+        self._thread = OnDemandThread(self._work, name="orchestrator")
 
     def open(self) -> None:
-        """Start the engine's thread."""
-        self._thread.start()
+        """Do the work from now on, in a thread that ends when there is none, and no tick to wait for."""
+        with self._changed:
+            self._opened = True
+            if self._jobs:
+                self._thread.start()
 
     def close(self) -> None:
         """Cancel the running work, and stop."""
@@ -127,8 +132,7 @@ class Engine:
             self._jobs.clear()
             self._waiter.cancel()
             self._changed.notify_all()
-        if self._thread.is_alive():
-            self._thread.join(timeout=10.0)
+        self._thread.join(10.0)
 
     # requests ---------------------------------------------------------------------------------------------------------
 
@@ -156,9 +160,9 @@ class Engine:
                     raise Refusal("instance, tenant and service cannot change")
             else:
                 self._private.restore(private)
-            self._instance = instance
             if self._orchestrator is None:
                 self._enqueue("activate", self._begin)
+            self._instance = instance
 
     def phase(self, phase: str, generation: int | None, *, parameters: Any = None, internal: Any = None) -> None:
         """Begin a phase; if it is in progress or done already, only report its outcome again.
@@ -187,10 +191,10 @@ class Engine:
                 parameters=instance.parameters if parameters is None else parameters,
                 internal=instance.internal if internal is None else internal,
             )
-            self._instance = ordered
-            run = self._current = self._runs[f"{generation}/{phase}"] = _Run(phase, generation)
-            self._runs = {key: each for key, each in self._runs.items() if each.generation >= generation - 2}
+            run = _Run(phase, generation)
             self._enqueue(run.key, lambda: self._run(run, ordered))
+            self._instance, self._current, self._runs[run.key] = ordered, run, run
+            self._runs = {key: each for key, each in self._runs.items() if each.generation >= generation - 2}
 
     def notify(self, event: str, kind: str, subject: str, data: Mapping[str, Any]) -> bool:
         """Queue an event, once; `await_settled` tells when it is settled.
@@ -275,6 +279,8 @@ class Engine:
         self._waiter.cancel()
 
     def _enqueue(self, name: str, work: Callable[[], None], *, event: str | None = None) -> None:
+        if self._opened and not self._closed:
+            self._thread.start()
         self._jobs.append(_Job(name, work, contextvars.copy_context(), event))
         self._changed.notify_all()
 
@@ -293,8 +299,10 @@ class Engine:
                 tick_at = self._waiter.now() + interval
             with self._changed:
                 left = None if tick_at is None else max(0.0, tick_at - self._waiter.now())
-                self._changed.wait_for(lambda: self._closed or bool(self._jobs), left)
-                if self._closed:
+                if left is not None:
+                    self._changed.wait_for(lambda: self._closed or bool(self._jobs), left)
+                if self._closed or (left is None and not self._jobs):
+                    self._thread.end()
                     return
             self.step()
 

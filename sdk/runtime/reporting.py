@@ -21,6 +21,8 @@ from archelon_core.backoff import Backoff
 from occi_service import client
 from occi_service.model import type_id
 
+from .threads import OnDemandThread
+
 _LOG: Final = logging.getLogger("archelon.sdk")
 #: Seconds between attempts to reach an unavailable service manager.
 _PAUSES: Final = Backoff(0.1, longest=5.0)
@@ -61,19 +63,21 @@ class ReportQueue:
         self._changed = threading.Condition()
         self._reports: dict[str, tuple[dict[str, Any], str | None, Callable[[], None]]] = {}
         self._closed = False
-        self._thread = threading.Thread(target=self._run, name="reports", daemon=True)
+        self._opened = False
+        self._thread = OnDemandThread(self._run, name="reports")
 
     def open(self) -> None:
-        """Start the queue's thread, which renews the tokens first."""
-        self._thread.start()
+        """Renew the tokens, and report from now on, in a thread that ends when there is nothing to report."""
+        with self._changed:
+            self._opened = True
+            self._thread.start()
 
     def close(self) -> None:
         """Stop reporting."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-        if self._thread.is_alive():
-            self._thread.join(timeout=_TIMEOUT.total)
+        self._thread.join(_TIMEOUT.total)
         self._client.close()
 
     # tokens -----------------------------------------------------------------------------------------------------------
@@ -122,12 +126,13 @@ class ReportQueue:
         """Queue a report; it replaces a waiting report of the same key.
 
         Args:
-            settled: called in the queue's thread when it is acknowledged or rejected for good.
+            settled: called in a thread of the queue when it is acknowledged or rejected for good.
         """
         with self._changed:
+            if self._opened and not self._closed:
+                self._thread.start()
             self._reports.pop(key, None)
             self._reports[key] = (attributes, logs.request_id() or None, settled)
-            self._changed.notify_all()
 
     @property
     def pending(self) -> list[str]:
@@ -137,28 +142,26 @@ class ReportQueue:
 
     def _run(self) -> None:
         pauses = iter(self._pauses)
-        while not self._closed:
+        while True:
             try:
                 if not self._tokens:
                     self.renew()
-                sent = self._send_next()
-                pauses = iter(self._pauses)
+                self._send_next()
+                pauses, pause = iter(self._pauses), 0.0
             except client.ClientError as error:
                 _LOG.warning("service manager unavailable: %s", error)
-                self._wait(next(pauses), lambda: self._closed)
-                continue
-            if not sent:
-                self._wait(60.0, lambda: self._closed or bool(self._reports))
+                pause = next(pauses)
+            with self._changed:
+                self._changed.wait_for(lambda: self._closed, pause)
+                if self._closed or (not pause and not self._reports):
+                    self._thread.end()
+                    return
 
-    def _wait(self, seconds: float, condition: Callable[[], bool]) -> None:
-        with self._changed:
-            self._changed.wait_for(condition, seconds)
-
-    def _send_next(self) -> bool:
+    def _send_next(self) -> None:
         with self._changed:
             key = next(iter(self._reports), None)
             if key is None:
-                return False
+                return
             queued = self._reports[key]
         attributes, request_id, settled = queued
         superseded = False
@@ -176,7 +179,6 @@ class ReportQueue:
                 del self._reports[key]
         if not superseded:
             settled()
-        return True
 
     def _send(self, attributes: dict[str, Any], request_id: str | None) -> None:
         token = self.token(tokens.AUDIENCE_SERVICE_MANAGER)
