@@ -30,6 +30,8 @@ import time
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
+from archelon_core.log_segments import LogSegments
+
 from . import bubblewrap, processes
 
 _PR_SET_PDEATHSIG = 1
@@ -47,45 +49,6 @@ _WINDOW = 60.0
 _WRITE_RETRY = 1.0
 
 
-class _Log:
-    """Output in segments, each named by the position of its first byte, so that positions stay valid after a rotation."""
-
-    def __init__(self, directory: str, *, segment: int, kept: int) -> None:
-        self._directory = directory
-        self._segment = segment
-        self._kept = kept
-        os.makedirs(directory, mode=0o700, exist_ok=True)  # noqa: PTH103
-        starts = self._starts()
-        self._start = starts[-1] if starts else 0
-        self._file = self._open(self._start)
-        self._size = os.fstat(self._file).st_size
-
-    def write(self, data: bytes) -> None:
-        # A full disk loses output, but does not stop the process. Lost output is not counted in positions.
-        with contextlib.suppress(OSError):
-            if self._size and self._size + len(data) > self._segment:
-                self._rotate()
-            while data:
-                written = os.write(self._file, data)
-                self._size += written
-                data = data[written:]
-
-    def _rotate(self) -> None:
-        # Remove the oldest first, to free space on a full disk.
-        starts = self._starts()
-        for old in starts[: len(starts) - self._kept + 1]:
-            os.unlink(f"{self._directory}/{old}")  # noqa: PTH108
-        new = self._open(self._start + self._size)
-        os.close(self._file)
-        self._file, self._start, self._size = new, self._start + self._size, 0
-
-    def _starts(self) -> list[int]:
-        return sorted(int(name) for name in os.listdir(self._directory))  # noqa: PTH208
-
-    def _open(self, start: int) -> int:
-        return os.open(f"{self._directory}/{start}", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-
-
 class _Supervisor:
     def __init__(self, directory: str, order: Mapping[str, Any], ready: int) -> None:
         self._directory = directory
@@ -97,7 +60,7 @@ class _Supervisor:
         self._status: dict[str, object] = {}
         self._is_written = True
         self._own_process = processes.read(os.getpid())
-        self._log = _Log(f"{directory}/log", segment=order["log_segment"], kept=order["log_segments"])
+        self._log = LogSegments(f"{directory}/log", segment=order["log_segment"], kept=order["log_segments"])
         self._output, self._child_output = os.pipe()
         os.set_blocking(self._output, False)
         self._wakeup, wakeup = os.pipe()

@@ -17,13 +17,14 @@ from pathlib import Path
 
 import pytest
 
+from archelon_core.log_segments import LogSegments
 from cloud_controller.platforms.local.inventory import LocalInventory
 from cloud_controller.platforms.local.launcher import Launcher
 from cloud_controller.platforms.local.logs import read_log
 from cloud_controller.platforms.local.orders import LaunchError, ProcessState, Restart
 from cloud_controller.platforms.local.sandbox import Sandbox
 from cloud_controller.platforms.local.stack_index import INDEX_FILE
-from cloud_controller.platforms.local.supervisor import _Log, _Supervisor
+from cloud_controller.platforms.local.supervisor import _Supervisor
 from tests.waiting import until
 
 from .test_launcher import NAME, is_in, order, running, start, supervisor_of
@@ -55,7 +56,7 @@ def test_a_process_continues_when_its_output_cannot_be_written(launcher: Launche
 
 
 def test_log_positions_stay_valid_after_a_partial_write(tmp_path: Path) -> None:
-    log = _Log(str(tmp_path), segment=1000, kept=3)
+    log = LogSegments(str(tmp_path), segment=1000, kept=3)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (600, before[1]))
     try:
