@@ -21,6 +21,7 @@ from archelon_core.backoff import Backoff
 from occi_service import client
 from occi_service.model import type_id
 
+from .clients import Clients
 from .threads import OnDemandThread
 
 _LOG: Final = logging.getLogger("archelon.sdk")
@@ -37,6 +38,7 @@ class ReportQueue:
     Args:
         url: the instance's own.
         start_token: from the environment.
+        clients: of the process; default: its own.
         clock: monotonic seconds.
         pauses: seconds between attempts to reach an unavailable service manager.
     """
@@ -46,6 +48,7 @@ class ReportQueue:
         url: str,
         start_token: str,
         *,
+        clients: Clients | None = None,
         clock: Callable[[], float] = time.monotonic,
         pauses: Backoff = _PAUSES,
     ) -> None:
@@ -55,7 +58,8 @@ class ReportQueue:
         host, _, path = rest.partition("/")
         self._path = "/" + path
         self._clock = clock
-        self._client = client.Client(f"{base}://{host}", timeout=_TIMEOUT, retry=client.Retry(attempts=1))
+        self._clients, self._owns_clients = clients or Clients(), clients is None
+        self._client = self._clients.at(f"{base}://{host}").using(timeout=_TIMEOUT, retry=client.Retry(attempts=1))
         self._start_token = start_token
         self._tokens: dict[str, str] = {}
         self._since = float("-inf")
@@ -67,10 +71,11 @@ class ReportQueue:
         self._thread = OnDemandThread(self._run, name="reports")
 
     def open(self) -> None:
-        """Renew the tokens, and report from now on, in a thread that ends when there is nothing to report."""
+        """Report from now on, in a thread that ends when there is nothing to report; first renew, unless there are tokens."""
         with self._changed:
             self._opened = True
-            self._thread.start()
+            if not self._tokens or self._reports:
+                self._thread.start()
 
     def close(self) -> None:
         """Stop reporting."""
@@ -78,7 +83,8 @@ class ReportQueue:
             self._closed = True
             self._changed.notify_all()
         self._thread.join(_TIMEOUT.total)
-        self._client.close()
+        if self._owns_clients:
+            self._clients.close()
 
     # tokens -----------------------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""`ports.ServiceClients` over HTTP: one client per service, with token renewal and retries.
+"""`ports.ServiceClients` over HTTP, with token renewal and retries.
 
 A token that has just expired is renewed or exchanged, and the call is repeated. Idempotent calls to an unavailable service (a
 restart, an upgrade) are retried, so that no phase fails for that. Actions are sent once.
@@ -7,7 +7,6 @@ restart, an upgrade) are retried, so that no phase fails for that. Actions are s
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final, Protocol, TypeVar
 
@@ -17,6 +16,7 @@ from archelon_core.backoff import Backoff
 from occi_service import client
 
 from ..ports import Service, Waiter
+from .clients import Clients
 from .reporting import ReportQueue
 
 Result = TypeVar("Result")
@@ -34,14 +34,16 @@ class HttpServiceClients:
         report_queue: holds the tokens.
         design_url: of design.
         waiter: clock and cancellable waits.
+        clients: of the process; default: its own.
     """
 
-    def __init__(self, report_queue: ReportQueue, design_url: str, *, waiter: Waiter) -> None:
+    def __init__(
+        self, report_queue: ReportQueue, design_url: str, *, waiter: Waiter, clients: Clients | None = None
+    ) -> None:
         self._report_queue = report_queue
         self._waiter = waiter
         self._design_url = design_url
-        self._lock = threading.Lock()
-        self._clients: dict[str, client.Client] = {}
+        self._clients = clients or Clients()
 
     @property
     def own_url(self) -> str:
@@ -52,24 +54,15 @@ class HttpServiceClients:
 
     def cloud(self, url: str) -> Service:
         token = _Own(self._report_queue, tokens.AUDIENCE_CLOUD_CONTROLLER)
-        return _RetryingService(self._client(url), token, waiter=self._waiter)
+        return _RetryingService(self._clients.at(url).using(timeout=_TIMEOUT), token, waiter=self._waiter)
 
     def supplier(self, url: str, exchange: Callable[[], str] | None) -> Service:
         token = _Own(self._report_queue, tokens.AUDIENCE_SERVICE_MANAGER) if exchange is None else _Exchanged(exchange)
-        return _RetryingService(self._client(url), token, waiter=self._waiter)
+        return _RetryingService(self._clients.at(url).using(timeout=_TIMEOUT), token, waiter=self._waiter)
 
     def close(self) -> None:
-        """Close all connections."""
-        with self._lock:
-            for each in self._clients.values():
-                each.close()
-
-    def _client(self, url: str) -> client.Client:
-        with self._lock:
-            found = self._clients.get(url)
-            if found is None:
-                found = self._clients[url] = client.Client(url, timeout=_TIMEOUT)
-        return found
+        """Close all idle connections."""
+        self._clients.close()
 
 
 class _Token(Protocol):
