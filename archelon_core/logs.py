@@ -43,6 +43,11 @@ _request_hidden: contextvars.ContextVar[list[str] | None] = contextvars.ContextV
     "archelon_request_hidden", default=None
 )
 
+#: Takes the records of the present context instead of the process' own stream.
+_destination: contextvars.ContextVar[_LineHandler | None] = contextvars.ContextVar(
+    "archelon_log_destination", default=None
+)
+
 #: Members of an array or an object that are hidden individually.
 _HIDDEN_MEMBERS = 64
 _RESERVED = frozenset(core.RESERVED_ATTRS) | {"taskName", "color_message"}
@@ -187,6 +192,9 @@ class JsonFormatter(core.BaseJsonFormatter):
 class _LineHandler(logging.StreamHandler[TextIO]):
     """Writes lines; for a record that cannot be formatted, a line that says so without its arguments."""
 
+    def emit(self, record: logging.LogRecord) -> None:
+        logging.StreamHandler.emit(_destination.get() or self, record)
+
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
         error = sys.exc_info()[1]
         if isinstance(error, OSError):
@@ -199,6 +207,18 @@ class _LineHandler(logging.StreamHandler[TextIO]):
         }
         with contextlib.suppress(OSError):
             self.stream.write(_encode(line) + self.terminator)
+
+
+def write_to(stream: TextIO, redactor: redaction.Redactor, *, service: str = "") -> None:
+    """Send the log lines of the present context, and of those copied from it, to a stream of their own.
+
+    Args:
+        stream: gets each line in one call of `write`; calls come one at a time.
+        redactor, service: as for `configure`, which must have been called.
+    """
+    handler = _LineHandler(stream)
+    handler.setFormatter(JsonFormatter(redactor, service=service))
+    _destination.set(handler)
 
 
 def configure(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextvars
 import io
 import json
 import logging
@@ -243,6 +244,31 @@ def test_all_output_of_a_process_is_lines_without_secrets() -> None:
     assert records[0]["logger"] == "py.warnings"
     assert "RuntimeError" in records[-1]["exception"]
     assert "wörd" not in json.dumps(records, ensure_ascii=False)
+
+
+def test_the_lines_of_a_context_go_to_a_stream_of_their_own() -> None:
+    before = logging.getLogger().handlers[:], logging.getLogger().level, sys.excepthook, threading.excepthook
+    process, own = io.StringIO(), io.StringIO()
+    try:
+        logs.configure(redaction.Redactor(), stream=process)
+
+        def work() -> None:
+            logs.write_to(own, redaction.Redactor([SECRET]), service="hosted")
+            logging.info("of the context: %s", SECRET)
+            thread = threading.Thread(target=contextvars.copy_context().run, args=(logging.info, "of its thread"))
+            thread.start()
+            thread.join()
+
+        contextvars.copy_context().run(work)
+        logging.info("of the process")
+    finally:
+        logging.captureWarnings(False)
+        logging.getLogger().handlers[:], sys.excepthook, threading.excepthook = before[0], before[2], before[3]
+        logging.getLogger().setLevel(before[1])
+    lines = [json.loads(each) for each in own.getvalue().splitlines()]
+    assert [each["message"] for each in lines] == ["of the context: [hidden]", "of its thread"]
+    assert {each["service"] for each in lines} == {"hosted"}
+    assert [json.loads(each)["message"] for each in process.getvalue().splitlines()] == ["of the process"]
 
 
 # The middleware.
