@@ -23,7 +23,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Any, TextIO
+from typing import Any, Protocol, TextIO
 
 from pythonjsonlogger import core
 
@@ -189,7 +189,14 @@ class JsonFormatter(core.BaseJsonFormatter):
         return f"{text}.{int((created - second) * 1e6):06d}Z"
 
 
-class _LineHandler(logging.StreamHandler[TextIO]):
+class LineStream(Protocol):
+    """Takes log lines, each in one call."""
+
+    def write(self, line: str, /) -> object:
+        """Write a line, with its newline."""
+
+
+class _LineHandler(logging.StreamHandler[LineStream]):
     """Writes lines; for a record that cannot be formatted, a line that says so without its arguments."""
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -209,11 +216,11 @@ class _LineHandler(logging.StreamHandler[TextIO]):
             self.stream.write(_encode(line) + self.terminator)
 
 
-def write_to(stream: TextIO, redactor: redaction.Redactor, *, service: str = "") -> None:
+def write_to(stream: LineStream, redactor: redaction.Redactor, *, service: str = "") -> None:
     """Send the log lines of the present context, and of those copied from it, to a stream of their own.
 
     Args:
-        stream: gets each line in one call of `write`; calls come one at a time.
+        stream: calls come one at a time.
         redactor, service: as for `configure`, which must have been called.
     """
     handler = _LineHandler(stream)

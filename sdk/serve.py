@@ -13,8 +13,10 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 from wsgiref.types import WSGIApplication
 
 from archelon_core import logs, redaction
@@ -24,13 +26,15 @@ from archelon_core.version import __version__
 from .settings import ENV_TOKEN, Settings
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Serve until SIGTERM, and end this process. Raises SystemExit if the environment is invalid."""
+def main(arguments: list[str] | None = None, *, loaded: Callable[[], None] | None = None) -> None:
+    """Serve until SIGTERM, and end this process. Raises SystemExit if the environment is invalid.
+
+    Args:
+        arguments: the command line's.
+        loaded: called when all is imported.
+    """
     given = sys.argv[1:] if arguments is None else arguments
-    # Until gunicorn installs its handlers: a container's first process ignores signals without a handler. `container` blocks
-    # earlier ones.
-    signal.signal(signal.SIGTERM, _on_end)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM,))
+    handle_signals()
     try:
         settings = Settings.read(os.environ, Path(given[0] if given else "."))
     except ValueError as error:
@@ -45,6 +49,27 @@ def main(arguments: list[str] | None = None) -> None:
         from .runtime import app
 
         made = app.application(settings)
+        if loaded is not None:
+            loaded()
+        return made
+
+    run(load, bind=settings.bind, threads=4)
+
+
+def handle_signals() -> None:
+    """End at SIGTERM, until gunicorn installs its handlers. `container` blocks earlier ones.
+
+    A container's first process ignores signals without a handler.
+    """
+    signal.signal(signal.SIGTERM, _on_end)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM,))
+
+
+def run(load: Callable[[], WSGIApplication], *, bind: str, threads: int) -> NoReturn:
+    """Serve the application that `load` returns until SIGTERM, and end this process."""
+
+    def loaded() -> WSGIApplication:
+        made = load()
         # Imported objects live for ever: exclude them from later collections.
         gc.collect()
         gc.freeze()
@@ -52,10 +77,10 @@ def main(arguments: list[str] | None = None) -> None:
 
     try:
         gunicorn_worker.serve_alone(
-            load,
-            bind=settings.bind,
+            loaded,
+            bind=bind,
             server=gunicorn_worker.server_field("archelon-sdk", __version__),
-            threads=4,
+            threads=threads,
             graceful_timeout=5,
             # Callers are few, and the end of this process waits for open connections.
             keep_alive=1,
@@ -65,7 +90,7 @@ def main(arguments: list[str] | None = None) -> None:
     _end(0)
 
 
-def _end(status: int) -> None:
+def _end(status: int) -> NoReturn:
     """End without the interpreter's teardown, which takes longest, and a disposal waits for it."""
     atexit._run_exitfuncs()
     logging.shutdown()

@@ -1,0 +1,19 @@
+"""Run a host in the current directory until SIGTERM: `python -m sdk.host shared`; see the package."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Run the kind of host that the command line names. Raises SystemExit."""
+    if sys.argv[1:] == ["shared"]:
+        from . import shared
+
+        shared.main()
+    else:
+        raise SystemExit("usage: python -m sdk.host shared")
+
+
+if __name__ == "__main__":
+    main()
