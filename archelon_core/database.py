@@ -16,6 +16,7 @@ All tables of all packages belong to one `metadata`, each defined in the package
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import errno
 import json
@@ -122,6 +123,8 @@ _PROOF: Final = sa.text(
     "UPDATE alembic_version SET version_num = version_num "
     "WHERE version_num = (SELECT min(version_num) FROM alembic_version)"
 )
+_NO_LOCK: Final = contextlib.nullcontext()
+_BEGIN_SQLITE: Final = Statement(sa.text("BEGIN IMMEDIATE"))
 _UNSTORABLE: Final = (
     "a value in the request cannot be stored: texts have no NUL and keep to their lengths, integers have 64 bits"
 )
@@ -239,29 +242,33 @@ class Database:
             # always in that mode, also in our transactions, which must be rolled back.
             skip_autocommit_rollback=dialect == "postgresql",
         )
-        event.listen(self.engine, "before_cursor_execute", _check_storable)
-        self._write_lock = _WriteLock(
-            None if dialect == "postgresql" else ProcessLock(str(parsed.database), timeout=_PROCESS_LOCK_TIMEOUT)
-        )
+        event.listen(self.engine, "before_cursor_execute", _check_storable, retval=True)
+        self._write_lock: _WriteLock | None = None
         if self.dialect == "sqlite":
+            self._write_lock = _WriteLock(ProcessLock(str(parsed.database), timeout=_PROCESS_LOCK_TIMEOUT))
             _close_to_others(Path(str(parsed.database)))
             event.listen(self.engine, "connect", _prepare_sqlite_connection)
-            event.listen(self.engine, "begin", _begin_sqlite)
-            # Without a BEGIN, SQLite is in autocommit mode. Setting it in SQLAlchemy would send a PRAGMA each time.
-            self._read = self.engine
         else:
             _prepare_postgresql_connections(self.engine, idle_timeout)
             _ping_after_idle(self.engine, clock)
-            self._read = self.engine.execution_options(isolation_level="AUTOCOMMIT")
-        self._write = self.engine.execution_options(archelon_write=True)
+        # Idle connections and since when, the one used last at the end: its statements are prepared, its pages cached. The
+        # engine's pool is below: getting a connection there takes longer than BEGIN and COMMIT, but it limits their number.
+        self._idle: collections.deque[tuple[sa.Connection, float]] = collections.deque()
+        self._pool_size = pool_size
         self._clock = clock
         self._proven = -math.inf
 
     @contextlib.contextmanager
     def read(self) -> Iterator[sa.Connection]:
         """A connection in autocommit mode, for SELECTs. To write single statements through it, take a `write_lock`."""
-        with self._read.connect() as connection:
+        connection = self._take()
+        try:
+            if self.dialect == "postgresql":
+                # An assignment without a round trip. Without a BEGIN, SQLite is in this mode anyway.
+                _driver(connection).autocommit = True
             yield connection
+        finally:
+            self._give(connection)
 
     @contextlib.contextmanager
     def write(self) -> Iterator[sa.Connection]:
@@ -273,9 +280,16 @@ class Database:
             RuntimeError: on SQLite, this thread is already writing, and would deadlock.
         """
         actions: dict[Callable[[], None], None] = {}
-        with self.write_lock(), self._write.begin() as connection, transactions.opened():
-            connection.info[_AFTER_COMMIT] = actions
-            yield connection
+        with self.write_lock():
+            connection = self._take()
+            try:
+                with connection.begin(), transactions.opened:
+                    connection.info[_AFTER_COMMIT] = actions
+                    if self.dialect == "sqlite":
+                        begin_sqlite(connection)
+                    yield connection
+            finally:
+                self._give(connection)
         for action in actions:
             action()
 
@@ -286,6 +300,50 @@ class Database:
         A process that is killed in between does not call it, so nothing may depend on it. It must be quick, and not raise.
         """
         connection.info[_AFTER_COMMIT][action] = None
+
+    def _take(self) -> sa.Connection:
+        """An open connection, which only the caller uses until `_give`."""
+        try:
+            connection, since = self._idle.pop()
+        except IndexError:
+            return self.engine.connect()
+        if self.dialect == "sqlite" or self._clock() <= since + _PING_AFTER_IDLE:
+            return connection
+        try:
+            self.engine.dialect.do_ping(_driver(connection))
+        except self.engine.dialect.loaded_dbapi.Error:
+            connection.invalidate()
+            self._give(connection)
+            return self.engine.connect()
+        return connection
+
+    def _give(self, connection: sa.Connection) -> None:
+        if connection.invalidated:
+            connection.close()
+            # The server has stopped, or is unreachable: the others are lost too.
+            self._close_idle(lost=True)
+            return
+        if connection.in_transaction():
+            # That of a read, which SQLAlchemy believes to be in one.
+            connection.rollback()
+        driver = _driver(connection)
+        if self.dialect == "postgresql":
+            # Raises in a transaction, which would be committed with the next one.
+            driver.autocommit = False
+        elif driver.in_transaction:
+            driver.rollback()
+        if len(self._idle) < self._pool_size:
+            self._idle.append((connection, self._clock()))
+        else:
+            connection.close()
+
+    def _close_idle(self, *, lost: bool = False) -> None:
+        with contextlib.suppress(IndexError):
+            while True:
+                connection, _ = self._idle.pop()
+                if lost:
+                    connection.invalidate()
+                connection.close()
 
     def prove(self) -> None:
         """Return if the database can be read and written, for readiness. It writes at most every 10 s.
@@ -310,58 +368,41 @@ class Database:
         self._proven = now
 
     def often(self, statement: sa.sql.expression.SelectBase) -> Often:
-        """A SELECT for the hot path: compiled once, and run on the driver's own connection."""
-        return Often(self.engine, statement)
+        """A SELECT for the hot path."""
+        return Often(self, statement)
 
     def write_lock(self) -> contextlib.AbstractContextManager[None]:
         """On SQLite, the lock for writing; on PostgreSQL nothing. `write` takes it by itself."""
-        return self._write_lock.taken() if self.dialect == "sqlite" else contextlib.nullcontext()
+        return self._write_lock or _NO_LOCK
 
     def close(self) -> None:
-        """Close every pooled connection."""
+        """Close every connection that is not in use."""
+        self._close_idle()
         self.engine.dispose()
-        self._write_lock.close()
+        if self._write_lock is not None:
+            self._write_lock.close()
+
+
+def _driver(connection: sa.Connection) -> Any:
+    return connection.connection.dbapi_connection
 
 
 class Often:
-    """A SELECT that runs often, by itself: a `Statement` without even a transaction's connection.
+    """A SELECT that runs often, each time by itself.
 
     Attributes:
         text: the statement for the driver.
     """
 
-    def __init__(self, engine: sa.Engine, statement: sa.sql.expression.SelectBase) -> None:
-        self._engine = engine
-        self._compiled = Statement(statement).compiled(engine.dialect)
-        self.text = self._compiled.text
+    def __init__(self, database: Database, statement: sa.sql.expression.SelectBase) -> None:
+        self._database = database
+        self._statement = Statement(statement)
+        self.text = self._statement.compiled(database.engine.dialect).text
 
     def rows(self, parameters: Mapping[str, str]) -> Sequence[Any]:
-        """The rows, in autocommit mode.
-
-        Args:
-            parameters: values that need no conversion for the driver.
-
-        Raises:
-            sqlite3.Error, psycopg.Error: unclassified; run the statement through `read` to find out.
-            sqlalchemy.exc.SQLAlchemyError: no connection is available.
-        """
-        pooled = self._engine.raw_connection()
-        try:
-            driver: Any = pooled.dbapi_connection
-            values = self._compiled.values(parameters)
-            if self._engine.dialect.name == "sqlite":
-                rows: Sequence[Any] = driver.execute(self.text, values).fetchall()
-            else:
-                # Two assignments without a round trip, instead of BEGIN and ROLLBACK.
-                driver.autocommit = True
-                rows = driver.execute(self.text, values).fetchall()
-                driver.autocommit = False
-        except BaseException:
-            pooled.invalidate()
-            raise
-        finally:
-            pooled.close()
-        return rows
+        """The rows, in autocommit mode. Raises like `Statement.rows`."""
+        with self._database.read() as connection:
+            return self._statement.rows(connection, parameters)
 
 
 def _close_to_others(file: Path) -> None:
@@ -374,8 +415,8 @@ def _close_to_others(file: Path) -> None:
 
 
 def _check_storable(
-    _connection: Any, _cursor: Any, _statement: str, parameters: Any, _context: Any, executemany: bool
-) -> None:
+    _connection: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, executemany: bool
+) -> tuple[str, Any]:
     """SQLAlchemy hook before a statement: refuse values that one of the databases could not store."""
     for row in parameters if executemany else (parameters,):
         for value in row.values() if isinstance(row, dict) else row:
@@ -384,10 +425,11 @@ def _check_storable(
                     raise UnstorableError("a text contains a NUL or an unpaired surrogate")
             elif isinstance(value, int) and not -_MOST <= value <= _MOST:
                 raise UnstorableError("an integer is beyond 64 bits")
+    return statement, parameters
 
 
 def _prepare_sqlite_connection(dbapi_connection: Any, _record: Any) -> None:
-    # The driver must not begin transactions by itself: _begin_sqlite decides.
+    # The driver must not begin transactions by itself: begin_sqlite does.
     dbapi_connection.isolation_level = None
     cursor = dbapi_connection.cursor()
     _use_wal(cursor)
@@ -433,21 +475,21 @@ def _prepare_postgresql_connections(engine: sa.Engine, idle_timeout: float) -> N
     event.listen(engine, "connect", connect)
 
 
-def _begin_sqlite(connection: sa.Connection) -> None:
-    if connection.get_execution_options().get("archelon_write"):
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+def begin_sqlite(connection: sa.Connection) -> None:
+    """Begin a transaction that may write: take SQLite's write lock. For SQLAlchemy, it has begun before."""
+    _BEGIN_SQLITE.run(connection, {})
 
 
 class _WriteLock:
     """Admits one thread at a time, among all processes."""
 
-    def __init__(self, processes: ProcessLock | None) -> None:
+    def __init__(self, processes: ProcessLock) -> None:
         self._processes = processes
         self._lock = threading.Lock()
         self._holder: int | None = None
+        self._taken: int | None = None
 
-    @contextlib.contextmanager
-    def taken(self) -> Iterator[None]:
+    def __enter__(self) -> None:
         me = threading.get_ident()
         if self._holder == me:
             raise RuntimeError("this thread is already writing; pass on the connection of that transaction")
@@ -455,16 +497,24 @@ class _WriteLock:
             raise sqlalchemy.exc.TimeoutError(f"other threads kept writing for {_SQLITE_BUSY_TIMEOUT:g} s")
         self._holder = me
         try:
-            with contextlib.nullcontext() if self._processes is None else self._processes.taken():
-                yield
+            self._taken = self._processes.take()
+        except BaseException:
+            self._release()
+            raise
+
+    def __exit__(self, *_exception: object) -> None:
+        try:
+            self._processes.give(self._taken)
         finally:
-            self._holder = None
-            self._lock.release()
+            self._release()
+
+    def _release(self) -> None:
+        self._holder = None
+        self._lock.release()
 
     def close(self) -> None:
-        if self._processes is not None:
-            with self._lock:
-                self._processes.close()
+        with self._lock:
+            self._processes.close()
 
 
 def _ping_after_idle(engine: sa.Engine, clock: Callable[[], float]) -> None:

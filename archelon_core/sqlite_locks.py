@@ -40,14 +40,14 @@ class ProcessLock:
     @contextlib.contextmanager
     def taken(self) -> Iterator[bool]:
         """Hold the lock for the time of a `with` statement; yields whether it was acquired."""
-        held = self._take()
+        held = self.take()
         try:
             yield held is not None
         finally:
-            if held is not None:
-                fcntl.flock(held, fcntl.LOCK_UN)
+            self.give(held)
 
-    def _take(self) -> int | None:
+    def take(self) -> int | None:
+        """Acquire the lock; returns what `give` releases, None if it was not acquired."""
         try:
             queue, lock = self._open()
         except OSError:
@@ -60,6 +60,11 @@ class ProcessLock:
             return lock if self._lock(lock, end) else None
         finally:
             fcntl.flock(queue, fcntl.LOCK_UN)
+
+    def give(self, held: int | None) -> None:
+        """Release what `take` has returned."""
+        if held is not None:
+            fcntl.flock(held, fcntl.LOCK_UN)
 
     def _lock(self, file: int, end: float) -> bool:
         while True:

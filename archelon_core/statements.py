@@ -43,8 +43,7 @@ class Statement:
             sqlalchemy.exc.SQLAlchemyError: as from `Connection.execute`.
             UnstorableError: a value cannot be stored.
         """
-        found: list[Any]
-        found, _ = self._run(connection, parameters, fetch=True)
+        found: list[Any] = self._run(connection, parameters, fetch=True)
         return found
 
     def row(self, connection: sa.Connection, parameters: Mapping[str, Any]) -> Any:
@@ -59,7 +58,7 @@ class Statement:
 
     def run(self, connection: sa.Connection, parameters: Mapping[str, Any]) -> int:
         """The number of rows that it changed. Raises like `rows`."""
-        _, changed = self._run(connection, parameters, fetch=False)
+        changed: int = self._run(connection, parameters, fetch=False)
         return changed
 
     def compiled(self, dialect: sa.Dialect) -> Compiled:
@@ -73,22 +72,20 @@ class Statement:
         """The statement as SQLAlchemy takes it."""
         return self._statement(dialect) if callable(self._statement) else self._statement
 
-    def _run(self, connection: sa.Connection, parameters: Mapping[str, Any], *, fetch: bool) -> tuple[list[Any], int]:
-        compiled = self.compiled(connection.dialect)
+    def _run(self, connection: sa.Connection, parameters: Mapping[str, Any], *, fetch: bool) -> Any:
+        dialect = connection.dialect
+        compiled = self._compiled.get(dialect.name) or self.compiled(dialect)
         text, values = compiled.text, compiled.values(parameters)
         # Not from `execute`, which would begin a transaction in `Database.read`; a lost connection raises here.
         cursor: Any = connection.connection.cursor()
-        for hook in connection.dispatch.before_cursor_execute:
+        for hook in connection.engine.dispatch.before_cursor_execute:
             text, values = hook(connection, cursor, text, values, None, False)
         try:
             cursor.execute(text, values)
-            rows = compiled.named(cursor) if fetch else []
-            changed: int = cursor.rowcount
+            return compiled.named(cursor) if fetch else cursor.rowcount
         except BaseException as error:  # noqa: BLE001 - it always raises
             # As SQLAlchemy does at this place: wrap the error, and close the connection if it is lost.
             connection._handle_dbapi_exception(error, text, values, cursor, None)
-        cursor.close()
-        return rows, changed
 
 
 class Compiled:

@@ -7,9 +7,7 @@ fails the first test instead of showing under load. Separate from `database`, si
 
 from __future__ import annotations
 
-import contextlib
 import threading
-from collections.abc import Iterator
 from typing import Final
 
 
@@ -22,14 +20,18 @@ class _Open(threading.local):
 _OPEN: Final = _Open()
 
 
-@contextlib.contextmanager
-def opened() -> Iterator[None]:
-    """Marks a write transaction as open."""
-    _OPEN.number += 1
-    try:
-        yield
-    finally:
+class _Opened:
+    """Marks a write transaction as open. A class, because a generator would take three times as long in each transaction."""
+
+    def __enter__(self) -> None:
+        _OPEN.number += 1
+
+    def __exit__(self, *_exception: object) -> None:
         _OPEN.number -= 1
+
+
+#: A context in which a write transaction is open.
+opened: Final = _Opened()
 
 
 def in_transaction() -> bool:

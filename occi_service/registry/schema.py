@@ -24,7 +24,7 @@ from alembic.script import ScriptDirectory
 
 import archelon_core
 from archelon_core.auth.sql_revocations import revocations
-from archelon_core.database import Database, metadata
+from archelon_core.database import Database, begin_sqlite, metadata
 from archelon_core.queue.table import work
 
 from .tables import entities, facts, user_mixins
@@ -97,14 +97,14 @@ def _exclusive(database: Database) -> Iterator[sa.Connection]:
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
             yield connection
         return
-    # The option of `Database.write`: take SQLite's write lock at once.
-    with database.engine.execution_options(archelon_write=True).connect() as connection:
+    with database.engine.connect() as connection:
         driver: Any = connection.connection.dbapi_connection
         # Recreating a table drops it, which with foreign keys on would delete the rows that refer to it. Inside a transaction
         # the pragma has no effect, so it comes first.
         driver.execute("PRAGMA foreign_keys=OFF")
         try:
             with connection.begin():
+                begin_sqlite(connection)
                 yield connection
                 broken = connection.exec_driver_sql("PRAGMA foreign_key_check").all()
                 if broken:

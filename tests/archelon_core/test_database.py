@@ -115,6 +115,50 @@ def test_a_nested_write_of_one_thread_raises(sqlite_url: str) -> None:
     database.close()
 
 
+def test_a_transaction_and_a_read_use_the_connection_of_those_before(database_url: str) -> None:
+    database = Database(database_url, pool_size=2)
+    counters.metadata.create_all(database.engine)
+    database.close()
+    taken: list[Any] = []
+    sa.event.listen(database.engine, "checkout", lambda *arguments: taken.append(arguments[0]))
+    for number in range(3):
+        with database.write() as connection:
+            connection.execute(counters.insert().values(name=f"{number}", value=1))
+        with database.read() as connection:
+            # Nobody waits for what a read has seen: it is in no transaction, whatever SQLAlchemy thinks.
+            assert connection.execute(sa.select(counters)).first() is not None
+        with pytest.raises(sa.exc.IntegrityError), database.write() as connection:
+            connection.execute(counters.insert().values(name=f"{number}", value=1))
+    assert len(taken) == 1
+    with database.read() as one, database.read() as two, database.read() as three:
+        assert len({id(each.connection.dbapi_connection) for each in (one, two, three)}) == 3
+    with database.read() as one, database.read() as two:
+        assert not one.in_transaction()
+        assert not two.in_transaction()
+    assert len(taken) == 3
+    database.close()
+
+
+@pytest.mark.postgres
+def test_connections_that_were_lost_together_fail_once(postgres_url: str) -> None:
+    database, other = Database(postgres_url), Database(postgres_url)
+    with database.read() as one, database.read() as two:
+        lost = [connection.scalar(sa.text("SELECT pg_backend_pid()")) for connection in (one, two)]
+    with other.read() as connection:
+        for each in lost:
+            connection.execute(sa.select(sa.func.pg_terminate_backend(each)))
+        while connection.scalar(
+            sa.text("SELECT count(*) FROM pg_stat_activity WHERE pid = ANY(:pids)"), {"pids": lost}
+        ):
+            pass
+    with pytest.raises(sa.exc.DBAPIError), database.write() as connection:
+        connection.execute(sa.select(1))
+    with database.write() as one, database.read() as two:
+        assert [one.scalar(sa.select(1)), two.scalar(sa.select(1))] == [1, 1]
+    other.close()
+    database.close()
+
+
 @pytest.mark.postgres
 def test_a_connection_is_pinged_after_idle_time_only_and_replaced_if_dead(postgres_url: str) -> None:
     now = [0.0]
@@ -255,7 +299,7 @@ def _failing_storage(database: Database, state: str) -> Iterator[None]:
     """
     if database.dialect == "sqlite":
         pragma = {"53100": "max_page_count=1", "25006": "query_only=ON"}[state]
-        database.engine.dispose()
+        database.close()
 
         def connect(connection: Any, _record: Any) -> None:
             connection.execute(f"PRAGMA {pragma}")
@@ -265,7 +309,7 @@ def _failing_storage(database: Database, state: str) -> Iterator[None]:
             yield
         finally:
             sa.event.remove(database.engine, "connect", connect)
-            database.engine.dispose()
+            database.close()
         return
     with database.write() as connection:
         connection.exec_driver_sql(
