@@ -117,7 +117,7 @@ def worker_of(
     names: Sequence[str] = MODULES,
     *,
     send: Send | None = None,
-    threads: int = 4,
+    threads: int = 8,
     lease: float = 10.0,
 ) -> queue.Worker:
     """Return a worker that is not started; seeds the recurring topics."""

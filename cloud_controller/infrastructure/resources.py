@@ -103,5 +103,9 @@ class ResourceType(Protocol):
     def observe(self, stack: str) -> Sequence[ObservedNode]:
         """Return every instance of this type in the stack, as found on the platform."""
 
-    def healthy(self, asked: Sequence[tuple[WantedNode, ObservedNode]]) -> Mapping[str, str]:
-        """Run the health checks concurrently. Returns what is wrong by key; an empty text means healthy."""
+    def healthy(self, asked: Sequence[tuple[WantedNode, ObservedNode]], wait: float = 0.0) -> Mapping[str, str]:
+        """Run the health checks concurrently. Returns what is wrong by key; an empty text means healthy.
+
+        Args:
+            wait: seconds that may be spent on waiting for nodes that have just been started.
+        """

@@ -1,12 +1,14 @@
 """Stacks of the format `infrastructure`: descriptions, made of the resource types of a platform.
 
-One call of `advance` is one reconcile iteration: observe, check health, plan, carry out the steps, report. All state is in the
-planning's record and on the platform, so any process may make the next call.
+One call of `advance` is one reconcile iteration: observe, check health, plan, carry out the steps, report. After steps it
+iterates again, and waits briefly for their result, so that a stack whose nodes start or end quickly takes one call. All state is
+in the planning's record and on the platform, so any process may make the next call.
 """
 
 from __future__ import annotations
 
 import re
+import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +28,8 @@ from .node_output import TAIL, ShowsOutput, with_output
 
 #: Concurrent steps: enough that a slow one does not block the rest, few enough for a small machine.
 _AT_ONCE = 8
+#: Calls that wait at once: half of a worker's threads, so that slow nodes never occupy all of them.
+_WAITING_AT_ONCE = 4
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
@@ -36,7 +40,8 @@ class DeclarativeStacks:
         types: by name, as in `resource: {type: …}`.
         clock: seconds since the epoch.
         attempts, backoff: how often a failed node is recreated before its order fails, and seconds before the first attempt.
-        soonest: minimum seconds between two iterations; observing is more expensive on some platforms.
+        soonest: minimum seconds between two calls; observing is more expensive on some platforms.
+        patience: seconds that one call waits for the result of its steps, such as the health of the nodes that it has started.
         checkpoint: called with a name wherever a kill could matter.
     """
 
@@ -48,6 +53,7 @@ class DeclarativeStacks:
         attempts: int = 3,
         backoff: float = 1.0,
         soonest: float = 0.0,
+        patience: float = 0.0,
         checkpoint: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._types = dict(types)
@@ -55,6 +61,8 @@ class DeclarativeStacks:
         self._attempts = attempts
         self._backoff = backoff
         self._soonest = soonest
+        self._patience = patience
+        self._waiting = threading.BoundedSemaphore(_WAITING_AT_ONCE)
         self._checkpoint = checkpoint
 
     def validate(self, order: StackOrder) -> None:
@@ -127,16 +135,35 @@ class DeclarativeStacks:
         else:
             wanted = self._wanted(order)
         kept = StackRecord.from_json(record) if record else None
+        progress, has_acted = self._iterate(order, wanted, kept)
+        if not has_acted or not self._patience or not self._waiting.acquire(blocking=False):
+            return progress
+        try:
+            until = time.monotonic() + self._patience
+            while has_acted and (left := until - time.monotonic()) > 0:
+                progress, has_acted = self._iterate(order, wanted, StackRecord.from_json(progress.record), wait=left)
+        finally:
+            self._waiting.release()
+        return progress
+
+    def _iterate(
+        self, order: StackOrder, wanted: WantedNodes, kept: StackRecord | None, *, wait: float = 0.0
+    ) -> tuple[Progress, bool]:
+        """Run one iteration; also return whether it carried out steps, whose result another iteration could observe.
+
+        Args:
+            wait: seconds to wait for nodes that do not pass their check yet.
+        """
         observed = self._observe(order.id)
         if wanted.presence == "present":
-            observed = self._with_health(wanted, observed)
+            observed = self._with_health(wanted, observed, wait)
         now = self._clock()
         if wanted.presence == "present":
             observed = self._with_output(wanted, observed, kept=kept, secrets=order.secrets, now=now)
         planned = plan(wanted, kept, observed, now)
         errors = self._carry_out(order.id, planned.steps)
         kept = with_errors(planned.record, errors, self._clock()) if errors else planned.record
-        return Progress(
+        progress = Progress(
             record=kept.to_json(),
             state=kept.state,
             reason=kept.reason,
@@ -148,6 +175,7 @@ class DeclarativeStacks:
             again=None if planned.again is None else max(planned.again, self._soonest),
             health=planned.health,
         )
+        return progress, bool(planned.steps) and not errors
 
     def remains(self, order: StackOrder) -> Sequence[str]:
         """Return what is left of the stack, for messages."""
@@ -178,7 +206,9 @@ class DeclarativeStacks:
             found.update((seen.key, seen) for seen in type_.observe(stack))
         return found
 
-    def _with_health(self, wanted: WantedNodes, observed: Mapping[str, ObservedNode]) -> dict[str, ObservedNode]:
+    def _with_health(
+        self, wanted: WantedNodes, observed: Mapping[str, ObservedNode], wait: float
+    ) -> dict[str, ObservedNode]:
         asked: dict[str, list[tuple[WantedNode, ObservedNode]]] = {}
         for node in wanted.description.nodes.values():
             for index in range(wanted.count(node)):
@@ -190,7 +220,7 @@ class DeclarativeStacks:
                     asked.setdefault(target.type, []).append((target, seen))
         found = dict(observed)
         for type_, pairs in asked.items():
-            for key, wrong in self._types[type_].healthy(pairs).items():
+            for key, wrong in self._types[type_].healthy(pairs, wait).items():
                 found[key] = replace(found[key], healthy=not wrong, message=wrong)
         return found
 

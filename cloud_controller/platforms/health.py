@@ -23,8 +23,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from archelon_core.backoff import Backoff
+
 #: Maximum concurrent checks.
 _AT_ONCE = 32
+#: Pauses between the checks of a node that is awaited: nothing reports that a process has begun to listen.
+_PAUSES = Backoff(0.01, longest=0.1, factor=1.5)
 
 
 @dataclass(frozen=True)
@@ -69,19 +73,29 @@ class Check:
     timeout: float = 5.0
 
 
-def check_all(checks: Sequence[Check]) -> list[str]:
-    """Return what is wrong with each node; an empty text means healthy."""
+def check_all(checks: Sequence[Check], wait: float = 0.0) -> list[str]:
+    """Return what is wrong with each node; an empty text means healthy.
+
+    Args:
+        wait: seconds within which a check without commands is repeated until it passes.
+    """
     if not any(check.asked_ports or check.urls or check.mysql or check.commands for check in checks):
         return ["" for _ in checks]
-    return asyncio.run(_all(checks))
+    return asyncio.run(_all(checks, wait))
 
 
-async def _all(checks: Sequence[Check]) -> list[str]:
+async def _all(checks: Sequence[Check], wait: float) -> list[str]:
     limit = asyncio.Semaphore(_AT_ONCE)
+    until = asyncio.get_running_loop().time() + wait
 
     async def one(check: Check) -> str:
-        async with limit:
-            return await _one(check)
+        for pause in _PAUSES:
+            async with limit:
+                wrong = await _one(check)
+            if not wrong or check.commands or asyncio.get_running_loop().time() + pause >= until:
+                break
+            await asyncio.sleep(pause)
+        return wrong
 
     return list(await asyncio.gather(*(one(check) for check in checks)))
 

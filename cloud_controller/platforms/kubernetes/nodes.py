@@ -110,9 +110,9 @@ class PodNodes:
                 found.append(ObservedNode(key, key.rpartition(".")[0], "pod", Condition.STOPPING))
         return found
 
-    def healthy(self, asked: Sequence[tuple[WantedNode, ObservedNode]]) -> Mapping[str, str]:
+    def healthy(self, asked: Sequence[tuple[WantedNode, ObservedNode]], wait: float = 0.0) -> Mapping[str, str]:
         """Check all at once, at their Services' addresses; return the faults by key."""
-        answers = check_all([_check_of(wanted, seen) for wanted, seen in asked])
+        answers = check_all([_check_of(wanted, seen) for wanted, seen in asked], wait)
         return {wanted.key: answer for (wanted, _), answer in zip(asked, answers, strict=True)}
 
     def read_log(self, stack: str, key: str, since: int = 0) -> Log | None:

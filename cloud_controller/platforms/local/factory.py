@@ -19,6 +19,9 @@ from .nodes import ProcessNodes
 from .orders import ProcessLimits
 from .sandbox import Sandbox, describe_isolation, detect_sandbox
 
+#: Seconds that a step waits for the processes that it has started or stopped.
+_PATIENCE = 0.5
+
 _logger = logging.getLogger(__name__)
 
 
@@ -77,7 +80,7 @@ class LocalPlatform(Platform):
             self.launcher, runner=tuple(runner), limits=ProcessLimits(**limits) if limits else None
         )
         self.node_types = types
-        self.stacks = DeclarativeStacks(types, checkpoint=checkpoint)
+        self.stacks = DeclarativeStacks(types, patience=_PATIENCE, checkpoint=checkpoint)
         self.formats: Mapping[str, Stacks] = {"infrastructure": self.stacks}
         self.inventory = LocalInventory(self.launcher)
         self.configures = LocalConfigures(self.launcher)

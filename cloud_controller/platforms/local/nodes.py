@@ -93,9 +93,9 @@ class ProcessNodes:
         found = [self._launcher.observe(name) for name in self._names(stack, None)]
         return [_observed(process) for process in found if process is not None]
 
-    def healthy(self, asked: Sequence[tuple[WantedNode, ObservedNode]]) -> Mapping[str, str]:
+    def healthy(self, asked: Sequence[tuple[WantedNode, ObservedNode]], wait: float = 0.0) -> Mapping[str, str]:
         """Run all checks concurrently; return the problems by key."""
-        problems = check_all([self._check_of(wanted, seen) for wanted, seen in asked])
+        problems = check_all([self._check_of(wanted, seen) for wanted, seen in asked], wait)
         return {wanted.key: problem for (wanted, _), problem in zip(asked, problems, strict=True)}
 
     def read_log(self, stack: str, key: str, since: int = 0) -> Log | None:

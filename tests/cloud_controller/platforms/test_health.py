@@ -17,12 +17,13 @@ from tests.certificates import server_context
 
 
 class Answering:
-    """A server that sends the same bytes to everyone; None never responds."""
+    """A server that sends the same bytes to everyone; None never responds. The first `failing` clients get a 503."""
 
-    def __init__(self, answer: bytes | None) -> None:
+    def __init__(self, answer: bytes | None, *, failing: int = 0) -> None:
         self._server = socket.create_server(("127.0.0.1", 0), backlog=64)
         self.port: int = self._server.getsockname()[1]
         self._answer = answer
+        self._failing = failing
         self._kept: list[socket.socket] = []
         self._thread = threading.Thread(target=self._serve)
         self._thread.start()
@@ -38,7 +39,8 @@ class Answering:
                 continue
             # The client may have closed the connection without reading everything.
             with client, contextlib.suppress(OSError):
-                client.sendall(self._answer)
+                client.sendall(b"HTTP/1.1 503 Starting\r\n\r\n" if self._failing else self._answer)
+                self._failing = max(0, self._failing - 1)
                 client.shutdown(socket.SHUT_WR)
                 while client.recv(65536):
                     pass
@@ -94,6 +96,14 @@ def test_a_node_that_does_not_end_tls_holds_no_check_up(tmp_path: Path) -> None:
         finally:
             released.set()
             thread.join()
+
+
+def test_a_node_that_has_just_been_started_is_awaited(serve: list[Answering]) -> None:
+    serve.append(Answering(b"HTTP/1.1 200 OK\r\n\r\n", failing=3))
+    port = serve[0].port
+    check = Check(ports={"p": port}, urls=(f"http://127.0.0.1:{port}/",), timeout=60.0)
+    assert check_all([check])[0].endswith("status 503")
+    assert check_all([check], wait=600.0) == [""]
 
 
 def test_ports(serve: list[Answering]) -> None:
