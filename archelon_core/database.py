@@ -297,7 +297,8 @@ class Database:
     def after_commit(connection: sa.Connection, action: Callable[[], None]) -> None:
         """Call `action` once a transaction of `write` is committed and its lock released; equal actions are called once.
 
-        A process that is killed in between does not call it, so nothing may depend on it. It must be quick, and not raise.
+        A process that is killed in between does not call it, so nothing may depend on it. It must not raise, and its caller
+        waits for it.
         """
         connection.info[_AFTER_COMMIT][action] = None
 

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from ..database import Database
+from ..statements import Statement
 from .pipes import Notify
 from .table import work
 from .topic import Priority
@@ -120,6 +121,13 @@ _SEED = {
 }
 
 
+_REMOVE: Final = Statement(
+    sa.delete(work).where(
+        work.c.topic == sa.bindparam("topic"), work.c.key == sa.bindparam("key"), work.c.lease_end.is_(None)
+    )
+)
+
+
 class WorkQueue:
     """The queue in one database. Threads may share one.
 
@@ -221,6 +229,14 @@ class WorkQueue:
             self.database.after_commit(connection, Notify(str(self.database.url.database)))
         else:
             connection.execute(sa.select(sa.func.pg_notify(CHANNEL, topic)))
+
+    def remove(self, connection: sa.Connection, topic: str, key: str) -> None:
+        """Remove a row whose work is done, unless a worker has it, which then finds nothing to do.
+
+        Args:
+            connection: inside `Database.write()`, after the caller's own rows.
+        """
+        _REMOVE.run(connection, {"topic": topic, "key": key})
 
     def state(self, topic: str, key: str) -> WorkState | None:
         """The row of one item; None if there is none."""

@@ -43,7 +43,11 @@ def topics_of(
     # Handlers read and write entities of any module, and the registry knows only registered kinds.
     for module in modules_of(dependencies):
         module.register(Application(registry))
-    objects, entities, notifier = dependencies.objects, Entities(registry), Notifications(dependencies.queue)
+    objects, entities = dependencies.objects, Entities(registry)
+    delivery = notifications.Delivery(
+        objects, send or Sender(dependencies.issuer()), queue=dependencies.queue, clock=dependencies.clock
+    )
+    notifier = Notifications(dependencies.queue, delivery.at_once)
     inventory = {region: platform.inventory for region, platform in dependencies.platforms.items()}
     configures = {region: platform.configures for region, platform in dependencies.platforms.items()}
     regions, unpacked = dependencies.regions, dependencies.unpacked
@@ -103,11 +107,7 @@ def topics_of(
             queue.recurring(orphans.TOPIC, end_orphans, timeout=_IDENTITY),
         ]
     topics += [each.as_topic() for each in handlers]
-    topics.append(
-        notifications.topic(
-            notifications.Delivery(objects, send or Sender(dependencies.issuer()), clock=dependencies.clock)
-        )
-    )
+    topics.append(notifications.topic(delivery))
     topics.append(queue.retention(dependencies.queue))
     return topics
 

@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from archelon_core import logs
 from archelon_core.database import insert_into
 from archelon_core.queue import Priority, WorkQueue
+from archelon_core.statements import Statement
 
 from .labels import Labels
 from .tables import INSTALLATION, objects
@@ -25,6 +26,41 @@ PRESENT: Final = "present"
 STOPPED: Final = "stopped"
 SUSPENDED: Final = "suspended"
 ABSENT: Final = "absent"
+
+
+_AT: Final = objects.c.path == sa.bindparam("at")
+_FIND: Final = Statement(sa.select(objects, INSTALLATION).where(_AT))
+_OF_INSTANCE: Final = Statement(
+    sa.select(objects, INSTALLATION).where(objects.c.instance == sa.bindparam("of")).order_by(objects.c.path)
+)
+_OWNER: Final = Statement(sa.select(objects.c.tenant).where(_AT))
+_TENANT: Final = Statement(sa.select(objects.c.tenant).where(objects.c.instance == sa.bindparam("of")).limit(1))
+_ADD: Final = Statement(
+    lambda dialect: (
+        insert_into(objects, dialect)
+        .values({each.name: sa.bindparam(each.name) for each in objects.c})
+        .on_conflict_do_nothing()
+        .returning(objects.c.path)
+    )
+)
+_CHANGED: Final = ("wanted", "generation", "asked")
+_UPDATE: Final = Statement(
+    sa.update(objects)
+    .where(_AT)
+    .values(
+        version=objects.c.version + 1,
+        # What is not given stays.
+        **{
+            name: sa.func.coalesce(sa.bindparam(f"new_{name}", type_=objects.c[name].type), objects.c[name])
+            for name in _CHANGED
+        },
+    )
+)
+_KEEP: Final = Statement(
+    sa.update(objects).where(_AT).values(kept=sa.bindparam("new_kept")).returning(objects.c.version)
+)
+_VERSION: Final = Statement(sa.select(objects.c.version).where(_AT))
+_REMOVE: Final = Statement(sa.delete(objects).where(_AT))
 
 
 @dataclass(frozen=True)
@@ -57,16 +93,12 @@ class Objects:
 
     def find(self, connection: sa.Connection, path: str, *, instance: str | None = None) -> Object | None:
         """Return the object at a path; with an instance, only if it belongs to it."""
-        found = sa.select(objects, INSTALLATION).where(objects.c.path == path)
-        if instance is not None:
-            found = found.where(objects.c.instance == instance)
-        row = connection.execute(found).one_or_none()
-        return None if row is None else _object(row)
+        row = _FIND.row(connection, {"at": path})
+        return None if row is None or instance not in (None, row.instance) else _object(row)
 
     def of_instance(self, connection: sa.Connection, instance: str) -> Sequence[Object]:
         """Return every object of an instance, ordered by path."""
-        found = sa.select(objects, INSTALLATION).where(objects.c.instance == instance).order_by(objects.c.path)
-        return [_object(row) for row in connection.execute(found)]
+        return [_object(row) for row in _OF_INSTANCE.rows(connection, {"of": instance})]
 
     def installation(self, connection: sa.Connection) -> str:
         """Return the installation label of everything created for these rows."""
@@ -78,32 +110,32 @@ class Objects:
 
     def owner(self, connection: sa.Connection, path: str) -> str | None:
         """Return the tenant that owns the object."""
-        return connection.scalar(sa.select(objects.c.tenant).where(objects.c.path == path))
+        owner: str | None = _OWNER.value(connection, {"at": path})
+        return owner
 
     def tenant_of(self, connection: sa.Connection, instance: str) -> str | None:
         """Return the tenant that owns the instance, if it has any object here."""
-        return connection.scalar(sa.select(objects.c.tenant).where(objects.c.instance == instance).limit(1))
+        tenant: str | None = _TENANT.value(connection, {"of": instance})
+        return tenant
 
     def add(self, connection: sa.Connection, new: Object) -> bool:
         """Write a new row and enqueue its work. Returns False if the path is taken, perhaps by an object being removed."""
-        if self.owner(connection, new.path) is not None:
-            return False
         labels = new.labels
-        row = insert_into(objects, connection.dialect.name).values(
-            path=new.path,
-            topic=new.topic,
-            tenant=labels.tenant,
-            instance=labels.instance,
-            service=labels.service,
-            generation=labels.generation,
-            region=new.region,
-            wanted=new.wanted,
-            version=new.version,
-            asked=json.dumps(new.asked),
-            kept=json.dumps(new.kept),
-        )
+        row = {
+            "path": new.path,
+            "topic": new.topic,
+            "tenant": labels.tenant,
+            "instance": labels.instance,
+            "service": labels.service,
+            "generation": labels.generation,
+            "region": new.region,
+            "wanted": new.wanted,
+            "version": new.version,
+            "asked": json.dumps(new.asked),
+            "kept": json.dumps(new.kept),
+        }
         # Another tenant's request may be taking the path concurrently: entities are separate by tenant, paths here are not.
-        if connection.scalar(row.on_conflict_do_nothing().returning(objects.c.path)) is None:
+        if _ADD.value(connection, row) is None:
             return False
         self.enqueue(connection, new)
         return True
@@ -118,34 +150,22 @@ class Objects:
         asked: Mapping[str, Any] | None = None,
     ) -> None:
         """Change what is wanted of an object, and enqueue its work."""
-        values: dict[str, Any] = {"version": objects.c.version + 1}
-        if wanted is not None:
-            values["wanted"] = wanted
-        if generation is not None:
-            values["generation"] = generation
-        if asked is not None:
-            values["asked"] = json.dumps(asked)
-        connection.execute(sa.update(objects).where(objects.c.path == present.path).values(values))
+        given = {"wanted": wanted, "generation": generation, "asked": None if asked is None else json.dumps(asked)}
+        _UPDATE.run(connection, {"at": present.path, **{f"new_{name}": given[name] for name in _CHANGED}})
         self.enqueue(connection, present)
 
     def keep(self, connection: sa.Connection, present: Object, kept: Mapping[str, Any]) -> bool:
         """Write the worker's state. Returns False if a request has changed what is wanted since `present` was read."""
-        version = connection.scalar(
-            sa.update(objects)
-            .where(objects.c.path == present.path)
-            .values(kept=json.dumps(kept))
-            .returning(objects.c.version)
-        )
+        version = _KEEP.value(connection, {"at": present.path, "new_kept": json.dumps(kept)})
         return bool(version == present.version)
 
     def is_current(self, connection: sa.Connection, present: Object) -> bool:
         """Return whether no request has changed what is wanted since `present` was read."""
-        version = connection.scalar(sa.select(objects.c.version).where(objects.c.path == present.path))
-        return bool(version == present.version)
+        return bool(_VERSION.value(connection, {"at": present.path}) == present.version)
 
     def remove(self, connection: sa.Connection, path: str) -> None:
         """Delete the row of an object that is gone."""
-        connection.execute(sa.delete(objects).where(objects.c.path == path))
+        _REMOVE.run(connection, {"at": path})
 
     def wake(self, connection: sa.Connection, topic: str, key: str) -> None:
         """Run recurring work now, before it is due."""

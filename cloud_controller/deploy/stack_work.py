@@ -40,9 +40,13 @@ class WantedStack:
 
 @dataclass(frozen=True)
 class ObservedStack:
-    """The state that a step observed; `progress` None: verified absent; `refused`: the same order would fail again."""
+    """The state that a step observed, and the attributes that it had loaded.
+
+    `progress` None: verified absent; `refused`: the same order would fail again.
+    """
 
     present: Object
+    attributes: Mapping[str, Any]
     progress: interface.Progress | None
     refused: bool = False
 
@@ -63,29 +67,29 @@ class StackWork(ResourceHandler[WantedStack, ObservedStack]):
 
     def step(self, wanted: WantedStack) -> Progress[ObservedStack]:
         """Run one reconcile iteration."""
-        present = wanted.present
+        present, shown = wanted.present, wanted.attributes
         record = present.kept.get("record")
         try:
-            stacks = self._regions.stacks(present.region, str(wanted.attributes.get(deploy.STACK_FORMAT, "")))
-            order = stack_order(wanted.attributes, present)
+            stacks = self._regions.stacks(present.region, str(shown.get(deploy.STACK_FORMAT, "")))
+            order = stack_order(shown, present)
             progress = stacks.advance(order, record)
         except (interface.DeployError, HttpError) as problem:
             reason = problem.message if isinstance(problem, HttpError) else str(problem)
-            verb = str(wanted.attributes.get(deploy.STACK_STATE, "")).partition("_")[0] or "CREATE"
+            verb = str(shown.get(deploy.STACK_STATE, "")).partition("_")[0] or "CREATE"
             settled = {name: value for name, value in (record or {}).items() if name != "moving"}
             failed = interface.Progress(settled, f"{verb}_FAILED", reason, None, None)
             if present.wanted == ABSENT:
-                return Wait(30.0, ObservedStack(present, failed))
-            return Done(ObservedStack(present, failed, getattr(problem, "permanent", True)))
+                return Wait(30.0, ObservedStack(present, shown, failed))
+            return Done(ObservedStack(present, shown, failed, getattr(problem, "permanent", True)))
         if present.wanted == ABSENT and progress.state == "DELETE_COMPLETE":
             left = stacks.remains(order)
             if not left:
-                return Done(ObservedStack(present, None))
+                return Done(ObservedStack(present, shown, None))
             progress = interface.Progress(
                 progress.record, "DELETE_IN_PROGRESS", f"not removed yet: {', '.join(left)[:500]}", None, None
             )
-            return Wait(_SOON, ObservedStack(present, progress))
-        seen = ObservedStack(present, progress)
+            return Wait(_SOON, ObservedStack(present, shown, progress))
+        seen = ObservedStack(present, shown, progress)
         return Done(seen) if progress.again is None else Wait(max(progress.again, 0.02), seen)
 
     def save(self, connection: sa.Connection, item: Item, observed: ObservedStack) -> None:
@@ -110,11 +114,16 @@ class StackWork(ResourceHandler[WantedStack, ObservedStack]):
             shown |= {deploy.STACK_HEALTH: health.value, deploy.STACK_HEALTH_MESSAGE: health.message or None}
         digest = _digest(present.version, progress.state, health, progress.outputs)
         kept = {**present.kept, "record": dict(progress.record), "told": digest}
+        has_changed = any(observed.attributes.get(name) != value for name, value in shown.items())
+        if not has_changed and kept == present.kept and not progress.record.get("moving"):
+            return
         if not self.objects.is_current(connection, present):
             # Another order has arrived: the observed state is not its state, but the record is still valid.
             self.objects.keep(connection, present, {**kept, "told": present.kept.get("told")})
             return
-        self.entities.write(connection, present, shown)
+        # No order has arrived since the attributes were loaded, so they are still the entity's.
+        if has_changed:
+            self.entities.write(connection, present, shown)
         if kept != present.kept:
             self.objects.keep(connection, present, kept)
         if progress.record.get("moving") and self._regions.platform(present.region).watcher is not None:

@@ -17,7 +17,8 @@ import sqlalchemy as sa
 import bundles
 from archelon_api import deploy, names
 from archelon_core import auth
-from cloud_controller.app.worker import worker_of
+from archelon_core.queue import Item, Token
+from cloud_controller.app.worker import topics_of, worker_of
 from cloud_controller.core.notifications import TOPIC, Notification
 from cloud_controller.platforms.declarative_stacks import DeclarativeStacks
 from cloud_controller.platforms.interface import DelegationEndedError, DeployError, Log
@@ -30,6 +31,7 @@ BUNDLE = bundles.pack_files({"orchestrator.py": bundles.PackedFile(LISTENER.enco
 PARAMETERS = "parameters:\n  word: {type: string, secret: true}\n"
 OUTPUTS = "outputs:\n  word: {value: 'it is ${parameters.word}', secret: true}\n"
 STACK_WITHOUT_WEB = sleepers({"db": []}, extra=", ports: [p]") + PARAMETERS
+WORD = {deploy.STACK_PARAMETERS: {"word": "hello"}}
 DIGEST = bundles.digest_of(BUNDLE)
 STACK = sleepers({"db": [], "web": ["db"]}, extra=", ports: [p]", scaling={"web": (1, 3)})
 
@@ -398,6 +400,24 @@ def test_tenants_and_instances_are_isolated(system: System) -> None:
     assert system.call("GET", "/deploy/stack/", token=stranger).json.get("resources", []) == []
     assert system.call("GET", "/deploy/stack/", headers={"Authorization": "Bearer nonsense"}).status_code == 401
     assert SERVICE in str(listed)
+
+
+def test_a_step_that_observes_nothing_new_writes_nothing(system: System) -> None:
+    instance = new_instance()
+    assert put_stack(system, instance, **{deploy.STACK_TEMPLATE: STACK_WITHOUT_WEB, **WORD}).status_code == 201
+    with system.worker():
+        system.wait(lambda: state(system, instance) == "CREATE_COMPLETE")
+    [handler] = [each.handler for each in topics_of(system.dependencies) if each.name == "deploy.stack"]
+    key = stack_at(instance).removeprefix("/deploy")
+    item = Item("deploy.stack", key, TENANT, None, Token(1), generation=1, attempt=0, reason=None, deadline=0.0)
+    with system.database.read() as connection:
+        progress = handler.step(handler.load(connection, item))
+    sent: list[str] = []
+    sa.event.listen(system.database.engine, "before_cursor_execute", lambda *given: sent.append(given[2]))
+    with system.database.write() as connection:
+        sent.clear()
+        handler.save(connection, item, progress.observed)
+        assert sent == []
 
 
 def test_a_notification_is_redelivered_until_it_is_acknowledged(system: System) -> None:

@@ -1,0 +1,1 @@
+"""Tests of cloud_controller.core."""
