@@ -25,7 +25,7 @@ from archelon_core.http.request_log import ROUTE, TENANT
 from occi_service.model import secrets_of, type_id
 from occi_service.registry.base import Page, Registry, RegistryView, Selection
 from occi_service.server.app import Application
-from occi_service.server.service import KnownCaller
+from occi_service.server.service import KnownCaller, view_of
 
 from . import access
 
@@ -85,7 +85,8 @@ class ModuleApplication(KnownCaller):
             "withheld": functools.partial(_withheld, caller),
         }
         if not path.startswith(self._module.shared):
-            extras["identity"] = self._effective_identity(caller, path)
+            effective = extras["identity"] = self._effective_identity(caller, path)
+            extras["view"] = view_of(caller, effective.tenant_id)
         return self._call_occi(environ, response, **extras)
 
     def _is_open(self, environ: WSGIEnvironment, path: str) -> bool:
@@ -118,6 +119,9 @@ class CallersView(RegistryView):
     def sees(self, entity: Entity, extras: Any) -> bool:
         instance = _own_instance(extras)
         return instance is None or entity.kind == deploy.BUNDLE or _instance_of(entity) == instance
+
+    def sees_by_view(self, _extras: Any) -> bool:
+        return True
 
     def narrowed(self, selection: Selection, extras: Any) -> Selection:
         instance = _own_instance(extras)

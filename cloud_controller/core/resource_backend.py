@@ -18,7 +18,7 @@ from occi.core_model import Action, Entity
 from archelon_api import disposal, names
 from archelon_core.auth import Identity, instance_subject
 from archelon_core.errors import BadRequestError, ConflictError, ForbiddenError, NotFoundError, shown
-from occi_service.server.backends import DeferredDeletion, call_first
+from occi_service.server.backends import DeferredDeletion, ShownAsStored, call_first
 
 from . import access
 from .labels import Labels
@@ -52,7 +52,7 @@ def context(extras: Any) -> RequestContext:
     return RequestContext(extras["caller"], extras["connection"], tenant, extras)
 
 
-class OwnedBackend(DeferredDeletion, MixinBackend, ActionBackend):
+class OwnedBackend(DeferredDeletion, ShownAsStored, MixinBackend, ActionBackend):
     """Base of the modules' backends. A subclass defines immutable attributes and the effects of an order."""
 
     #: The topic of the work on these objects.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import occi.registry
@@ -53,6 +53,31 @@ class Page:
     more: bool = False
 
 
+class Reading:
+    """An entity as read from a store, not built yet.
+
+    Args:
+        build: returns the entity; may raise KeyError.
+        state: see below.
+
+    Attributes:
+        state: what is stored of the entity, its links and its categories. As long as two readings at one path have equal
+            states, they build equal entities. None if that is unknown, which may turn out only when it is built.
+        size: of the state, in characters.
+    """
+
+    __slots__ = ("_build", "size", "state")
+
+    def __init__(self, build: Callable[[Reading], Entity], state: object = None, *, size: int = 0) -> None:
+        self._build = build
+        self.state = state
+        self.size = size
+
+    def entity(self) -> Entity:
+        """Build the entity. Raises KeyError: the caller does not see it."""
+        return self._build(self)
+
+
 class Registry(occi.registry.Registry):
     """Base of Archelon's registries. `extras` is the dict passed to the application; `get_extras` returns its tenant."""
 
@@ -87,6 +112,11 @@ class Registry(occi.registry.Registry):
     def find_category(self, name: str, extras: Any) -> Category | None:
         """Return the category of a type identifier that is visible to the caller, or None."""
         raise NotImplementedError
+
+    def read(self, key: str, extras: Any) -> Reading:
+        """Return the entity at a path before it is built. Raises KeyError: see `get_resource`."""
+        entity = self.get_resource(key, extras)
+        return Reading(lambda _reading: entity)
 
     def select(self, selection: Selection, extras: Any) -> Page:
         """Return one page of the caller's entities."""
@@ -250,7 +280,7 @@ class PyssfRegistry(Registry):
 
 
 class RegistryView(PyssfRegistry):
-    """A registry as one caller sees it. Subclasses define `sees` and `narrowed`."""
+    """A registry as one caller sees it. Subclasses define `sees` and `narrowed`, and `sees_by_view` if that holds."""
 
     wrapped: Registry
 
@@ -261,6 +291,10 @@ class RegistryView(PyssfRegistry):
         """Return whether the caller sees an entity of its tenant."""
         return True
 
+    def sees_by_view(self, _extras: Any) -> bool:
+        """Return whether `sees` depends on nothing but the entity and `extras["view"]`, so that its result may be kept."""
+        return False
+
     def narrowed(self, selection: Selection, _extras: Any) -> Selection:
         """Return the part of a selection that the caller sees."""
         return selection
@@ -270,6 +304,19 @@ class RegistryView(PyssfRegistry):
         if not self.sees(entity, extras):
             raise KeyError(key)
         return entity
+
+    def read(self, key: str, extras: Any) -> Reading:
+        found = self.wrapped.read(key, extras)
+
+        def build(reading: Reading) -> Entity:
+            entity = found.entity()
+            if not self.sees(entity, extras):
+                raise KeyError(key)
+            if found.state is None:
+                reading.state = None
+            return entity
+
+        return Reading(build, found.state if self.sees_by_view(extras) else None, size=found.size)
 
     def select(self, selection: Selection, extras: Any) -> Page:
         return self.wrapped.select(self.narrowed(selection, extras), extras)

@@ -20,6 +20,8 @@ class Categories:
         self._lock = threading.Lock()
         self._names: dict[str, tuple[Category, Backend]] = {}
         self._locations: dict[str, Category] = {}
+        #: Another object after each change.
+        self.edition = object()
 
     def add(self, category: Category, backend: Backend) -> None:
         """Register a category, or replace the one with the same type identifier.
@@ -44,6 +46,7 @@ class Categories:
                 locations[location] = category
             self._names = {**self._names, name: (category, backend)}
             self._locations = locations
+            self.edition = object()
 
     def remove(self, name: str) -> None:
         """Remove a category. Raises KeyError."""
@@ -52,6 +55,7 @@ class Categories:
             names.pop(name)
             self._locations = {path: each for path, each in self._locations.items() if type_id(each) != name}
             self._names = names
+            self.edition = object()
 
     def undo(self) -> Callable[[], None]:
         """Return a function that restores the categories as they are now."""
@@ -60,6 +64,7 @@ class Categories:
         def restore() -> None:
             with self._lock:
                 self._names, self._locations = names, locations
+                self.edition = object()
 
         return restore
 

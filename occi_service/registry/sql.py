@@ -31,7 +31,7 @@ from archelon_core.database import Database, UnstorableError, refusal_of
 
 from ..model import secrets_among, type_id
 from . import owned_mixins
-from .base import Page, Registry, Selection
+from .base import Page, Reading, Registry, Selection
 from .categories import Categories
 from .entity_rows import COLUMNS, EntityRows
 from .records import EntityRecord, FindCategory, FindEntity, hydrate
@@ -163,24 +163,48 @@ class SqlRegistry(Registry):
         """
         return self._get(key, extras, lock=True)
 
-    def _get(self, key: str, extras: Any, *, lock: bool) -> Entity:
+    def read(self, key: str, extras: Any) -> Reading:
+        """Return the entity at a path before it is built. Its state is the rows, and the provider's categories.
+
+        Entities with secrets have no state, so that no secret is kept; nor do those with mixins of tenants, which are other rows.
+        """
+        if _connection_of(extras) is not None:
+            return super().read(key, extras)
+        # Read before the rows: a category that changes meanwhile makes the state old, never too new.
+        edition = self._categories.edition
+        owner = self._owner(extras)
+        rows = self._rows_at(key, owner)
+        hidden = any(row[4] is not None for row in rows)
+        return Reading(
+            lambda reading: self._entity(key, rows, owner, extras, reading),
+            None if hidden else (edition, rows),
+            size=sum([len(row[3]) for row in rows]),
+        )
+
+    def _rows_at(self, key: str, owner: str) -> Sequence[Any]:
+        """Return the rows of an entity and its links, without a lock. Raises KeyError if there are none."""
         if not _can_be_key(key):
             raise KeyError(key)
-        tenant = self.get_extras(extras)
-        owner = tenant or ""
         parameters = {"owner": owner, "key": key}
-        connection = _connection_of(extras)
-        if connection is not None:
-            read = self._read_locked if lock else self._read_unlocked
-            rows = read(connection, parameters)
-            return self._entity(key, rows, owner, extras)
         try:
             rows = self._read.rows(parameters)
         except (sqlite3.Error, psycopg.Error, sqlalchemy.exc.SQLAlchemyError):
             # Repeat it by SQLAlchemy, which maps failures to error classes.
             with self._reading(None) as slow:
                 rows = self._read_unlocked(slow, parameters)
-        return self._entity(key, rows, owner, extras)
+        if not rows:
+            raise KeyError(key)
+        return rows
+
+    def _get(self, key: str, extras: Any, *, lock: bool) -> Entity:
+        if not _can_be_key(key):
+            raise KeyError(key)
+        owner = self._owner(extras)
+        connection = _connection_of(extras)
+        if connection is None:
+            return self._entity(key, self._rows_at(key, owner), owner, extras)
+        read = self._read_locked if lock else self._read_unlocked
+        return self._entity(key, read(connection, {"owner": owner, "key": key}), owner, extras)
 
     def _read_unlocked(self, connection: sa.Connection, parameters: dict[str, str]) -> Sequence[Any]:
         return connection.execute(_READ, parameters).fetchall()
@@ -189,7 +213,7 @@ class SqlRegistry(Registry):
         row = self._rows.locked(connection, parameters["owner"], parameters["key"])
         return [] if row is None else [row, *connection.execute(_LINKS, parameters).fetchall()]
 
-    def _entity(self, key: str, rows: Sequence[Any], owner: str, extras: Any) -> Entity:
+    def _entity(self, key: str, rows: Sequence[Any], owner: str, extras: Any, reading: Reading | None = None) -> Entity:
         tenant = owner or None
         links: list[EntityRecord] = []
         main: Any = None
@@ -205,6 +229,8 @@ class SqlRegistry(Registry):
             raise KeyError(key)
         record = record_of(main, tenant)
         find = self._finder((record, *links), owner, extras)
+        if reading is not None and find != self._categories.get:
+            reading.state = None
         entity = hydrate(record, links, find, find_entity=lambda end: self._get(end, extras, lock=False))
         if main[4] is not None:
             entity.attributes.update(self._secrets.decrypt(main[4], owner, key))

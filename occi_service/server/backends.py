@@ -44,6 +44,13 @@ class ChosenIds(KindBackend):
     """
 
 
+class ShownAsStored(KindBackend):
+    """Base of backends whose `retrieve` depends on nothing but the stored entity and `extras["view"]`, the caller's.
+
+    While neither changes, an entity whose backends are all of this class is not retrieved again, but served as rendered before.
+    """
+
+
 class ReadOnlyActions(ActionBackend):
     """Base of backends whose actions store nothing and change nothing: they run without a transaction."""
 
@@ -170,14 +177,20 @@ def _is_taken(identifier: str, registry: Registry, extras: Any) -> bool:
     return True
 
 
-def retrieve(entity: Entity, registry: Registry, extras: Any) -> None:
-    """Let the backends refresh an entity and its links before it is shown; nothing is saved."""
-    if isinstance(entity, Resource):
-        for link in entity.links:
-            for backend in backends_of(link, registry, extras):
-                backend.retrieve(link, extras)
-    for backend in backends_of(entity, registry, extras):
-        backend.retrieve(entity, extras)
+def retrieve(entity: Entity, registry: Registry, extras: Any) -> bool:
+    """Let the backends refresh an entity and its links before it is shown; nothing is saved.
+
+    Returns:
+        whether all of them show what is stored: see `ShownAsStored`.
+    """
+    as_stored = True
+    for each in (*(entity.links if isinstance(entity, Resource) else ()), entity):
+        for backend in backends_of(each, registry, extras):
+            backend.retrieve(each, extras)
+            as_stored = as_stored and (
+                isinstance(backend, ShownAsStored) or type(backend).retrieve is KindBackend.retrieve
+            )
+    return as_stored
 
 
 def update(old: Entity, new: Entity, registry: Registry, extras: Any) -> None:

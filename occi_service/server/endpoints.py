@@ -82,11 +82,15 @@ class Endpoint:
 def _find(exchange: Exchange, path: str) -> Entity:
     found = exchange.find(path)
     if found is None:
-        collection = path + "/"
-        exists = collection in QUERY_PATHS or exchange.registry.get_category(collection, exchange.extras) is not None
-        hint = f"; the collection is {shown(collection)}" if exists else ""
-        raise NotFoundError(f"there is nothing at {shown(path)}{hint}", "path")
+        raise _nothing_at(exchange, path)
     return found
+
+
+def _nothing_at(exchange: Exchange, path: str) -> NotFoundError:
+    collection = path + "/"
+    exists = collection in QUERY_PATHS or exchange.registry.get_category(collection, exchange.extras) is not None
+    hint = f"; the collection is {shown(collection)}" if exists else ""
+    return NotFoundError(f"there is nothing at {shown(path)}{hint}", "path")
 
 
 def _check_match(exchange: Exchange, path: str) -> None:
@@ -184,10 +188,8 @@ class EntityEndpoint(Endpoint):
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Return it, refreshed by its backends."""
         exchange = self._exchange(req, resp)
-        entity = _find(exchange, req.path)
-        with backends.refusals():
-            backends.retrieve(entity, exchange.registry, exchange.extras)
-        exchange.answer_entity(entity)()
+        if not exchange.show_stored(req.path):
+            raise _nothing_at(exchange, req.path)
 
     on_head = on_get
 

@@ -42,9 +42,10 @@ from ..renderings import (
     UnsupportedDocumentError,
 )
 from ..renderings.text import FIELDS, from_header
-from . import negotiation
+from . import backends, negotiation
 from .own_urls import OwnUrl, chosen, requested
 from .pyssf_renderings import ForeignRendering
+from .rendered import Rendered, RenderedEntities
 from .request_input import read_body
 
 #: Writes a response, after the transaction that it reports on has committed.
@@ -91,6 +92,7 @@ class Service:
         dry_runs: whether creating and updating take `?dry-run=true`; see `Application`.
         own_urls: URLs that clients use, the public one first; empty to take scheme and host from each request.
         new_id: generates the last part of new identifiers.
+        rendered: entities as rendered for earlier requests.
     """
 
     registry: Registry
@@ -102,6 +104,7 @@ class Service:
     limits: RequestLimits
     own_urls: tuple[OwnUrl, ...]
     new_id: Callable[[], uuid.UUID]
+    rendered: RenderedEntities = dataclasses.field(default_factory=RenderedEntities)
 
 
 class Exchange:
@@ -366,12 +369,55 @@ class Exchange:
             return lambda: self._answer(payload)
         document = self.document(entity)
         if writer.headers_only:
-            self._check_header(_least_size(document.attributes))
             # Small enough to render now; whether it fits must be known while the write can be undone.
-            payload = self._write(writer.write_entity, document)
-            self._check_header(_header_size(payload))
+            payload = self._entity(document)
             return lambda: self._answer(payload)
-        return lambda: self._answer(self._write(writer.write_entity, document))
+        return lambda: self._answer(self._entity(document))
+
+    def _entity(self, document: EntityDocument) -> Payload:
+        writer = self.writer
+        if not writer.headers_only:
+            return self._write(writer.write_entity, document)
+        self._check_header(_least_size(document.attributes))
+        payload = self._write(writer.write_entity, document)
+        self._check_header(_header_size(payload))
+        return payload
+
+    def show_stored(self, identifier: str) -> bool:
+        """Respond to GET with an entity: as rendered before, if what is stored and the caller's view are the same.
+
+        Returns:
+            False if there is none, or the caller does not see it.
+        """
+        try:
+            reading = self.registry.read(identifier, self.extras)
+        except KeyError:
+            return False
+        service, writer = self.service, self.writer
+        view = self.extras.get("view") if isinstance(self.extras, dict) else None
+        # pyssf's renderings show more than the entity: the definitions of its categories, with absolute locations.
+        lasts = view is not None and service.dialect != "pyssf" and not isinstance(writer, ForeignRendering)
+        key = (identifier, view, writer.mime_type, self.prefix)
+        state = reading.state
+        if lasts and state is not None:
+            found = service.rendered.get(key, state)
+            if found is not None:
+                self._answer(found.payload, tag=found.tag)
+                return True
+        try:
+            entity = reading.entity()
+        except KeyError:
+            return False
+        with backends.refusals():
+            as_stored = backends.retrieve(entity, self.registry, self.extras)
+        if not lasts or not as_stored or reading.state is None:
+            self.answer_entity(entity)()
+            return True
+        payload = self._entity(self.document(entity))
+        tag = etag_of(writer, payload)
+        self._answer(payload, tag=tag)
+        service.rendered.put(key, Rendered(payload, tag, state), reading.size)
+        return True
 
     def answer_entities(self, entities: list[Entity]) -> Answer:
         """Capture a collection as it is now; see `answer_entity`."""
@@ -425,7 +471,9 @@ class Exchange:
         except UnsupportedDocumentError as error:
             raise BadRequestError(str(error), "header Accept") from None
 
-    def _answer(self, payload: Payload, *, status: str = falcon.HTTP_200, etag: bool = True) -> None:
+    def _answer(
+        self, payload: Payload, *, status: str = falcon.HTTP_200, etag: bool = True, tag: str | None = None
+    ) -> None:
         writer = self.writer
         response = self.response
         if payload.headers:
@@ -436,7 +484,7 @@ class Exchange:
         response.content_type = writer.content_type
         response.set_header("Vary", _VARY)
         if etag and self.request.method in ("GET", "HEAD"):
-            tag = etag_of(writer, payload)
+            tag = tag or etag_of(writer, payload)
             response.set_header("ETag", tag)
             if _lists(self.request.env.get("HTTP_IF_NONE_MATCH"), tag):
                 response.status = falcon.HTTP_304

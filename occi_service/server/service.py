@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import prometheus_client
@@ -22,6 +22,7 @@ from archelon_core.auth import (
     ClientAddress,
     HeavyLimit,
     HeavyRequests,
+    Identity,
     RateLimit,
     RateLimiter,
     SizeLimit,
@@ -46,7 +47,8 @@ _CACHING: Final = ("Cache-Control", "private, no-cache")
 
 
 class KnownCaller(Application):
-    """An application with authenticated callers. Extras: `identity`, `request_id`, `token` (as presented; see `identity`)."""
+    """An application with authenticated callers. Extras: `identity`, `request_id`, `token` (as presented; see `identity`), and
+    `view` (see `view_of`)."""
 
     def __call__(self, environ: dict[str, Any], response: Any) -> Iterable[bytes]:
         identity = environ.get(IDENTITY)
@@ -66,11 +68,22 @@ class KnownCaller(Application):
             identity=identity,
             request_id=environ.get("HTTP_X_REQUEST_ID"),
             token=environ.get(TOKEN),
+            view=None if identity is None else view_of(identity),
         )
 
     def refusal_of(self, error: Exception) -> HttpError | None:
         """Return 503 if the database is unavailable, 400 if it cannot store a value."""
         return database.refusal_of(error)
+
+
+def view_of(caller: Identity, tenant: str | None = None) -> Hashable:
+    """Return what distinguishes the callers that see different things: all that a policy reads of them, and their tenant.
+
+    Args:
+        tenant: whose entities the caller reads, if not its own tenant's.
+    """
+    owner = caller.tenant_id if tenant is None else tenant
+    return owner, caller.tenant_id, caller.roles, caller.kind, caller.instance_id, caller.system_scope, caller.issuer
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from archelon_core.auth import rules
 from archelon_core.auth.policy import Policy, Target
 from archelon_core.errors import BadRequestError, ConflictError, NotFoundError
 from occi_service.registry import Registry
-from occi_service.server.backends import DeferredDeletion
+from occi_service.server.backends import DeferredDeletion, ShownAsStored
 from occi_service.server.request_input import read_body, read_query
 
 from ..lifecycle.history import rfc3339
@@ -83,7 +83,7 @@ class BundleResource:
     on_head = on_get
 
 
-class PublishedBackend(DeferredDeletion, ActionBackend):
+class PublishedBackend(DeferredDeletion, ShownAsStored, ActionBackend):
     """Serves the kind `published`: one entry per publication; the present one of a service is its head."""
 
     def __init__(

@@ -235,6 +235,9 @@ class CallersView(RegistryView):
         reach = _reach_of(extras)
         return reach is None or reach.scope_of(entity) is not None
 
+    def sees_by_view(self, extras: Any) -> bool:
+        return _reach_of(extras) is None
+
     def narrowed(self, selection: Selection, extras: Any) -> Selection:
         reach = _reach_of(extras)
         if reach is None:

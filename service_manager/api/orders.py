@@ -27,7 +27,7 @@ from archelon_core.encryption import Cipher
 from archelon_core.errors import BadRequestError, ConflictError, ForbiddenError, UnavailableError
 from archelon_core.queue import Priority
 from occi_service.model import attributes_of, type_id
-from occi_service.server.backends import ChosenIds, DeferredDeletion, call_first, refusals
+from occi_service.server.backends import ChosenIds, DeferredDeletion, ShownAsStored, call_first, refusals
 
 from ..lifecycle.health import dependents
 from ..lifecycle.history import History
@@ -47,7 +47,7 @@ INVOCATION_TOPIC: Final = "invocation"
 _MOST_INVOCATIONS: Final = 100
 
 
-class InstanceBackend(ServiceBackend, ChosenIds, DeferredDeletion):
+class InstanceBackend(ServiceBackend, ChosenIds, DeferredDeletion, ShownAsStored):
     """Serves the kind of every service. `catalogue` is set after both are created."""
 
     catalogue: Catalogue

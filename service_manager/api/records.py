@@ -5,20 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 import sqlalchemy as sa
-from occi.backend import KindBackend
 from occi.core_model import Entity
 
 from archelon_core import queue
 from archelon_core.auth import TenantId
 from archelon_core.auth.policy import Policy
 from archelon_core.errors import ForbiddenError
+from occi_service.server.backends import ShownAsStored
 
 from ..lifecycle.history import History
 from .exchanged_tokens import reading_rule, target_of
 from .orders import caller_of
 
 
-class RecordBackend(KindBackend):
+class RecordBackend(ShownAsStored):
     """Serves what only the service manager writes: records, and the links of instances."""
 
     def __init__(self, policy: Policy) -> None:

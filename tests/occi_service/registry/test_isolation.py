@@ -32,7 +32,8 @@ class TenantApplication(Application):
     """Reads the tenant from where the authentication middleware would put it."""
 
     def __call__(self, environ: dict[str, Any], response: Callable[..., Any]) -> Iterable[bytes]:
-        return self._call_occi(environ, response, identity=environ["test.identity"])
+        identity = environ["test.identity"]
+        return self._call_occi(environ, response, identity=identity, view=identity)
 
 
 class TenantCounters:
