@@ -270,7 +270,7 @@ class Launcher:
 
     def read_tail(self, name: Name, limit: int) -> bytes:
         """Return the last bytes of the output, at most `limit`."""
-        return read_tail(self._directory(name) / "log", limit)
+        return read_tail(self._directory(name) / "log", limit).data
 
     def write(self, name: Name, path: str, text: str) -> None:
         """Write a file to a process' directory, owned by its user. Raises LaunchError, OSError."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import os
 import struct
 from collections.abc import Iterator
@@ -27,17 +28,23 @@ def try_take(descriptor: int) -> bool:
     return True
 
 
-def take(descriptor: int) -> None:
-    """Wait for the exclusive lock and take it; only for locks that are held briefly."""
-    fcntl.fcntl(descriptor, fcntl.F_OFD_SETLKW, struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
+def take(descriptor: int, subject: str = "") -> None:
+    """Wait for the exclusive lock and take it; only for locks that are held briefly.
+
+    Args:
+        subject: locks only this, by the byte at its hash, so that one file has a lock for each of any number of subjects.
+    """
+    start = int.from_bytes(hashlib.sha256(subject.encode()).digest()[:7]) if subject else 0
+    lock = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, start, int(bool(subject)), 0)
+    fcntl.fcntl(descriptor, fcntl.F_OFD_SETLKW, lock)
 
 
 @contextlib.contextmanager
-def open_and_take(path: Path) -> Iterator[None]:
-    """Hold the exclusive lock of a file, created if missing; only for brief use."""
+def open_and_take(path: Path, subject: str = "") -> Iterator[None]:
+    """Hold the exclusive lock of a file, created if missing, or of a subject in it; only for brief use."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        take(descriptor)
+        take(descriptor, subject)
         yield
     finally:
         os.close(descriptor)

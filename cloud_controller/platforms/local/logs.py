@@ -6,8 +6,15 @@ from its last position after any number of rotations and restarts.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+
+from .orders import LaunchError
+from .stack_index import open_regular, opened
+
+#: Segments that the end of a log is read from: a process that owns the directory may have placed any number there.
+_TAIL_SEGMENTS = 16
 
 
 @dataclass(frozen=True)
@@ -25,48 +32,54 @@ class LogChunk:
     next: int
 
 
-def read_log(directory: Path, since: int, limit: int) -> LogChunk:
+def read_log(directory: Path, since: int, limit: int, *, below: str = ".") -> LogChunk:
     """Return up to `limit` bytes from position `since` on, from one segment.
+
+    Args:
+        below: where the segments are below the directory; a process may own all from there on, so no link is followed.
 
     Raises:
         ValueError: a negative position or a limit below 1.
     """
     if since < 0 or limit < 1:
         raise ValueError("the position must not be negative and the limit must be positive")
-    starts = _starts(directory)
-    if not starts:
-        return LogChunk(b"", since, since)  # no output yet
-    for start, after in zip(starts, [*starts[1:], None], strict=True):
-        position = max(since, start)
-        if after is not None and position >= after:
-            continue
-        try:
-            with (directory / str(start)).open("rb") as segment:
-                segment.seek(position - start)
-                data = segment.read(limit)
-        except FileNotFoundError:
-            continue  # rotated away since the listing; the next segment is now the oldest
-        return LogChunk(data, position, position + len(data))
+    try:
+        with opened(directory, PurePosixPath(below)) as at:
+            starts = _starts(at)
+            for start, after in zip(starts, [*starts[1:], None], strict=False):
+                position = max(since, start)
+                if after is not None and position >= after:
+                    continue
+                try:
+                    with open_regular(str(start), at) as segment:
+                        segment.seek(position - start)
+                        data = segment.read(limit)
+                except FileNotFoundError:
+                    continue  # rotated away since the listing; the next segment is now the oldest
+                return LogChunk(data, position, position + len(data))
+    except (FileNotFoundError, LaunchError):
+        pass  # no output yet
     return LogChunk(b"", since, since)
 
 
-def read_tail(directory: Path, limit: int) -> bytes:
-    """Return the last bytes of the output, at most `limit`."""
-    starts = _starts(directory)
+def read_tail(directory: Path, limit: int, *, below: str = ".") -> LogChunk:
+    """Return the last bytes of the output, at most `limit`, of the last segments; what is written meanwhile may be missing."""
+    data, end = b"", 0
     try:
-        end = starts[-1] + (directory / str(starts[-1])).stat().st_size if starts else 0
-    except FileNotFoundError:
-        return b""  # removed since the listing
-    data, position = b"", max(0, end - limit)
-    # What is written in the meantime is not waited for.
-    while position < end and (chunk := read_log(directory, position, limit)).data:
-        data += chunk.data
-        position = chunk.next
-    return data[-limit:]
+        with opened(directory, PurePosixPath(below)) as at:
+            for start in reversed(_starts(at)[-_TAIL_SEGMENTS:]):
+                with open_regular(str(start), at) as segment:
+                    size = os.fstat(segment.fileno()).st_size
+                    segment.seek(max(0, size - (limit - len(data))))
+                    data = segment.read(limit - len(data)) + data
+                end = end or start + size
+                if len(data) >= limit:
+                    break
+    except (FileNotFoundError, LaunchError):
+        pass  # no output yet, or removed since the listing
+    return LogChunk(data, end - len(data), end)
 
 
-def _starts(directory: Path) -> list[int]:
-    try:
-        return sorted(int(entry.name) for entry in directory.iterdir())
-    except FileNotFoundError:
-        return []
+def _starts(directory: int) -> list[int]:
+    # A process that owns the directory may have placed other files there.
+    return sorted(int(name) for name in os.listdir(directory) if name.isascii() and name.isdigit())

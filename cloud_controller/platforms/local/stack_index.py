@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import stat
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
 
 from archelon_core.private_files import close_to_others
 
@@ -19,6 +21,8 @@ from .orders import LaunchError, ProcessOrder, ProcessProgram, ProcessState
 INDEX_FILE = "book.json"
 #: Opens a directory without following links.
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+#: Seconds after which the removal of a tree is left to the next attempt.
+_LONGEST_REMOVAL = 10.0
 
 
 def root_id(root: Path) -> str:
@@ -104,23 +108,29 @@ def write_json(path: Path, content: Mapping[str, object]) -> None:
     new.replace(path)
 
 
-def remove_tree(path: Path) -> None:
-    """Remove a directory tree, including directories without permissions, and without following links.
+def remove_tree(path: Path | str, *, at: int | None = None) -> None:
+    """Remove a file or directory tree, if it exists: also directories without permissions, and without following links.
+
+    Args:
+        at: descriptor of the directory that a relative path starts from.
 
     Raises:
-        OSError: something cannot be removed.
+        OSError: something cannot be removed, or processes add to it faster than it is removed.
     """
-    if path.is_symlink():
-        path.unlink()
-        return
+    _permit(path, at)
     try:
-        path.chmod(0o700)
+        top = os.open(path, _DIRECTORY, dir_fd=at)
     except FileNotFoundError:
         return
-    top = os.open(path, _DIRECTORY)
+    except NotADirectoryError:  # also a link
+        os.unlink(path, dir_fd=at)
+        return
+    until = time.monotonic() + _LONGEST_REMOVAL
     try:
         # Moves deeper directories to the top: a tree may be deeper than recursion or open descriptors allow.
         while names := os.listdir(top):  # noqa: PTH208 - of a descriptor
+            if time.monotonic() > until:
+                raise OSError(errno.ENOTEMPTY, "it is too large to be removed at once; removal continues")
             for name in names:
                 if _is_directory(name, top):
                     _empty_into(top, name)
@@ -129,17 +139,17 @@ def remove_tree(path: Path) -> None:
                     os.unlink(name, dir_fd=top)
     finally:
         os.close(top)
-    path.rmdir()
+    os.rmdir(path, dir_fd=at)
 
 
 def _empty_into(top: int, name: str) -> None:
-    os.chmod(name, 0o700, dir_fd=top)
+    _permit(name, top)
     below = os.open(name, _DIRECTORY, dir_fd=top)
     try:
         for each in os.listdir(below):  # noqa: PTH208 - of a descriptor
             if _is_directory(each, below):
                 # A directory without write permission cannot be moved.
-                os.chmod(each, 0o700, dir_fd=below)
+                _permit(each, below)
                 os.rename(each, uuid.uuid4().hex, src_dir_fd=below, dst_dir_fd=top)
             else:
                 os.unlink(each, dir_fd=below)
@@ -147,11 +157,19 @@ def _empty_into(top: int, name: str) -> None:
         os.close(below)
 
 
+def _permit(path: Path | str, at: int | None) -> None:
+    """Give us access to our directory. Root needs none, and must not follow a link that a process places meanwhile."""
+    if os.geteuid() != 0:
+        with contextlib.suppress(FileNotFoundError):
+            if stat.S_ISDIR(os.stat(path, dir_fd=at, follow_symlinks=False).st_mode):
+                os.chmod(path, 0o700, dir_fd=at)
+
+
 def _is_directory(name: str, at: int) -> bool:
     return stat.S_ISDIR(os.stat(name, dir_fd=at, follow_symlinks=False).st_mode)
 
 
-def write_file(work: Path, path: str, text: str, *, owner: int | None = None) -> None:
+def write_file(work: Path, path: str, text: str, *, owner: int | None = None, replace: bool = False) -> None:
     """Write a file below `work` and create its missing directories, accessible to their owner only.
 
     The process owns the directory and may place links at any moment, so each directory is opened relative to its parent,
@@ -159,39 +177,91 @@ def write_file(work: Path, path: str, text: str, *, owner: int | None = None) ->
 
     Args:
         owner: user and group of the file and directories; by default our own.
+        replace: write `<path>.new` first, so that the process sees either the old or the new file.
 
     Raises:
         LaunchError: the path leaves the directory. OSError: it cannot be written.
     """
-    with _opened(work, inside(path).parent, path, owner) as directory:
+    with opened(work, inside(path).parent, owner=owner, create=True) as directory:
         name = inside(path).name
+        written = f"{name}.new" if replace else name
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(name, dir_fd=directory)
+            os.unlink(written, dir_fd=directory)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(name, flags, 0o600, dir_fd=directory)
+        descriptor = os.open(written, flags, 0o600, dir_fd=directory)
         with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
             os.fchmod(descriptor, 0o600)
             if owner is not None:
                 os.fchown(descriptor, owner, owner)
             stream.write(text)
+        if replace:
+            os.rename(written, name, src_dir_fd=directory, dst_dir_fd=directory)
+
+
+def read_file(work: Path, path: str, limit: int) -> tuple[bytes, float] | None:
+    """Return the first bytes of a process' file, and the time of its last change; None if it is no regular file.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    try:
+        with opened(work, inside(path).parent) as directory, open_regular(inside(path).name, directory) as stream:
+            return stream.read(limit), os.fstat(stream.fileno()).st_mtime
+    except (FileNotFoundError, LaunchError):
+        return None
+
+
+def open_regular(name: str, directory: int) -> BinaryIO:
+    """Open a process' file for reading, without following a link or waiting for a pipe.
+
+    Raises:
+        FileNotFoundError: it is missing, or no regular file. OSError: it cannot be opened.
+    """
+    try:
+        descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
+    except OSError as problem:
+        if problem.errno not in (errno.ELOOP, errno.ENXIO):  # a link, a socket
+            raise
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name) from problem
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
+
+
+def remove_below(work: Path, path: str) -> bool:
+    """Remove a file or tree below `work`; return whether it existed. Raises OSError."""
+    with contextlib.ExitStack() as stack:
+        try:
+            directory = stack.enter_context(opened(work, inside(path).parent))
+            os.stat(inside(path).name, dir_fd=directory, follow_symlinks=False)
+        except (FileNotFoundError, LaunchError):
+            return False
+        remove_tree(inside(path).name, at=directory)
+        return True
 
 
 @contextlib.contextmanager
-def _opened(work: Path, below: PurePosixPath, shown: str, owner: int | None) -> Iterator[int]:
-    """Open a directory below `work`, created if missing."""
+def opened(work: Path, below: PurePosixPath, *, owner: int | None = None, create: bool = False) -> Iterator[int]:
+    """Open a directory below `work`, whose parent is ours.
+
+    Raises:
+        LaunchError: a link leads out of it. FileNotFoundError: it is missing, without `create`.
+    """
     directory = os.open(work, _DIRECTORY)
     try:
         for part in below.parts:
-            created = True
+            created = create
             try:
-                os.mkdir(part, 0o700, dir_fd=directory)
+                if create:
+                    os.mkdir(part, 0o700, dir_fd=directory)
             except FileExistsError:
                 created = False
             try:
                 following = os.open(part, _DIRECTORY, dir_fd=directory)
             except NotADirectoryError as problem:
                 raise LaunchError(
-                    f"the file {shown!r} leaves its directory through a link; remove the link"
+                    f"the path {str(below)!r} leaves the process' directory through a link; remove the link"
                 ) from problem
             os.close(directory)
             directory = following
@@ -220,10 +290,10 @@ def write_files(
         for path in sorted(obsolete):
             with (
                 contextlib.suppress(LaunchError, FileNotFoundError),
-                _opened(work, inside(path).parent, path, owner) as at,
+                opened(work, inside(path).parent) as at,
             ):
                 os.unlink(inside(path).name, dir_fd=at)
-        with _opened(work, inside(order.directory), order.directory, owner):
+        with opened(work, inside(order.directory), owner=owner, create=True):
             pass
         for path, content in program.files.items():
             write_file(work, path, content, owner=owner)
