@@ -182,8 +182,7 @@ class _Worker(gunicorn.workers.gthread.ThreadWorker):  # type: ignore[misc]
 
     def load_wsgi(self) -> None:
         super().load_wsgi()
-        loaded: WSGIApplication = self.app.wsgi()
-        self.wsgi = _without_body_for_head(_with_own_server_field(loaded, self.server_field))
+        self.wsgi = _without_body_for_head(_with_own_server_field(self.wsgi, self.server_field))
 
     def accept(self, listener: socket.socket) -> None:
         try:

@@ -158,6 +158,7 @@ def test_an_orchestrator_is_one_process_and_its_successor_is_activated_again(
     bench.activate(occi, parameters={"tested.size": 1})
     run(bench, occi, "deploy", "provision")
     assert psutil.Process(process.pid).children() == []
+    assert bench.renewals == 1
     restart(bench, process, occi)
     bench.phase(occi, "update", 2, {"tested.size": 2})
     done(bench, "update", 2)
