@@ -150,6 +150,7 @@ class _Worker(gunicorn.workers.gthread.ThreadWorker):  # type: ignore[misc]
 
     server_field: str
     client_limits: ConnectionLimits
+    wsgi: WSGIApplication
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)

@@ -1,4 +1,4 @@
-"""Run a host in the current directory until SIGTERM: `python -m sdk.host shared`; see the package."""
+"""Run a host in the current directory until SIGTERM: `python -m sdk.host shared` or `forked`; see the package."""
 
 from __future__ import annotations
 
@@ -11,8 +11,12 @@ def main() -> None:
         from . import shared
 
         shared.main()
+    elif sys.argv[1:] == ["forked"]:
+        from . import forked
+
+        forked.main()
     else:
-        raise SystemExit("usage: python -m sdk.host shared")
+        raise SystemExit("usage: python -m sdk.host shared|forked")
 
 
 if __name__ == "__main__":

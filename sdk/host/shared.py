@@ -32,7 +32,7 @@ from .. import serve
 from ..errors import Failure
 from ..runtime.app import Assembled, Shared, assemble, load_checked
 from ..settings import Settings
-from .directory import LOOK, WRITE_RETRY, HostDirectory, OrderError, Stamp
+from .directory import LOOK, WRITE_RETRY, HostDirectory, OrderError, Stamp, drain
 
 _LOG: Final = logging.getLogger("archelon.host")
 #: Instances that are started, or ended, at the same time.
@@ -128,19 +128,11 @@ class SharedHost:
         while not self._closed.is_set():
             written = self._directory.flush()
             for _ in poll.poll((LOOK if written else WRITE_RETRY) * 1000):
-                self._drain()
+                drain(self._bell)
             try:
                 self._look()
             except OSError as error:
                 _LOG.warning("the orders cannot be listed: %s", error)
-
-    def _drain(self) -> None:
-        # One look suffices for all that have arrived.
-        try:
-            while True:
-                self._bell.recv(16)
-        except BlockingIOError:
-            return
 
     def _look(self) -> None:
         orders = self._directory.orders()

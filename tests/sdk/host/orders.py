@@ -75,13 +75,13 @@ class Platform:
 
 
 class HostProcess:
-    """A host as a process: a context manager that kills it."""
+    """A host as a process: a context manager that kills it. `arguments` are the interpreter's."""
 
-    def __init__(self, kind: str, platform: Platform, log: Path) -> None:
+    def __init__(self, platform: Platform, log: Path, *arguments: str) -> None:
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         self.log = log
-        self._kind = kind
+        self._arguments = arguments
         self._platform = platform
         self._environment = {
             "PATH": os.environ["PATH"],
@@ -101,7 +101,7 @@ class HostProcess:
     def start(self) -> None:
         with self.log.open("ab") as stream:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "sdk.host", self._kind],
+                [sys.executable, *self._arguments],
                 env=self._environment,
                 cwd=self._platform.root,
                 stdin=subprocess.DEVNULL,

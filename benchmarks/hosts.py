@@ -1,0 +1,179 @@
+"""Hosts of orchestrators: the memory of one more idle instance, and the processor time of its start.
+
+Floor of the start: the same two requests, a renewal and an activation, as bare HTTP exchanges of this process' library. All
+instances have been activated and deployed when the memory is measured; the service manager and the cloud are stand-ins here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from wsgiref.types import StartResponse, WSGIEnvironment
+
+import psutil
+
+from sdk.testing.http_fakes import Bench, Server
+from tests.ports import free_port
+
+from .goals import Goals
+
+_REPOSITORY = Path(__file__).parents[1]
+_SERVICE = "http://schemas.archelon.example/occi/service#hello"
+_WARM = 8
+_CODE = "import sdk\n\nclass Tested(sdk.Orchestrator):\n    pass\n"
+
+
+class _Benches:
+    """The service managers and clouds of many instances, at one port."""
+
+    def __init__(self) -> None:
+        self._server = Server(("127.0.0.1", 0), self)
+        self._server.start()
+        self.by_name: dict[str, Bench] = {}
+
+    def add(self) -> Bench:
+        name = str(len(self.by_name))
+        made = Bench(_SERVICE, url=f"{self._server.url}/{name}", seconds=120)
+        made.cloud.makes["hello"] = {"hello.url": "http://there/"}
+        self.by_name[name] = made
+        return made
+
+    def __call__(self, environ: WSGIEnvironment, response: StartResponse) -> Iterable[bytes]:
+        name, _, rest = environ["PATH_INFO"].removeprefix("/").partition("/")
+        environ["PATH_INFO"] = f"/{rest}"
+        return self.by_name[name](environ, response)
+
+    def close(self) -> None:
+        self._server.close()
+
+
+class _Host:
+    """A host as a process."""
+
+    def __init__(self, kind: str, root: Path) -> None:
+        self.root = root
+        (root / "orders").mkdir(parents=True)
+        self.port = free_port()
+        environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(_REPOSITORY), "PORT": str(self.port)}
+        with (root / "output").open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "sdk.host", kind], env=environment, cwd=root, stdout=output, stderr=output
+            )
+
+    def order(self, bench: Bench, bundle: Path, port: int) -> None:
+        environment = {**bench.environment, "PORT": str(port)}
+        path = self.root / "orders" / f"{bench.instance}.json"
+        path.with_suffix(".new").write_text(json.dumps({"environment": environment, "bundle": str(bundle)}))
+        path.with_suffix(".new").replace(path)
+
+    def processes(self) -> list[psutil.Process]:
+        own = psutil.Process(self.process.pid)
+        return [own, *own.children()]
+
+    def pss(self) -> float:
+        """KiB of all its processes."""
+        found = 0
+        for each in self.processes():
+            lines = Path(f"/proc/{each.pid}/smaps_rollup").read_text().splitlines()
+            found += next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+        return found
+
+    def seconds(self) -> float:
+        """Processor time of all its processes."""
+        return sum(sum(each.cpu_times()[:2]) for each in self.processes())
+
+
+@contextlib.contextmanager
+def _hosting(kind: str, directory: Path) -> Iterator[_Host]:
+    host = _Host(kind, directory / kind)
+    try:
+        yield host
+    finally:
+        host.process.terminate()
+        host.process.wait()
+
+
+def _measured(kind: str, count: int, directory: Path, bundle: Path) -> tuple[float, float]:
+    """Return KiB of PSS and seconds of processor of one more instance."""
+    benches = _Benches()
+    with contextlib.closing(benches), _hosting(kind, directory) as host:
+        _serve(host, kind, [benches.add() for _ in range(_WARM)], bundle)
+        _settle(host)
+        memory = host.pss()
+        started = _serve(host, kind, [benches.add() for _ in range(count)], bundle)
+        _settle(host)
+        return (host.pss() - memory) / count, started / count
+
+
+def _settle(host: _Host) -> None:
+    """Wait until it is idle."""
+    before = -1.0
+    while (now := host.seconds()) > before:
+        before = now
+        time.sleep(0.5)
+
+
+def _serve(host: _Host, kind: str, benches: list[Bench], bundle: Path) -> float:
+    """Serve instances until they are deployed; return the processor time until they were activated."""
+    before = host.seconds()
+    ports = [host.port if kind == "shared" else free_port() for _ in benches]
+    for bench, port in zip(benches, ports, strict=True):
+        host.order(bench, bundle, port)
+    _ring(host)
+    urls = [
+        f"http://127.0.0.1:{port}" + (f"/{bench.instance}" if kind == "shared" else "")
+        for bench, port in zip(benches, ports, strict=True)
+    ]
+    for bench, url in zip(benches, urls, strict=True):
+        assert bench.await_renewal()
+        with bench.orchestrator(url) as occi:
+            bench.activate(occi)
+    used = host.seconds() - before
+    for bench, url in zip(benches, urls, strict=True):
+        for phase in ("deploy", "provision"):
+            with bench.orchestrator(url) as occi:
+                bench.phase(occi, phase)
+            assert bench.await_report(phase) is not None
+    return used
+
+
+def _ring(host: _Host) -> None:
+    import socket
+
+    deadline = time.monotonic() + 60
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as bell:
+        while time.monotonic() < deadline:
+            with contextlib.suppress(OSError):
+                bell.sendto(b"", str(host.root / "host.sock"))
+                return
+            time.sleep(0.05)
+
+
+def main() -> Goals:
+    """Measure both kinds of hosts."""
+    goals = Goals()
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        hello = _REPOSITORY / "orchestrators" / "hello"
+        coded = directory / "coded"
+        shutil.copytree(hello, coded)
+        (coded / "orchestrator.py").write_text(_CODE)
+        memory, seconds = _measured("shared", 100, directory, hello)
+        goals.at_most("shared: KiB of one more idle instance", memory, 250, form=".0f")
+        goals.at_most("shared: ms of processor of a start", seconds * 1000, 6, form=".1f")
+        memory, seconds = _measured("forked", 12, directory, coded)
+        goals.at_most("forked: MiB of one more idle instance", memory / 1024, 12, form=".1f")
+        print(f"  forked: ms of processor of a start: {seconds * 1000:.1f}")
+    return goals
+
+
+if __name__ == "__main__":
+    main()
