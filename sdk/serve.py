@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 from wsgiref.types import WSGIApplication
 
 from archelon_core import logs, redaction
@@ -25,12 +25,18 @@ from archelon_core.version import __version__
 
 from .settings import ENV_TOKEN, Settings
 
+if TYPE_CHECKING:
+    from .runtime.app import Shared
 
-def main(arguments: list[str] | None = None, *, loaded: Callable[[], None] | None = None) -> None:
+
+def main(
+    arguments: list[str] | None = None, *, shared: Shared | None = None, loaded: Callable[[], None] | None = None
+) -> None:
     """Serve until SIGTERM, and end this process. Raises SystemExit if the environment is invalid.
 
     Args:
         arguments: the command line's.
+        shared: what the process was forked with.
         loaded: called when all is imported.
     """
     given = sys.argv[1:] if arguments is None else arguments
@@ -48,7 +54,7 @@ def main(arguments: list[str] | None = None, *, loaded: Callable[[], None] | Non
         # The socket is open: clients that connect during these imports wait.
         from .runtime import app
 
-        made = app.application(settings)
+        made = app.application(settings, shared or app.Shared())
         if loaded is not None:
             loaded()
         return made

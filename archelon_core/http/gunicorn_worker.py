@@ -79,6 +79,12 @@ def options_of(
     }
 
 
+@functools.cache
+def configuration() -> Any:
+    """Gunicorn's configuration for `serve_alone`; processes that are forked after the first call share most of it."""
+    return gunicorn.config.Config()
+
+
 def serve_alone(
     app_factory: Callable[[], WSGIApplication],
     *,
@@ -93,7 +99,7 @@ def serve_alone(
 
     It listens before the application is created, so early clients wait. Call it from the main thread, and configure logs first.
     """
-    config = gunicorn.config.Config()
+    config = configuration()
     options = options_of(
         bind,
         server=server,

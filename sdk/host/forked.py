@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import dataclasses
+import functools
 import gc
 import logging
 import os
@@ -27,13 +28,15 @@ from pathlib import Path
 from types import FrameType
 from typing import Final, NoReturn
 
+import bundles
 from archelon_core import logs, redaction
 from archelon_core.backoff import Backoff
+from archelon_core.http import gunicorn_worker
 from archelon_core.log_segments import LogSegments
 from archelon_core.private_files import private_umask
 
 from .. import serve
-from ..runtime import app  # noqa: F401 - imported before the forks
+from ..runtime import app
 from .directory import LOOK, WRITE_RETRY, HostDirectory, Order, OrderError, Stamp, drain
 
 _LOG: Final = logging.getLogger("archelon.host")
@@ -92,6 +95,7 @@ class ForkedHost:
 
     def __init__(self, root: Path) -> None:
         self._directory = HostDirectory(root)
+        self._shared = app.Shared(load=functools.cache(app.load_checked))
         self._hosted: dict[str, _Hosted] = {}
         self._terminated = self._announced = False
         self._libc = ctypes.CDLL(None, use_errno=True)
@@ -117,9 +121,8 @@ class ForkedHost:
 
     def run(self) -> None:
         """Serve until SIGTERM."""
-        # Collections must not touch, and so copy, what the children share.
+        gunicorn_worker.configuration()
         gc.collect()
-        gc.freeze()
         looked = -_NEVER
         while True:
             now = time.monotonic()
@@ -198,6 +201,7 @@ class ForkedHost:
         output, child_output = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         loading, child_loading = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(child_output, True)
+        self._preload(order.bundle)
         sys.stdout.flush()
         try:
             pid = os.fork()
@@ -214,6 +218,16 @@ class ForkedHost:
         self._watch(output, lambda: self._copy_output(hosted))
         self._watch(loading, lambda: self._on_loaded(hosted))
         self._directory.report(hosted.instance, "running", hosted.digest, restarts=hosted.restarts)
+
+    def _preload(self, bundle: Path) -> None:
+        """Load what each process of the bundle needs, so that they share it."""
+        try:
+            self._shared.load(bundle)
+        except bundles.BundleError:
+            # The process reports it with its first phase.
+            _LOG.warning("%s cannot be loaded", bundle)
+        # Collections must not touch, and so copy, what the processes share.
+        gc.freeze()
 
     def _become(self, order: Order, output: int, loading: int) -> NoReturn:
         """Become the instance's orchestrator, in a fork."""
@@ -232,7 +246,7 @@ class ForkedHost:
             os.closerange(3, loading)
             os.closerange(loading + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
             os.environ.update(order.environment)
-            serve.main([str(order.bundle)], loaded=lambda: os.close(loading))
+            serve.main([str(order.bundle)], shared=self._shared, loaded=lambda: os.close(loading))
         except SystemExit as error:
             print(error.code, file=sys.stderr)
         except BaseException:  # noqa: BLE001 - a fork must not return into its parent's code

@@ -96,7 +96,7 @@ class SharedHost:
 
     def __init__(self, root: Path) -> None:
         self._directory = HostDirectory(root)
-        self._shared = Shared(load=_Bundles().load, keys=functools.lru_cache(16)(read_jwk_set))
+        self._shared = Shared(load=_load, keys=functools.lru_cache(16)(read_jwk_set))
         self._lock = threading.Lock()
         self._hosted: dict[str, _Hosted] = {}
         self._pool = futures.ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="host")
@@ -233,22 +233,10 @@ def _begin(orchestrator: Assembled) -> None:
     orchestrator.report_queue.open()
 
 
-class _Bundles:
-    """Loaded bundles; instances of one service share theirs. Thread-safe."""
-
-    def __init__(self) -> None:
-        self._load = functools.lru_cache(_BUNDLES)(self._loaded)
-
-    def load(self, directory: Path) -> bundles.Bundle:
-        """Return a bundle. Raises Failure: it has code, which must not run here."""
-        status = directory.stat()
-        return self._load(directory, (status.st_ino, status.st_mtime_ns))
-
-    @staticmethod
-    def _loaded(directory: Path, _stamp: tuple[int, int]) -> bundles.Bundle:
-        bundle = load_checked(directory)
-        if bundle.has_code:
-            raise Failure(
-                "its bundle has code, and needs a host or a process of its own; order it again", permanent=True
-            )
-        return bundle
+@functools.lru_cache(_BUNDLES)
+def _load(directory: Path) -> bundles.Bundle:
+    """Return a bundle; its directory never changes. Raises Failure: it has code, which must not run here."""
+    bundle = load_checked(directory)
+    if bundle.has_code:
+        raise Failure("its bundle has code, and needs a host or a process of its own; order it again", permanent=True)
+    return bundle

@@ -65,9 +65,9 @@ class Assembled:
     report_queue: ReportQueue
 
 
-def application(settings: Settings) -> WSGIApplication:
+def application(settings: Settings, shared: Shared) -> WSGIApplication:
     """Build and start the only orchestrator of this process; return its WSGI application."""
-    made = assemble(settings, Shared())
+    made = assemble(settings, shared)
     made.engine.open()
     made.report_queue.open()
     return made.application
