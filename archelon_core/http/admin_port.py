@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import http.server
 import logging
+import math
 import socket
 import sys
 import threading
@@ -41,9 +42,7 @@ class AdminPort:
     def __init__(self, server: _Server, readiness: health.Readiness) -> None:
         self._server = server
         self.readiness = readiness
-        self._thread = threading.Thread(
-            target=server.serve_forever, kwargs={"poll_interval": 0.1}, name="admin-port", daemon=True
-        )
+        self._thread = threading.Thread(target=server.serve, name="admin-port", daemon=True)
         self._thread.start()
 
     @property
@@ -53,7 +52,7 @@ class AdminPort:
 
     def close(self) -> None:
         """Stop listening."""
-        self._server.shutdown()
+        self._server.end()
         self._thread.join()
         self._server.server_close()
 
@@ -81,7 +80,22 @@ class _Server(http.server.ThreadingHTTPServer):
         self._open: dict[socket.socket, float] = {}
         self._asking: dict[socket.socket, None] = {}
         self._lock = threading.Lock()
+        self._ended = False
         super().__init__(address, _Handler)
+
+    def serve(self) -> None:
+        """Serve until `end`. Without clients it sleeps, where `serve_forever` would look for its end at an interval."""
+        while not self._ended:
+            with self._lock:
+                first = min(self._open.values(), default=math.inf)
+            self.timeout = None if first == math.inf else max(0.0, first - time.monotonic())
+            self.handle_request()
+            self._disconnect_late()
+
+    def end(self) -> None:
+        """End `serve`: a listening socket that is shut down is ready."""
+        self._ended = True
+        self.socket.shutdown(socket.SHUT_RDWR)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         with self._lock:
@@ -101,11 +115,11 @@ class _Server(http.server.ThreadingHTTPServer):
         with self._lock:
             self._asking.pop(client, None)
 
-    def service_actions(self) -> None:
-        """Called several times a second."""
+    def _disconnect_late(self) -> None:
         now = time.monotonic()
         with self._lock:
             for late in [client for client, deadline in self._open.items() if deadline <= now]:
+                self._open[late] = math.inf
                 self._disconnect(late)
 
     def _disconnect(self, client: socket.socket) -> None:
