@@ -70,6 +70,8 @@ from .store.start_tokens import START_ISSUER, StartTokens
 MIGRATIONS = Path(__file__).parent / "migrations" / "versions"
 
 _COUNTS = "instance.counts"
+#: Polls of the catalogue for each comparison of a service's entries with it.
+_REPAIR = 10
 #: Mount of Hurtle's dialect.
 _HURTLE = "/hurtle"
 
@@ -325,12 +327,27 @@ def topics(dependencies: Dependencies) -> list[work.Topic[Any, Any]]:
     if settings.hurtle_catalogue:
         urls[design.HURTLE] = settings.url + _HURTLE
     registration = Registration(
-        dependencies.catalogue, cloud, issuer=settings.issuer, urls=urls, every=settings.catalogue_interval
+        dependencies.catalogue,
+        cloud,
+        issuer=settings.issuer,
+        urls=urls,
+        every=_REPAIR * settings.catalogue_interval,
     )
-    exporter = Exporter(dependencies.database, dependencies.queue, dependencies.metrics, owner=secrets.token_hex(8))
 
-    def count() -> float:
-        exporter.read()
+    def enter_all(connection: sa.Connection) -> None:
+        for service in dependencies.catalogue.types(connection):
+            dependencies.queue.enqueue(connection, ENTRY_TOPIC, service)
+
+    exporter = Exporter(
+        dependencies.database,
+        dependencies.queue,
+        dependencies.metrics,
+        owner=secrets.token_hex(8),
+        every=settings.metrics_interval,
+    )
+
+    def lead() -> float:
+        exporter.lead()
         return settings.metrics_interval
 
     # Retried forever: no caller waits for the result, so a final failure could not be reported to anyone.
@@ -352,10 +369,10 @@ def topics(dependencies: Dependencies) -> list[work.Topic[Any, Any]]:
         work.Topic(ORPHANS, OrphanedDelegations(cloud), timeout=STEP_TIMEOUT, retry=forever),
         work.recurring(
             discovery.TOPIC,
-            discovery.poll(dependencies.database, cloud, every=settings.catalogue_interval),
+            discovery.poll(dependencies.database, cloud, every=settings.catalogue_interval, changed=enter_all),
             timeout=STEP_TIMEOUT,
         ),
-        work.recurring(_COUNTS, count),
+        work.recurring(_COUNTS, lead),
         work.retention(dependencies.queue),
     ]
 

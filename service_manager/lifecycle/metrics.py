@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 import prometheus_client
@@ -48,32 +50,42 @@ class PhaseMetrics:
 class Exporter(Collector):
     """Instances by service, state and health, and the backlog of work by topic, exported by one process at a time.
 
-    `read` is a recurring work item: the worker that runs it counts, caches the figures, and stores in the database that it is
-    the exporter. Scrapes contain them only from the present exporter, so that no sum over workers counts twice.
+    `lead` is a recurring work item: the worker that runs it stores in the database that it is the exporter. Scrapes contain the
+    figures only from the present exporter, so that no sum over workers counts twice. They are counted when they are scraped, and
+    cached.
 
     Args:
         owner: identifies this process.
+        every: seconds for which counted figures are kept. clock: monotonic seconds.
     """
 
     def __init__(
-        self, database: Database, queue: WorkQueue, registry: prometheus_client.CollectorRegistry, *, owner: str
+        self,
+        database: Database,
+        queue: WorkQueue,
+        registry: prometheus_client.CollectorRegistry,
+        *,
+        owner: str,
+        every: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._database = database
         self._queue = queue
         self._owner = owner
+        self._every = every
+        self._clock = clock
+        self._count_at = -math.inf
         self._instances: Sequence[tuple[str, str, str | None, int]] = ()
         self._backlog: Sequence[Backlog] = ()
         registry.register(self)
 
-    def read(self) -> None:
-        """Count again, and become the exporter. Counting instances reads the index on (service, state, health)."""
-        table, flags = tables.instances, tables.flags
-        by = (table.c.service, table.c.state, table.c.health)
-        counted = sa.select(*by, sa.func.count()).group_by(*by)
-        backlog = self._queue.backlog()
+    def lead(self) -> None:
+        """Become the exporter."""
+        flags = tables.flags
+        with self._database.read() as connection:
+            if self._leads(connection):
+                return
         with self._database.write() as connection:
-            self._instances = [tuple(row) for row in connection.execute(counted)]
-            self._backlog = backlog
             connection.execute(flags.delete().where(flags.c.name == _EXPORTER))
             connection.execute(flags.insert().values(name=_EXPORTER, value=self._owner))
 
@@ -82,8 +94,13 @@ class Exporter(Collector):
         return ()
 
     def collect(self) -> Iterable[Metric]:
-        """Return the cached figures if this process is the exporter."""
-        if not self._is_exporter():
+        """Return the figures if this process is the exporter."""
+        try:
+            if not self._count():
+                return
+        except sa.exc.SQLAlchemyError:
+            # The rest of the scrape is still useful; /readyz reports that the database is unavailable.
+            log.warning("metrics without counts: database unavailable")
             return
         instances = GaugeMetricFamily("archelon_instances", "Instances", labels=("service", "state", "health"))
         for service, state, health, count in self._instances:
@@ -100,13 +117,21 @@ class Exporter(Collector):
         yield work
         yield lag
 
-    def _is_exporter(self) -> bool:
+    def _count(self) -> bool:
+        """Count, if the figures are old; return whether this process is the exporter."""
+        table = tables.instances
+        by = (table.c.service, table.c.state, table.c.health)
+        with self._database.read() as connection:
+            if not self._leads(connection):
+                return False
+            if self._clock() >= self._count_at:
+                # By the index on these columns.
+                counted = connection.execute(sa.select(*by, sa.func.count()).group_by(*by))
+                self._instances = [tuple(row) for row in counted]
+                self._backlog = self._queue.backlog()
+                self._count_at = self._clock() + self._every
+        return True
+
+    def _leads(self, connection: sa.Connection) -> bool:
         flags = tables.flags
-        try:
-            with self._database.read() as connection:
-                owner = connection.scalar(sa.select(flags.c.value).where(flags.c.name == _EXPORTER))
-        except sa.exc.SQLAlchemyError:
-            # The rest of the scrape is still useful; /readyz reports that the database is unavailable.
-            log.warning("metrics without counts: database unavailable")
-            return False
-        return bool(owner == self._owner)
+        return bool(connection.scalar(sa.select(flags.c.value).where(flags.c.name == _EXPORTER)) == self._owner)

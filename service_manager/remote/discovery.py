@@ -9,11 +9,12 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import sqlalchemy as sa
 
 from archelon_api import deploy, design
+from archelon_core.database import Database
 
 from ..store import tables
 from .cloud_controller import Cloud
@@ -54,8 +55,15 @@ class DiscoveryCache:
         return json.dumps({"regions": regions, "delegating": delegating})
 
 
-def poll(database: Any, cloud: Cloud, *, every: float) -> Callable[[], float]:
-    """Return the recurring work that reads the catalogue and stores changes. It raises the client's errors."""
+def poll(
+    database: Database, cloud: Cloud, *, every: float, changed: Callable[[sa.Connection], None]
+) -> Callable[[], float]:
+    """Return the recurring work that reads the catalogue and stores changes. It raises the client's errors.
+
+    Args:
+        every: seconds between two polls.
+        changed: called in the transaction that stores a change.
+    """
 
     def refresh() -> float:
         modules = [each.attributes for each in cloud.services(deploy.SCHEME)]
@@ -68,6 +76,7 @@ def poll(database: Any, cloud: Cloud, *, every: float) -> Callable[[], float]:
             with database.write() as connection:
                 connection.execute(flags.delete().where(flags.c.name == NAME))
                 connection.execute(flags.insert().values(name=NAME, value=found.flag()))
+                changed(connection)
         return every
 
     return refresh

@@ -111,7 +111,7 @@ def test_the_record_and_the_metrics_have_the_health(api: InProcessApi) -> None:
     assert [(each["health"], each["message"]) for each in changes] == [("degraded", "web.1: killed"), ("healthy", "")]
     report(api, path, "down", "web.0: killed")
     registry = prometheus_client.CollectorRegistry()
-    Exporter(api.dependencies.database, api.dependencies.queue, registry, owner="this").read()
+    Exporter(api.dependencies.database, api.dependencies.queue, registry, owner="this").lead()
     text = prometheus_client.generate_latest(registry).decode()
     service = api.row(path)["service"]
     assert f'archelon_instances{{health="down",service="{service}",state="active"}} 1.0' in text

@@ -108,8 +108,33 @@ def test_one_of_several_workers_exports_the_counts(database_url: str) -> None:
         return [each.value("archelon_work", {"topic": "things", "state": "due"}) for each in scrapes]
 
     assert shown() == [0, 0]
-    first.read()
+    first.lead()
     assert shown() == [1, 0]
-    second.read()
+    second.lead()
     assert shown() == [0, 1]
+    database.close()
+
+
+@pytest.mark.usefixtures("database_url")
+def test_figures_are_counted_when_they_are_scraped_and_kept_for_a_while(database_url: str) -> None:
+    database = Database(database_url)
+    upgrade(database, MIGRATIONS)
+    queue, registry, now = WorkQueue(database), prometheus_client.CollectorRegistry(), 0.0
+    exporter = Exporter(database, queue, registry, owner="this", every=15.0, clock=lambda: now)
+
+    def shown() -> float:
+        scrape = Scrape(prometheus_client.generate_latest(registry).decode())
+        return scrape.value("archelon_work", {"topic": "things", "state": "due"})
+
+    def enqueue(key: str) -> None:
+        with database.write() as connection:
+            queue.enqueue(connection, "things", key)
+
+    exporter.lead()
+    enqueue("1")
+    assert shown() == 1
+    enqueue("2")
+    assert shown() == 1
+    now = 15.0
+    assert shown() == 2
     database.close()
