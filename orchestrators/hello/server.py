@@ -23,4 +23,5 @@ class Page(http.server.BaseHTTPRequestHandler):
 
 if __name__ == "__main__":
     place = (os.environ["HOST"], int(os.environ["PORT"]))
-    http.server.ThreadingHTTPServer(place, Page).serve_forever()
+    # A signal ends it; the interval is that of looking for another thread's request to end.
+    http.server.ThreadingHTTPServer(place, Page).serve_forever(poll_interval=3600)

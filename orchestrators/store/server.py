@@ -143,4 +143,5 @@ if __name__ == "__main__":
     Handler.values = Values(os.environ["FILE"], int(os.environ["LIMIT"]))
     Handler.password = os.environ["PASSWORD"]
     place = (os.environ["HOST"], int(os.environ["PORT"]))
-    http.server.ThreadingHTTPServer(place, Handler).serve_forever()
+    # A signal ends it; the interval is that of looking for another thread's request to end.
+    http.server.ThreadingHTTPServer(place, Handler).serve_forever(poll_interval=3600)
