@@ -131,7 +131,8 @@ def worker_of(
         if "deploy" in names:
             dependencies.queue.seed(connection, retention.TOPIC, "all", priority=queue.Priority.BACKGROUND)
             for region in _watchers(dependencies):
-                dependencies.queue.seed(connection, watching.TOPIC, region)
+                # Now, not when a former worker's watch would have been continued.
+                dependencies.queue.enqueue(connection, watching.TOPIC, region)
     return queue.Worker(dependencies.queue, topics_of(dependencies, names, send=send), threads=threads, lease=lease)
 
 

@@ -40,11 +40,12 @@ class Watching(Handler[str, None]):
 
     def changed(self, change: Change) -> None:
         """Enqueue the work on the changed object, if it has a row."""
-        path = deploy.STACK.location + change.id if change.kind == "stack" else deploy.application_path(change.id)
+        kinds = (deploy.STACK,) if change.kind == "stack" else (deploy.APPLICATION, deploy.APP)
         with self.database.write() as connection:
-            present = self.objects.find(connection, path)
-            if present is not None:
-                self.objects.enqueue(connection, present)
+            for kind in kinds:
+                present = self.objects.find(connection, kind.location + change.id)
+                if present is not None:
+                    self.objects.enqueue(connection, present)
 
 
 def topic(watching: Watching) -> Topic[Any, Any]:

@@ -29,6 +29,8 @@ from .resources import Condition, ObservedNode, WantedNode
 _SOON = 0.1
 #: Seconds between two checks of a node that is not healthy yet.
 _STARTING = 0.2
+#: Seconds between two looks at a healthy node of which a watcher tells.
+STEADY = 300.0
 #: Seconds of health after which a node's failures are forgotten.
 _FORGIVE = 300.0
 #: Length in characters of a node's failure in the stack's health: of the reason, and the output that it ends with.
@@ -334,6 +336,8 @@ class _Present:
         kept = self._nodes.get(target.key, Attempts())
         if kept.revision != target.revision:
             kept = Attempts(revision=target.revision)
+        if kept.healthy_since is not None and self._now - kept.healthy_since >= _FORGIVE:
+            kept = replace(kept, failures=0)
         if kept.error:
             self._fail(target, replace(kept, error="", waiting=False), kept.error)
             return False
@@ -371,10 +375,9 @@ class _Present:
                 self._again.append(unproved)
                 return False
             since = self._now if kept.healthy_since is None else kept.healthy_since
-            failures = 0 if self._now - since >= _FORGIVE else kept.failures
-            kept = replace(kept, failures=failures, unhealthy_since=None, healthy_since=since)
+            kept = replace(kept, unhealthy_since=None, healthy_since=since)
             self._nodes[target.key] = replace(kept, waiting=False, given_up="")
-            self._again.append(target.health.interval)
+            self._again.append(STEADY if target.type in self._wanted.told else target.health.interval)
             return True
         # The timeout runs from the later of its start and its last health, so a slow caller does not shorten it.
         since = max(seen.since, self._now if kept.unhealthy_since is None else kept.unhealthy_since)

@@ -36,6 +36,7 @@ class WantedNodes:
         attempts: how often a failed node is recreated before its order fails; it is recreated further.
         backoff: seconds before the first attempt, doubled for each further one up to `backoff_limit`.
         rollback: whether a failed create removes everything.
+        told: the resource types whose nodes need not be polled while they are healthy.
     """
 
     stack: str
@@ -48,6 +49,7 @@ class WantedNodes:
     backoff: float = 1.0
     backoff_limit: float = 300.0
     rollback: bool = True
+    told: frozenset[str] = frozenset()
 
     def count(self, node: Node) -> int:
         """Return the number of a node's instances, within its bounds."""

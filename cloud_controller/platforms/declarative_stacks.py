@@ -7,12 +7,16 @@ in the planning's record and on the platform, so any process may make the next c
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import json
+import random
 import re
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bundles.infrastructure.description import Description
@@ -20,17 +24,35 @@ from bundles.infrastructure.parsing import parse
 from bundles.infrastructure.rendering import DescriptionError
 
 from ..infrastructure.apart import check_description
-from ..infrastructure.planning import Ensure, Halt, StackRecord, Step, plan, scaled, with_errors
+from ..infrastructure.planning import STEADY, Ensure, Halt, StackRecord, Step, plan, scaled, with_errors
 from ..infrastructure.resolving import WantedNodes, checked_parameters, key_of, outputs, resolve
 from ..infrastructure.resources import Condition, NodeError, ObservedNode, ResourceType, WantedNode
+from .health import Check
 from .interface import DeployError, Log, Progress, StackOrder, StackResource, UnknownNodeError
 from .node_output import TAIL, ShowsOutput, with_output
+from .recurring_checks import Checked, Telling
 
 #: Concurrent steps: enough that a slow one does not block the rest, few enough for a small machine.
 _AT_ONCE = 8
 #: Calls that wait at once: half of a worker's threads, so that slow nodes never occupy all of them.
 _WAITING_AT_ONCE = 4
+#: Parsed descriptions that are kept.
+_PARSED = 64
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+
+
+@dataclass(frozen=True)
+class _Text:
+    """A description's text and files; equal if the digests are."""
+
+    digest: bytes
+    template: str = field(compare=False, repr=False)
+    files: Mapping[str, str] = field(compare=False, repr=False)
+
+    @classmethod
+    def of(cls, order: StackOrder) -> _Text:
+        content = json.dumps([order.template, dict(order.files)], sort_keys=True)
+        return cls(hashlib.sha256(content.encode()).digest(), order.template, order.files)
 
 
 class DeclarativeStacks:
@@ -42,6 +64,8 @@ class DeclarativeStacks:
         attempts, backoff: how often a failed node is recreated before its order fails, and seconds before the first attempt.
         soonest: minimum seconds between two calls; observing is more expensive on some platforms.
         patience: seconds that one call waits for the result of its steps, such as the health of the nodes that it has started.
+        watcher: tells of changes of the types that are `Checked`; None: every stack is polled.
+        chance: returns numbers in [0, 1), so that stacks are not looked at all at once.
         checkpoint: called with a name wherever a kill could matter.
     """
 
@@ -54,6 +78,8 @@ class DeclarativeStacks:
         backoff: float = 1.0,
         soonest: float = 0.0,
         patience: float = 0.0,
+        watcher: Telling | None = None,
+        chance: Callable[[], float] = random.random,
         checkpoint: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._types = dict(types)
@@ -63,6 +89,9 @@ class DeclarativeStacks:
         self._soonest = soonest
         self._patience = patience
         self._waiting = threading.BoundedSemaphore(_WAITING_AT_ONCE)
+        self._watcher = watcher
+        self._chance = chance
+        self._parsed = functools.lru_cache(_PARSED)(self._parse)
         self._checkpoint = checkpoint
 
     def validate(self, order: StackOrder) -> None:
@@ -155,14 +184,21 @@ class DeclarativeStacks:
             wait: seconds to wait for nodes that do not pass their check yet.
         """
         observed = self._observe(order.id)
+        checks: list[tuple[Check, float]] = []
         if wanted.presence == "present":
-            observed = self._with_health(wanted, observed, wait)
+            observed, checks = self._with_health(wanted, observed, wait)
         now = self._clock()
         if wanted.presence == "present":
             observed = self._with_output(wanted, observed, kept=kept, secrets=order.secrets, now=now)
         planned = plan(wanted, kept, observed, now)
         errors = self._carry_out(order.id, planned.steps)
         kept = with_errors(planned.record, errors, self._clock()) if errors else planned.record
+        again = planned.again
+        if self._watcher is not None:
+            # Those that the next step would come too late for.
+            self._watcher.check(order.id, [each for each in checks if again is not None and each[1] < again])
+        if again is not None and again >= STEADY:
+            again *= 0.75 + self._chance() / 2
         progress = Progress(
             record=kept.to_json(),
             state=kept.state,
@@ -172,7 +208,7 @@ class DeclarativeStacks:
                 StackResource(key, seen.type, _id(seen), seen.condition.value, "compute")
                 for key, seen in sorted(observed.items())
             ],
-            again=None if planned.again is None else max(planned.again, self._soonest),
+            again=None if again is None else max(again, self._soonest),
             health=planned.health,
         )
         return progress, bool(planned.steps) and not errors
@@ -184,7 +220,7 @@ class DeclarativeStacks:
     def _wanted(self, order: StackOrder) -> WantedNodes:
         _check_id(order)
         try:
-            description = parse(order.template, files=order.files, types=self._types)
+            description = self._parsed(_Text.of(order))
             parameters = checked_parameters(description, order.parameters)
         except DescriptionError as problem:
             raise DeployError(str(problem)) from problem
@@ -198,7 +234,16 @@ class DeclarativeStacks:
             attempts=self._attempts,
             backoff=self._backoff,
             rollback=order.rollback,
+            told=self._told(),
         )
+
+    def _parse(self, text: _Text) -> Description:
+        return parse(text.template, files=text.files, types=self._types)
+
+    def _told(self) -> frozenset[str]:
+        if self._watcher is None or not self._watcher.tells:
+            return frozenset()
+        return frozenset(name for name, type_ in self._types.items() if isinstance(type_, Checked))
 
     def _observe(self, stack: str) -> dict[str, ObservedNode]:
         found: dict[str, ObservedNode] = {}
@@ -208,7 +253,8 @@ class DeclarativeStacks:
 
     def _with_health(
         self, wanted: WantedNodes, observed: Mapping[str, ObservedNode], wait: float
-    ) -> dict[str, ObservedNode]:
+    ) -> tuple[dict[str, ObservedNode], list[tuple[Check, float]]]:
+        """Add the nodes' health; also return the checks that a watcher is to repeat, and their intervals."""
         asked: dict[str, list[tuple[WantedNode, ObservedNode]]] = {}
         for node in wanted.description.nodes.values():
             for index in range(wanted.count(node)):
@@ -219,10 +265,15 @@ class DeclarativeStacks:
                 if not isinstance(target, str) and target.revision == seen.revision:
                     asked.setdefault(target.type, []).append((target, seen))
         found = dict(observed)
-        for type_, pairs in asked.items():
-            for key, wrong in self._types[type_].healthy(pairs, wait).items():
-                found[key] = replace(found[key], healthy=not wrong, message=wrong)
-        return found
+        checks = []
+        for name, pairs in asked.items():
+            type_ = self._types[name]
+            wrong = type_.healthy(pairs, wait)
+            for target, seen in pairs:
+                found[target.key] = replace(seen, healthy=not wrong[target.key], message=wrong[target.key])
+                if name in wanted.told and target.health.checks and isinstance(type_, Checked):
+                    checks.append((type_.check_of(target, seen), target.health.interval))
+        return found, checks
 
     def _with_output(
         self,

@@ -91,7 +91,7 @@ async def _all(checks: Sequence[Check], wait: float) -> list[str]:
     async def one(check: Check) -> str:
         for pause in _PAUSES:
             async with limit:
-                wrong = await _one(check)
+                wrong = await check_one(check)
             if not wrong or check.commands or asyncio.get_running_loop().time() + pause >= until:
                 break
             await asyncio.sleep(pause)
@@ -100,8 +100,8 @@ async def _all(checks: Sequence[Check], wait: float) -> list[str]:
     return list(await asyncio.gather(*(one(check) for check in checks)))
 
 
-async def _one(check: Check) -> str:
-    """Return the first failure."""
+async def check_one(check: Check) -> str:
+    """Return the first thing that is wrong with a node; an empty text means healthy."""
     for asked in check.asked_ports:
         number = check.ports.get(asked) or (
             int(asked) if asked.isdigit() and int(asked) in check.ports.values() else None
@@ -218,8 +218,11 @@ async def _command(command: tuple[str, ...], check: Check) -> str:
         async with asyncio.timeout(check.timeout):
             status = await process.wait()
     except TimeoutError:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        await process.wait()
         return f"the check {command[0]!r} did not end within {check.timeout:g} s"
+    finally:
+        # Also if this check is cancelled.
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
     return "" if status == 0 else f"the check {command[0]!r} ended with status {status}"

@@ -27,8 +27,8 @@ class LocalApplications:
         limits, restart, grace: as for every process; limits default to 2 GiB of memory and 1024 files.
     """
 
-    #: Processes are polled, without notifications.
-    poll_intervals = PollIntervals(in_progress=0.1, steady=5.0)
+    #: The watcher reports changes of what is steady.
+    poll_intervals = PollIntervals(in_progress=0.1, steady=60.0)
 
     def __init__(
         self,

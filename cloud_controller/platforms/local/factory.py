@@ -18,6 +18,7 @@ from .launcher import Launcher, no_checkpoint
 from .nodes import ProcessNodes
 from .orders import ProcessLimits
 from .sandbox import Sandbox, describe_isolation, detect_sandbox
+from .watcher import LocalWatcher
 
 #: Seconds that a step waits for the processes that it has started or stopped.
 _PATIENCE = 0.5
@@ -80,7 +81,8 @@ class LocalPlatform(Platform):
             self.launcher, runner=tuple(runner), limits=ProcessLimits(**limits) if limits else None
         )
         self.node_types = types
-        self.stacks = DeclarativeStacks(types, patience=_PATIENCE, checkpoint=checkpoint)
+        self.watcher: LocalWatcher = LocalWatcher(self.launcher)
+        self.stacks = DeclarativeStacks(types, patience=_PATIENCE, watcher=self.watcher, checkpoint=checkpoint)
         self.formats: Mapping[str, Stacks] = {"infrastructure": self.stacks}
         self.inventory = LocalInventory(self.launcher)
         self.configures = LocalConfigures(self.launcher)

@@ -95,7 +95,7 @@ class ProcessNodes:
 
     def healthy(self, asked: Sequence[tuple[WantedNode, ObservedNode]], wait: float = 0.0) -> Mapping[str, str]:
         """Run all checks concurrently; return the problems by key."""
-        problems = check_all([self._check_of(wanted, seen) for wanted, seen in asked], wait)
+        problems = check_all([self.check_of(wanted, seen) for wanted, seen in asked], wait)
         return {wanted.key: problem for (wanted, _), problem in zip(asked, problems, strict=True)}
 
     def read_log(self, stack: str, key: str, since: int = 0) -> Log | None:
@@ -133,7 +133,8 @@ class ProcessNodes:
                 raise NodeError(f"an argument or variable of {wanted.key} has a NUL character; remove it")
         return ProcessProgram(tuple(command), environment, files)
 
-    def _check_of(self, wanted: WantedNode, seen: ObservedNode) -> Check:
+    def check_of(self, wanted: WantedNode, seen: ObservedNode) -> Check:
+        """Return the check of a process, without references."""
         name = Name(wanted.labels.instance, f"{wanted.stack}.{wanted.key}")
         content = filled(wanted, seen.attributes)["health_check"]
         described = _mapping(wanted.properties["health_check"]).get("urls") or ()

@@ -155,6 +155,30 @@ def test_an_unchanged_stack_at_rest_has_no_steps() -> None:
     assert (plan.steps, plan.record.state, plan.again) == ((), "CREATE_COMPLETE", 1)
 
 
+def test_a_healthy_node_of_which_changes_are_told_is_looked_at_rarely() -> None:
+    platform = FakePlatform()
+    target = wanted(description_of(DIAMOND), told=frozenset(["fake"]))
+    platform.settle(target)
+    assert platform.step(target).again == planning.STEADY
+    platform.sick.add("top.0")
+    assert (platform.step(target).again or 0.0) < 1.0
+
+
+def test_long_health_is_forgiven_though_nobody_looked_meanwhile() -> None:
+    platform = FakePlatform(dying={"web.0"})
+    target = wanted(description_of({"web": set()}))
+    platform.step(target)
+    platform.step(target)
+    assert platform.record is not None
+    assert platform.record.nodes["web.0"].failures == 1
+    platform.dying.clear()
+    platform.settle(target)
+    platform.now += 301
+    platform.nodes["web.0"] = replace(platform.nodes["web.0"], condition=Condition.FAILED, since=platform.now)
+    platform.step(target)
+    assert platform.record.nodes["web.0"].failures == 1
+
+
 def test_update_replaces_changed_instances_one_at_a_time() -> None:
     platform = FakePlatform()
     scaling = {"left": (2, 4)}

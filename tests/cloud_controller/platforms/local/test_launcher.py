@@ -459,3 +459,11 @@ def test_no_file_is_written_through_a_concurrent_link(tmp_path: Path) -> None:
         thread.join()
     assert 0 < refused < 3000
     assert list(elsewhere.iterdir()) == []
+
+
+def test_nothing_is_attached_to_a_process_that_is_being_removed(launcher: Launcher) -> None:
+    """Without its index nobody knows whether it has a sandbox."""
+    start(launcher, order(), "sleep", "1000")
+    (launcher.instances / NAME.instance / NAME.process / "book.json").unlink()
+    with pytest.raises(LaunchError, match="is being removed"), launcher.attached(NAME, ("true",), {}):
+        pass

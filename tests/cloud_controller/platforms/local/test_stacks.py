@@ -16,6 +16,9 @@ from typing import Any
 import psutil
 import pytest
 
+from bundles.infrastructure.description import Description
+from bundles.infrastructure.parsing import parse
+from cloud_controller.platforms import declarative_stacks
 from cloud_controller.platforms.declarative_stacks import DeclarativeStacks
 from cloud_controller.platforms.interface import DeployError, Progress, StackOrder, Stacks, UnknownNodeError
 from cloud_controller.platforms.local.launcher import Launcher
@@ -321,3 +324,19 @@ def test_the_output_of_an_unhealthy_node_is_not_in_its_health_before_it_fails(la
     assert present is not None
     assert present.message.startswith("web.0: not healthy for 900 s: port http: ")
     assert present.message.endswith("; its last output: ready | still")
+
+
+def test_a_description_is_parsed_once_until_it_changes(
+    driver: Driver, launcher: Launcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed: list[str] = []
+
+    def counted(text: str, **rest: Any) -> Description:
+        parsed.append(text)
+        return parse(text, **rest)
+
+    monkeypatch.setattr(declarative_stacks, "parse", counted)
+    first, second = order(sleepers({"web": []})), order(sleepers({"web": [], "db": []}))
+    for wanted in (first, first, second, replace(second, files={"unused": "1"})):
+        driver.settle(wanted)
+    assert len(parsed) == 3
