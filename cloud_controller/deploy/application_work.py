@@ -6,6 +6,7 @@ Each step is one short poll. The platform backs off restarts while its superviso
 from __future__ import annotations
 
 import functools
+import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -54,7 +55,7 @@ class ObservedApplication:
 
 
 class ApplicationWork(ResourceHandler[WantedApplication, ObservedApplication]):
-    """The handler of applications. `clock` returns seconds since the epoch."""
+    """The handler of applications. `clock` returns seconds since the epoch, `chance` numbers in [0, 1)."""
 
     topic = TOPIC
 
@@ -67,12 +68,14 @@ class ApplicationWork(ResourceHandler[WantedApplication, ObservedApplication]):
         applications: Applications,
         unpacked: Unpacked,
         clock: Callable[[], float] = time.time,
+        chance: Callable[[], float] = random.random,
     ) -> None:
         super().__init__(objects, entities)
         self._notices = notices
         self._applications = applications
         self._unpacked = unpacked
         self._clock = clock
+        self._chance = chance
 
     def read(self, connection: sa.Connection, present: Object) -> WantedApplication:
         """Return the application's row and entity."""
@@ -164,7 +167,8 @@ class ApplicationWork(ResourceHandler[WantedApplication, ObservedApplication]):
     def _pause(self, state: ApplicationState, kept: Mapping[str, Any]) -> float:
         intervals = self._applications.poll_intervals
         if state.state == "active":
-            return intervals.steady
+            # Spread, so that applications that were started together are not all polled at once.
+            return intervals.steady * (0.75 + self._chance() / 2)
         if state.state == "error":
             left = float(kept.get("next", 0.0)) - self._clock()
             return max(_SOONEST, min(left, max(_FAILED, intervals.in_progress)))

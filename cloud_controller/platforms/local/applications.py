@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from ..health import Check, check_all
 from ..interface import ApplicationOrder, ApplicationState, DeployError, Log, PollIntervals
@@ -25,10 +25,8 @@ class LocalApplications:
         runner: argument list that runs a bundle, for orders without a command; the bundle's directory is appended.
         environment: defaults of every application; by default a PATH. `HOST` and `PORT`, where it must listen, are added.
         limits, restart, grace: as for every process; limits default to 2 GiB of memory and 1024 files.
+        tells: whether changes are reported now, so that what is steady is polled rarely.
     """
-
-    #: The watcher reports changes of what is steady.
-    poll_intervals = PollIntervals(in_progress=0.1, steady=60.0)
 
     def __init__(
         self,
@@ -39,6 +37,7 @@ class LocalApplications:
         limits: ProcessLimits | None = None,
         restart: Restart | None = None,
         grace: float = 10.0,
+        tells: Callable[[], bool] = lambda: False,
     ) -> None:
         self._launcher = launcher
         self._runner = runner
@@ -46,6 +45,12 @@ class LocalApplications:
         self._limits = limits or _LIMITS
         self._restart = restart or Restart("always", limit=5)
         self._grace = grace
+        self._tells = tells
+
+    @property
+    def poll_intervals(self) -> PollIntervals:
+        """How often to poll."""
+        return PollIntervals(in_progress=0.1, steady=300.0 if self._tells() else 5.0)
 
     def start(self, order: ApplicationOrder) -> ApplicationState:
         """Start the application or adopt it. Raises DeployError."""

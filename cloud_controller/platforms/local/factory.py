@@ -77,11 +77,14 @@ class LocalPlatform(Platform):
         if node_resources is None:
             node_resources = entry_points.node_resources("local", {"process": ProcessNodes})
         types: dict[str, ResourceType] = {name: factory(self.launcher) for name, factory in node_resources.items()}  # type: ignore[operator]
+        self.watcher: LocalWatcher = LocalWatcher(self.launcher)
         self.applications = LocalApplications(
-            self.launcher, runner=tuple(runner), limits=ProcessLimits(**limits) if limits else None
+            self.launcher,
+            runner=tuple(runner),
+            limits=ProcessLimits(**limits) if limits else None,
+            tells=lambda: self.watcher.tells,
         )
         self.node_types = types
-        self.watcher: LocalWatcher = LocalWatcher(self.launcher)
         self.stacks = DeclarativeStacks(types, patience=_PATIENCE, watcher=self.watcher, checkpoint=checkpoint)
         self.formats: Mapping[str, Stacks] = {"infrastructure": self.stacks}
         self.inventory = LocalInventory(self.launcher)

@@ -16,6 +16,7 @@ from cloud_controller.platforms.declarative_stacks import DeclarativeStacks
 from cloud_controller.platforms.health import Check
 from cloud_controller.platforms.interface import Change
 from cloud_controller.platforms.local import inotify
+from cloud_controller.platforms.local.factory import LocalPlatform
 from cloud_controller.platforms.local.launcher import Launcher
 from cloud_controller.platforms.local.nodes import ProcessNodes
 from cloud_controller.platforms.local.orders import Name, ProcessOrder, ProcessProgram, ProcessState, Restart
@@ -220,3 +221,12 @@ def test_a_healthy_stack_is_polled_rarely_while_changes_are_reported(launcher: L
     os.kill(web.pid, signal.SIGKILL)
     followed.until(WEB_CHANGED)
     assert again() < 1.0
+
+
+def test_applications_are_polled_rarely_while_changes_are_reported(tmp_path: Path) -> None:
+    platform = LocalPlatform(tmp_path / "root", shared=True)
+    assert platform.applications.poll_intervals.steady == 5.0
+    platform.watcher.follow(lambda _: None)
+    until(lambda: platform.watcher.tells)
+    assert platform.applications.poll_intervals.steady == 300.0
+    platform.watcher.close()
