@@ -60,7 +60,9 @@ class Design:
         Raises:
             SupplierFailure: the catalogue does not list it.
         """
-        found = self.services(service_type)
+        return self._best(service_type, self.services(service_type), region)
+
+    def _best(self, service_type: str, found: Sequence[FoundService], region: str | None = None) -> FoundService:
         if not found:
             raise SupplierFailure(f"the catalogue names no service {service_type}; publish it, then retry")
         return min(
@@ -82,7 +84,11 @@ class Design:
 
     def regions(self, scheme: str) -> Sequence[str]:
         """Return the regions in which the catalogue lists a module, in its order."""
-        return list(dict.fromkeys(each.region for each in self.services(scheme)))
+        found = self.services(scheme)
+        if found:
+            # The same entries say where the module is.
+            self._modules[scheme] = self._best(scheme, found)
+        return list(dict.fromkeys(each.region for each in found))
 
     def supplier(self, service_type: str, region: str | None = None) -> tuple[str, Service]:
         """Return the service manager of a type: its base URL, and a client with a token that it accepts.

@@ -2,6 +2,9 @@
 
 A template is sent unchanged, with the files that it names and the values of the parameters that it declares: the platform fills
 them in, so templates never contain secrets. All values but the tenant's own plain attributes are sent as secrets.
+
+Deploy notifies of every change of a stack. So what was read of a stack that works is used until a notification about it arrives,
+and after a while, since the states of its resources are not notified.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
@@ -27,6 +31,8 @@ from .ports import Service, Waiter
 _LOG = logging.getLogger("archelon.sdk")
 #: Seconds between two polls of a stack. A notification ends the wait at once.
 _PAUSES: Final = Backoff(0.25, longest=10.0, factor=1.6)
+#: Seconds for which a stack is not read again without a notification.
+_KEPT: Final = 60.0
 
 Result = TypeVar("Result")
 
@@ -78,6 +84,15 @@ class Stack:
         return self.state.endswith("_FAILED") or self.state.startswith("ROLLBACK")
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Read:
+    """What is known of a path: its stack, or None; the notifications about it before; and the time, by the waiter's clock."""
+
+    stack: Stack | None
+    heard: int
+    at: float = -math.inf
+
+
 class Deployment:
     """Stacks of one instance.
 
@@ -103,6 +118,10 @@ class Deployment:
         self._bundle = bundle
         self._waiter = waiter
         self._scope = scope
+        #: By path, of every stack that this instance has or had; empty before the first list.
+        self._known: dict[str, _Read] = {}
+        #: Notifications about other objects before the last list; None without one.
+        self._heard_of_others: int | None = None
 
     @property
     def _service(self) -> Service:
@@ -118,12 +137,55 @@ class Deployment:
 
     def stacks(self) -> list[Stack]:
         """Return the instance's stacks, by name and region."""
-        found: list[Stack] = []
+        self._list()
+        found = [each for path in [*self._known] if (each := self._present(path)) is not None]
+        return sorted(found, key=lambda each: (each.name, each.region))
+
+    def _list(self) -> None:
+        """Learn which stacks there are, if that is not known: only this process orders some, or a notification names them."""
+        total = self._waiter.heard()
+        if self._heard_of_others == total - sum(map(self._waiter.heard, self._known)):
+            return
         for each in self._service.list(deploy.STACK.location, attributes={names.INSTANCE: self._instance().id}):
             # Outputs may be secret, so the list does not contain them.
-            with contextlib.suppress(client.NotFoundError):
-                found.append(_stack(self._service.get(each.location)))
-        return sorted(found, key=lambda each: (each.name, each.region))
+            self._known.setdefault(each.location, _Read(None, self._waiter.heard(each.location)))
+        self._heard_of_others = total - sum(map(self._waiter.heard, self._known))
+
+    def _present(self, path: str) -> Stack | None:
+        """Return the stack at a path, or None."""
+        self._waiter.check()
+        known = self._known.get(path)
+        if known is None:
+            return None
+        is_settled = known.stack is None or not (known.stack.in_progress or known.stack.failed)
+        if is_settled and known.heard == self._waiter.heard(path) and self._waiter.now() - known.at < _KEPT:
+            return known.stack
+        try:
+            return self._read(path)
+        except client.NotFoundError:
+            return None
+
+    def _read(self, path: str) -> Stack:
+        """Read a stack. Raises client.NotFoundError."""
+        heard, now = self._waiter.heard(path), self._waiter.now()
+        try:
+            stack = _stack(self._service.get(path))
+        except client.NotFoundError:
+            self._known[path] = _Read(None, heard, now)
+            raise
+        self._known[path] = _Read(stack, heard, now)
+        return stack
+
+    def _ordering(self, path: str) -> Service:
+        """Return deploy, for a request that changes a stack: what is heard of it from now on may be the result."""
+        self._known[path] = _Read(None, self._waiter.heard(path))
+        return self._service
+
+    def _await_change(self, path: str, seconds: float) -> None:
+        """Wait until something has been heard of a stack since it was read or ordered, or this long."""
+        total = self._waiter.heard()
+        if path not in self._known or self._known[path].heard == self._waiter.heard(path):
+            self._waiter.wait(seconds, total)
 
     def stack(self, name: str | None = None, *, region: str | None = None) -> Stack:
         """Return one stack: the only one, or the one of this name and region.
@@ -198,10 +260,9 @@ class Deployment:
 
     def _format_of(self, path: str) -> str:
         """The format of an existing stack, or an empty string."""
-        try:
-            return _stack(self._service.get(path)).format
-        except client.NotFoundError:
-            return ""
+        self._list()
+        present = self._present(path)
+        return "" if present is None else present.format
 
     def _formats(self, region: str) -> list[tuple[str, bundles.Templates]]:
         manifest = self._bundle.manifest
@@ -249,8 +310,10 @@ class Deployment:
         if environments:
             attributes[deploy.STACK_ENVIRONMENTS] = list(environments)
         path = deploy.stack_path(self._instance().id, name, region)
+        self._list()
         self._remove_failed(path)
-        shown, _ = self._service.put(path, deploy.STACK.scheme + deploy.STACK.term, attributes)
+        service = self._ordering(path)
+        shown, _ = service.put(path, deploy.STACK.scheme + deploy.STACK.term, attributes, read=False)
         return _stack(shown)
 
     def _parameters(
@@ -275,9 +338,8 @@ class Deployment:
 
     def _remove_failed(self, path: str) -> None:
         """Remove a stack whose creation failed: the same order again would change nothing."""
-        try:
-            present = _stack(self._service.get(path))
-        except client.NotFoundError:
+        present = self._present(path)
+        if present is None:
             return
         if (present.failed and not present.state.startswith("UPDATE")) or present.state.startswith("DELETE"):
             self.dispose(present)
@@ -290,8 +352,8 @@ class Deployment:
         """
         pauses = iter(_PAUSES)
         while stack.in_progress:
-            self._waiter.wait(next(pauses))
-            stack = _stack(self._service.get(stack.path))
+            self._await_change(stack.path, next(pauses))
+            stack = self._read(stack.path)
         if stack.failed:
             reason = stack.reason or "no reason given"
             raise StackFailure(
@@ -320,7 +382,7 @@ class Deployment:
         except client.ConflictError as error:
             _LOG.info("%s not scaled: %s", node, error.message)
             return False
-        self._retried(lambda: self.wait(_stack(self._service.get(found.path))))
+        self._retried(lambda: self.wait(self._read(found.path)))
         return True
 
     def _retried(self, call: Callable[[], Result]) -> Result:
@@ -351,10 +413,10 @@ class Deployment:
         for each in found:
             self._act(each, action, {})
         for each in found:
-            self.wait(_stack(self._service.get(each.path)))
+            self.wait(self._read(each.path))
 
     def _act(self, stack: Stack, action: Any, attributes: Mapping[str, Any]) -> None:
-        self._service.act(stack.path, action.scheme + action.term, attributes)
+        self._ordering(stack.path).act(stack.path, action.scheme + action.term, attributes)
 
     def dispose(self, stack: Stack | None = None) -> None:
         """Remove a stack, or all stacks of the instance, and wait until they are gone.
@@ -365,19 +427,19 @@ class Deployment:
         leaving = [stack] if stack is not None else self.stacks()
         for each in leaving:
             with contextlib.suppress(client.NotFoundError):
-                self._service.delete(each.path)
+                self._ordering(each.path).delete(each.path)
         for each in leaving:
             self._await_absence(each)
 
     def _await_absence(self, stack: Stack) -> None:
         for pause in _PAUSES:
+            self._await_change(stack.path, pause)
             try:
-                seen = _stack(self._service.get(stack.path))
+                seen = self._read(stack.path)
             except client.NotFoundError:
                 return
             if seen.state == "DELETE_FAILED":
                 raise StackFailure(f"the stack {seen.name} in {seen.region} cannot be removed: {seen.reason}")
-            self._waiter.wait(pause)
 
 
 def _stack(shown: client.Entity) -> Stack:

@@ -21,9 +21,18 @@ class Service(Protocol):
         """Return an entity."""
 
     def put(
-        self, path: str, what: str, attributes: Mapping[str, Any] | None = None, *, mixins: Iterable[str] = ()
+        self,
+        path: str,
+        what: str,
+        attributes: Mapping[str, Any] | None = None,
+        *,
+        mixins: Iterable[str] = (),
+        read: bool = True,
     ) -> tuple[Entity, bool]:
-        """Create an entity at a path, or replace it; return it, and whether it was created."""
+        """Create an entity at a path, or replace it; return it, and whether it was created.
+
+        Without `read`, a created one has the given attributes alone.
+        """
 
     def update(self, path: str, attributes: Mapping[str, Any] | None = None) -> Entity:
         """Change some attributes of an entity."""
@@ -64,8 +73,11 @@ class Waiter(Protocol):
     def now(self) -> float:
         """Return monotonic seconds."""
 
-    def wait(self, seconds: float) -> None:
-        """Wait this long, or until a notification arrives. Raises Cancelled."""
+    def heard(self, subject: str | None = None) -> int:
+        """Return how many notifications have arrived, of the object at a path or of any."""
+
+    def wait(self, seconds: float, heard: int | None = None) -> None:
+        """Wait this long, or until a notification arrives; with `heard`, one after so many. Raises Cancelled."""
 
     def check(self) -> None:
         """Raise Cancelled if a newer order has arrived."""

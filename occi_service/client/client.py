@@ -247,11 +247,15 @@ class Client:
         title: str | None = None,
         mixins: Iterable[str] = (),
         if_match: str | None = None,
+        read: bool = True,
     ) -> tuple[Entity, bool]:
         """Create an entity at this path, or replace an existing one (links stay).
 
         A created entity is read with a separate GET, since the protocol's response does not contain it. If the first response was
         lost and the request retried, the second response counts.
+
+        Args:
+            read: whether to read a created entity. Otherwise the result has what was given, without what the service adds.
 
         Returns:
             The entity, and whether it was created.
@@ -261,9 +265,9 @@ class Client:
         answer = self._conversation.send(
             "PUT", path, lambda rendering: rendering.write_entity(document), if_match=if_match
         )
-        if answer.status == 201:
-            return self._conversation.present(path), True
-        return self._conversation.shown(answer, path, "PUT"), False
+        if answer.status != 201:
+            return self._conversation.shown(answer, path, "PUT"), False
+        return self._conversation.present(path) if read else _given(document, path), True
 
     @overload
     def get(self, path: str) -> Entity: ...
@@ -523,3 +527,15 @@ class Client:
         members = self._conversation.members(locations)
         path = self._conversation.collection(mixin)
         self._conversation.send(method, path, lambda rendering: rendering.write_collection(members), listing=True)
+
+
+def _given(document: EntityDocument, path: str) -> Entity:
+    """Return an entity as the caller described it."""
+    return Entity(
+        location=path,
+        kind=document.kind or "",
+        mixins=tuple(document.mixins),
+        attributes=document.attributes,
+        title=document.title,
+        summary=document.summary,
+    )

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import threading
+from typing import Final
 
+from archelon_api import deploy, design, dns
 from occi_service import client
+from occi_service.model import type_id
+
+#: Locations of the kinds that orchestrators list, so that no client reads a query interface for them.
+_LOCATIONS: Final = {type_id(each): each.location for each in (deploy.STACK, design.SERVICE, dns.RECORD)}
 
 
 class Clients:
@@ -19,7 +25,7 @@ class Clients:
         with self._lock:
             found = self._clients.get(url)
             if found is None:
-                found = self._clients[url] = client.Client(url)
+                found = self._clients[url] = client.Client(url, locations=_LOCATIONS.get)
         return found
 
     def close(self) -> None:

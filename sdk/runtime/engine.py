@@ -208,7 +208,7 @@ class Engine:
         with self._changed:
             self._known(None)
             if kind in ("stack", "dependency"):
-                self._waiter.wake()
+                self._waiter.wake(subject)
                 if self._is_busy():
                     # The phase in progress polls, and reports what it finds.
                     self._event_log.settle([event])

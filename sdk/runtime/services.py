@@ -116,10 +116,16 @@ class _RetryingService:
         return self._call(lambda occi: occi.get(path))
 
     def put(
-        self, path: str, what: str, attributes: Mapping[str, Any] | None = None, *, mixins: Iterable[str] = ()
+        self,
+        path: str,
+        what: str,
+        attributes: Mapping[str, Any] | None = None,
+        *,
+        mixins: Iterable[str] = (),
+        read: bool = True,
     ) -> tuple[client.Entity, bool]:
         given = list(mixins)
-        return self._call(lambda occi: occi.put(path, what, attributes, mixins=given))
+        return self._call(lambda occi: occi.put(path, what, attributes, mixins=given, read=read))
 
     def update(self, path: str, attributes: Mapping[str, Any] | None = None) -> client.Entity:
         # Values are set, not added, so a retry is harmless.

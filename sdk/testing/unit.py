@@ -160,7 +160,10 @@ class _Waiter:
     def now(self) -> float:
         return self._now
 
-    def wait(self, seconds: float) -> None:
+    def heard(self, subject: str | None = None) -> int:
+        return 0
+
+    def wait(self, seconds: float, heard: int | None = None) -> None:
         self._now += seconds
         self._waits += 1
         if self._waits > _WAITS:
@@ -171,7 +174,7 @@ class _Waiter:
         if self._cancelled:
             raise Cancelled
 
-    def wake(self) -> None:
+    def wake(self, subject: str) -> None:
         return
 
     def cancel(self) -> None:

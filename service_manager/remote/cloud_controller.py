@@ -93,6 +93,7 @@ class Cloud:
             _id(deploy.APPLICATION),
             {deploy.APP_NAME: title, names.INSTANCE: caller.instance, **attributes},
             mixins=[_id(deploy.ORCHESTRATOR)],
+            read=False,
         )
 
     def application(self, caller: Caller) -> client.Entity:

@@ -264,7 +264,10 @@ class FakeWaiter:
     def now(self) -> float:
         return self.time
 
-    def wait(self, seconds: float) -> None:
+    def heard(self, subject: str | None = None) -> int:
+        return 0
+
+    def wait(self, seconds: float, heard: int | None = None) -> None:
         self.time += seconds
 
     def check(self) -> None:

@@ -88,6 +88,17 @@ def test_put_creates_then_replaces(occi: client.Client) -> None:
     assert replaced == occi.get(path) or replaced.etag is None
 
 
+def test_put_returns_what_was_given_without_reading_it(occi: client.Client) -> None:
+    path = f"/thing/{uuid.uuid4()}"
+    entity, created = occi.put(path, THING, {"test.string": "x"}, title="whole", read=False)
+    assert created
+    assert (entity.location, entity.kind, entity.title) == (path, THING, "whole")
+    assert entity.attributes == {"test.string": "x"}
+    replaced, created = occi.put(path, THING, {"test.string": "y"}, read=False)
+    assert not created
+    assert replaced.attributes == {"test.string": "y", "test.state": "new"}
+
+
 def test_act(occi: client.Client) -> None:
     path = occi.create(THING)
     assert occi.get(path).actions == (COLOUR,)
