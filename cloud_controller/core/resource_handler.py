@@ -10,6 +10,7 @@ from typing import ClassVar, TypeVar
 
 import sqlalchemy as sa
 
+from archelon_api import disposal
 from archelon_core.queue import Handler, Item, Retry, Topic
 
 from .entities import Entities
@@ -46,6 +47,9 @@ class ResourceHandler(Handler[W, O]):
         raise NotImplementedError
 
     def remove(self, connection: sa.Connection, present: Object) -> None:
-        """Delete the entity and the row of an object that is gone."""
+        """Delete the entity and the row of an object that is gone, and continue the instance's disposal, if there is one."""
         self.entities.remove(connection, present)
         self.objects.remove(connection, present.path)
+        waiting = self.objects.find(connection, disposal.disposal_path(present.labels.instance))
+        if waiting is not None:
+            self.objects.enqueue(connection, waiting)

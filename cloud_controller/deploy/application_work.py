@@ -36,9 +36,10 @@ _PAUSES: Final = Backoff(1.0, longest=60.0)
 
 @dataclass(frozen=True)
 class WantedApplication:
-    """An application as it should be; the step unpacks the bundle of the digest."""
+    """An application as it should be, and as it is shown; the step unpacks the bundle of the digest."""
 
     present: Object
+    shown: Mapping[str, Any]
     digest: str
     image: str
     environment: Mapping[str, str]
@@ -47,9 +48,10 @@ class WantedApplication:
 
 @dataclass(frozen=True)
 class ObservedApplication:
-    """The state that a step observed; `state` None: verified absent."""
+    """The state that a step observed, and the one that was shown before; `state` None: verified absent."""
 
     present: Object
+    shown: Mapping[str, Any]
     state: ApplicationState | None
     kept: Mapping[str, Any]
 
@@ -84,14 +86,15 @@ class ApplicationWork(ResourceHandler[WantedApplication, ObservedApplication]):
         digest = str(attributes.get(deploy.BUNDLE_DIGEST) or "")
         if len(image) == 64 and "/" not in image and not digest:
             digest, image = image, ""
+        shown = {name: attributes.get(name) for name in (deploy.APP_URL, deploy.APP_STATE, deploy.APP_STATE_MESSAGE)}
         try:
-            return WantedApplication(present, digest, image, environment_of(attributes))
+            return WantedApplication(present, shown, digest, image, environment_of(attributes))
         except HttpError as error:
-            return WantedApplication(present, digest, image, {}, problem=error.message)
+            return WantedApplication(present, shown, digest, image, {}, problem=error.message)
 
     def step(self, wanted: WantedApplication) -> Progress[ObservedApplication]:
         """Poll the application once, and act on its state."""
-        present = wanted.present
+        present, shown = wanted.present, wanted.shown
         instance = present.labels.instance
         if present.wanted == ABSENT:
             try:
@@ -99,17 +102,17 @@ class ApplicationWork(ResourceHandler[WantedApplication, ObservedApplication]):
             except DeployError as problem:
                 return Wait(
                     self._applications.poll_intervals.steady,
-                    ObservedApplication(present, ApplicationState("error", str(problem)), present.kept),
+                    ObservedApplication(present, shown, ApplicationState("error", str(problem)), present.kept),
                 )
             if not gone or self._applications.state(instance) is not None:
                 return Wait(self._applications.poll_intervals.in_progress)
-            return Done(ObservedApplication(present, None, {}))
+            return Done(ObservedApplication(present, shown, None, {}))
         kept = dict(present.kept)
         if present.wanted == STOPPED:
             ended = self._applications.stop(instance)
             state = ApplicationState("inactive", "" if ended else "is stopping")
             kept.update(going=not ended, url="")
-            seen = ObservedApplication(present, state, kept)
+            seen = ObservedApplication(present, shown, state, kept)
             return Done(seen) if ended else Wait(self._applications.poll_intervals.in_progress, seen)
         try:
             state = self._ensure_running(wanted, kept)
@@ -117,7 +120,7 @@ class ApplicationWork(ResourceHandler[WantedApplication, ObservedApplication]):
             state = ApplicationState("error", str(problem))
             self._count_failure(kept)
         kept["url"] = state.url
-        return Wait(self._pause(state, kept), ObservedApplication(present, state, kept))
+        return Wait(self._pause(state, kept), ObservedApplication(present, shown, state, kept))
 
     def _ensure_running(self, wanted: WantedApplication, kept: dict[str, Any]) -> ApplicationState:
         present = wanted.present
@@ -138,7 +141,7 @@ class ApplicationWork(ResourceHandler[WantedApplication, ObservedApplication]):
             return self._start(wanted)
         if state is None:
             state = self._start(wanted)
-            kept.update(going=True, run=run)
+            kept.update(going=True, run=run, started=self._clock())
         if state.state == "active":
             kept.update(failures=0, next=0.0)
         return state
@@ -172,20 +175,25 @@ class ApplicationWork(ResourceHandler[WantedApplication, ObservedApplication]):
         if state.state == "error":
             left = float(kept.get("next", 0.0)) - self._clock()
             return max(_SOONEST, min(left, max(_FAILED, intervals.in_progress)))
-        return intervals.in_progress
+        # The orchestrator itself tells its service manager when it is up; this state is for people.
+        return max(intervals.in_progress, min(intervals.steady, self._clock() - float(kept.get("started", 0.0))))
 
     def save(self, connection: sa.Connection, item: Item, observed: ObservedApplication) -> None:
         """Mirror the observation into the entity, or delete both if the application is gone."""
         present = observed.present
         if observed.state is None:
-            self.remove(connection, present)
             self._notices.drop(connection, present.labels.instance)
+            self.remove(connection, present)
             return
-        # A state observed before a newer order is not that order's.
-        shown = {deploy.APP_URL: observed.state.url or None}
-        if self.objects.is_current(connection, present):
-            shown[deploy.APP_STATE] = observed.state.state
-            shown[deploy.APP_STATE_MESSAGE] = observed.state.message or None
-        self.entities.write(connection, present, shown)
+        shown = {
+            deploy.APP_URL: observed.state.url or None,
+            deploy.APP_STATE: observed.state.state,
+            deploy.APP_STATE_MESSAGE: observed.state.message or None,
+        }
+        if shown != observed.shown:
+            if not self.objects.is_current(connection, present):
+                # A state observed before a newer order is not that order's.
+                shown = {deploy.APP_URL: shown[deploy.APP_URL]}
+            self.entities.write(connection, present, shown)
         if observed.kept != present.kept:
             self.objects.keep(connection, present, observed.kept)

@@ -33,6 +33,8 @@ _SOON: Final = 0.1
 _SLOW: Final = 1.0
 #: Seconds between polls of the platforms while rows are left.
 _ASKED: Final = 1.0
+#: Seconds between polls of rows: the removal of each enqueues the disposal.
+_TOLD: Final = 5.0
 #: Seconds that a closed audit is kept; by then every token of the instance that could create something new has expired.
 _KEPT: Final = 90 * 86400.0
 #: Kinds in the order of removal: monitoring before what it monitors, a name before its target,
@@ -160,7 +162,7 @@ class DisposalWork(ResourceHandler[WantedDisposal, ObservedDisposal]):
         if rank is not None:
             dismiss = [each for each in rank if each.wanted != ABSENT]
             message = "waits for " + "; ".join(wanted.reasons[each.path] or each.path for each in rank) + unasked
-            return self._waiting(present, lines, since, asked=asked, message=message, dismiss=dismiss)
+            return self._waiting(present, lines, since, asked=asked, message=message, dismiss=dismiss, soonest=_TOLD)
         blocked = self._remove_rest(instance)
         if blocked:
             return self._waiting(present, lines, since, asked=asked, message="; ".join(blocked))
@@ -200,13 +202,14 @@ class DisposalWork(ResourceHandler[WantedDisposal, ObservedDisposal]):
         asked: float,
         message: str,
         dismiss: Sequence[Object] = (),
+        soonest: float = _SOON,
     ) -> Progress[ObservedDisposal]:
         waited = self._clock() - since
         failed = waited > self._fail_after
         state = "failed" if failed else "running"
         seen = ObservedDisposal(present, state, message, audit=lines, dismiss=dismiss, since=since, asked=asked)
         # Each step lists everything on every platform, so the interval grows. A failed disposal continues: it may get unblocked.
-        return Wait(60.0 if failed else min(_SLOW, max(_SOON, waited / 4)), seen)
+        return Wait(60.0 if failed else max(soonest, min(_SLOW, waited / 4)), seen)
 
     def save(self, connection: sa.Connection, item: Item, observed: ObservedDisposal) -> None:
         """Write the audit, and mark the next objects as unwanted."""

@@ -143,7 +143,7 @@ class Cloud:
             with contextlib.suppress(client.NotFoundError):
                 return module.get(path)
         labels = {names.INSTANCE: caller.instance, names.SERVICE: service, names.GENERATION: generation}
-        return module.put(path, _id(disposal.DISPOSAL), labels)[0]
+        return module.put(path, _id(disposal.DISPOSAL), labels, read=False)[0]
 
     # orchestrators ----------------------------------------------------------------------------------------------------
 

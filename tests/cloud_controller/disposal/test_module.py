@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from archelon_api import deploy, disposal
-from archelon_core.queue import Done, Item, Progress, Token, Wait
+from archelon_core.queue import Done, Item, Progress, Token, Wait, Worker
 from cloud_controller.app import web
+from cloud_controller.app.worker import topics_of
 from cloud_controller.core.entities import Entities
 from cloud_controller.core.labels import Labels
 from cloud_controller.core.notifications import Notifications
@@ -117,6 +118,22 @@ class Steps:
             if progress.observed is not None:
                 self._handler.save(connection, self._item, progress.observed)
         return progress
+
+
+def test_disposal_continues_when_an_object_is_gone(system: System) -> None:
+    instance = new_instance()
+    put_bundle(system)
+    assert put_application(system, instance).status_code == 201
+    assert put_disposal(system, instance).status_code == 201
+    topics = {each.name: each for each in topics_of(system.dependencies)}
+    worker = Worker(system.dependencies.queue, [topics[TOPIC]])
+    assert worker.run_once()
+    assert not worker.run_once()
+    with system.database.write() as connection:
+        application = system.dependencies.objects.find(connection, deploy.application_path(instance))
+        topics["deploy.application"].handler.remove(connection, application)
+    assert worker.run_once()
+    assert system.attributes("/disposal" + disposal.disposal_path(instance))[disposal.DISPOSAL_STATE] == "done"
 
 
 def test_a_closed_audit_is_kept_for_a_while(system: System) -> None:
