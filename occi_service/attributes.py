@@ -196,7 +196,10 @@ def is_slow(value: Any, definition: Attribute) -> bool:
     """Return whether a check may block others for long: it runs a schema, parses, or matches a long text."""
     if definition.pattern is None:
         return isinstance(value, str) and definition.type in ("array", "object")
-    return not (isinstance(definition.pattern, str) and isinstance(value, str) and len(value) <= _SHORT)
+    if isinstance(definition.pattern, str):
+        return not (isinstance(value, str) and len(value) <= _SHORT)
+    # A range of whole numbers needs no schema.
+    return not (isinstance(value, int | float) and _is_whole_number(definition.pattern))
 
 
 def _fit(value: Any, definition: Attribute) -> Any:

@@ -402,6 +402,17 @@ def test_tenants_and_instances_are_isolated(system: System) -> None:
     assert SERVICE in str(listed)
 
 
+def test_an_order_is_one_transaction_besides_the_one_that_a_template_interrupts(system: System) -> None:
+    put_bundle(system)
+    begun: list[str] = []
+    sa.event.listen(system.database.engine, "before_cursor_execute", lambda *given: begun.append(given[2]))
+    assert put_application(system, new_instance()).status_code == 201
+    assert sum(each.startswith("BEGIN") for each in begun) == 1
+    begun.clear()
+    assert put_stack(system, new_instance()).status_code == 201
+    assert sum(each.startswith("BEGIN") for each in begun) == 2
+
+
 def test_a_step_that_observes_nothing_new_writes_nothing(system: System) -> None:
     instance = new_instance()
     assert put_stack(system, instance, **{deploy.STACK_TEMPLATE: STACK_WITHOUT_WEB, **WORD}).status_code == 201
