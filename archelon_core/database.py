@@ -260,7 +260,7 @@ class Database:
 
     @contextlib.contextmanager
     def read(self) -> Iterator[sa.Connection]:
-        """A connection in autocommit mode, for SELECTs. To write single statements through it, take a `write_lock`."""
+        """A connection in autocommit mode, for SELECTs."""
         connection = self._take()
         try:
             if self.dialect == "postgresql":
@@ -280,7 +280,7 @@ class Database:
             RuntimeError: on SQLite, this thread is already writing, and would deadlock.
         """
         actions: dict[Callable[[], None], None] = {}
-        with self.write_lock():
+        with self._write_lock or _NO_LOCK:
             connection = self._take()
             try:
                 with connection.begin(), transactions.opened:
@@ -292,6 +292,13 @@ class Database:
                 self._give(connection)
         for action in actions:
             action()
+
+    @contextlib.contextmanager
+    def single(self) -> Iterator[sa.Connection]:
+        """A connection in autocommit mode that may write: a single statement is a transaction without BEGIN and COMMIT, which
+        on PostgreSQL are round trips."""
+        with self._write_lock or _NO_LOCK, self.read() as connection:
+            yield connection
 
     @staticmethod
     def after_commit(connection: sa.Connection, action: Callable[[], None]) -> None:
@@ -371,10 +378,6 @@ class Database:
     def often(self, statement: sa.sql.expression.SelectBase) -> Often:
         """A SELECT for the hot path."""
         return Often(self, statement)
-
-    def write_lock(self) -> contextlib.AbstractContextManager[None]:
-        """On SQLite, the lock for writing; on PostgreSQL nothing. `write` takes it by itself."""
-        return self._write_lock or _NO_LOCK
 
     def close(self) -> None:
         """Close every connection that is not in use."""

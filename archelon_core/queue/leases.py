@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
+from ..statements import Statement
 from .queue import WorkQueue
 from .table import work
 from .topic import Item, Priority, Token
@@ -44,14 +45,18 @@ class Claim:
     """Whether the previous worker did not release its lease."""
 
 
-def _candidates() -> list[sa.Select[Any]]:
+def _among(topics: Sequence[str]) -> sa.ColumnElement[bool]:
+    return work.c.topic.in_([sa.bindparam(f"topic_{place}", name) for place, name in enumerate(topics)])
+
+
+def _candidates(topics: Sequence[str]) -> list[sa.Select[Any]]:
     """Queries for one row each, in order of preference; each reads one range of one index, however full the table is.
 
     Expired leases come first: their work has begun, and would otherwise wait behind the whole backlog.
     """
     now: sa.BindParameter[float] = sa.bindparam("now")
     found = sa.select(work.c.topic, work.c.key, work.c.token, work.c.due, work.c.lease_end)
-    found = found.where(work.c.topic.in_(sa.bindparam("topics", expanding=True))).limit(1)
+    found = found.where(_among(topics)).limit(1)
     ended = found.where(work.c.lease_end <= now).order_by(work.c.lease_end)
     free = found.where(work.c.lease_end.is_(None), work.c.due <= now).order_by(work.c.due)
     # A literal priority, so that the plan can use it.
@@ -78,10 +83,10 @@ _RETURNED: Final = (
 )
 
 
-def _claim_postgresql() -> Any:
+def _claim_postgresql(topics: Sequence[str]) -> Any:
     """One statement, one round trip: each candidate is queried only if those before it found nothing."""
     tried: list[Any] = []
-    for place, candidate in enumerate(_candidates()):
+    for place, candidate in enumerate(_candidates(topics)):
         for former in tried:
             candidate = candidate.where(~sa.exists(sa.select(former.c.key)))
         tried.append(candidate.with_for_update(skip_locked=True).cte(f"candidate_{place}"))
@@ -94,18 +99,16 @@ def _claim_postgresql() -> Any:
     )
 
 
-def _find_sqlite() -> Any:
+def _find_sqlite(topics: Sequence[str]) -> Any:
     placed = []
-    for place, candidate in enumerate(_candidates()):
+    for place, candidate in enumerate(_candidates(topics)):
         row = candidate.subquery()
         placed.append(sa.select(sa.literal_column(str(place)).label("place"), row))
     found = sa.union_all(*placed).subquery()
     return sa.select(found).order_by(found.c.place).limit(1)
 
 
-_CLAIM_POSTGRESQL: Final = _claim_postgresql()
-_FIND_SQLITE: Final = _find_sqlite()
-_TAKE_SQLITE: Final = (
+_TAKE_SQLITE: Final = Statement(
     sa.update(work)
     .where(
         work.c.topic == sa.bindparam("found_topic"),
@@ -126,11 +129,8 @@ _MINE: Final = sa.and_(
     work.c.token == sa.bindparam("my_token"),
     work.c.lease_end.is_not(None),
 )
-_RENEW: Final = sa.update(work).where(_MINE).values(lease_end=sa.bindparam("end"))
-_HOLDERS: Final = sa.select(work.c.topic, work.c.key, work.c.token, work.c.lease_owner).where(
-    work.c.topic.in_(sa.bindparam("topics", expanding=True)), work.c.lease_end > sa.bindparam("now")
-)
-_KEEP: Final = (
+_RENEW: Final = Statement(sa.update(work).where(_MINE).values(lease_end=sa.bindparam("end")))
+_KEEP: Final = Statement(
     sa.update(work)
     .where(_MINE)
     .values(
@@ -142,7 +142,7 @@ _KEEP: Final = (
     .returning(work.c.generation)
 )
 _FREE: Final[dict[str, Any]] = {"lease_owner": None, "lease_end": None}
-_REARM: Final = (
+_REARM: Final = Statement(
     sa.update(work)
     .where(_MINE)
     .values(
@@ -152,7 +152,7 @@ _REARM: Final = (
         due=sa.case((work.c.due < sa.bindparam("next"), work.c.due), else_=sa.bindparam("next")),
     )
 )
-_END: Final = (
+_END: Final = Statement(
     sa.update(work)
     .where(_MINE)
     .values(
@@ -166,12 +166,12 @@ _END: Final = (
 )
 
 
-def _next_ready() -> Any:
+def _next_ready(topics: Sequence[str]) -> Any:
     """The soonest time of each index range (one per priority), up to now and after it.
 
     The two are queried separately: a row that is ready, and perhaps being claimed just now, would otherwise hide the next time.
     """
-    mine = work.c.topic.in_(sa.bindparam("topics", expanding=True))
+    mine = _among(topics)
     now: sa.BindParameter[float] = sa.bindparam("now")
 
     def soonest(time: sa.Column[Any], *conditions: sa.ColumnElement[bool]) -> Any:
@@ -189,7 +189,9 @@ def _next_ready() -> Any:
     return sa.select(over_ranges(lambda time: time <= now), over_ranges(lambda time: time > now))
 
 
-_NEXT: Final = _next_ready()
+def _holders(topics: Sequence[str]) -> Any:
+    held = sa.select(work.c.topic, work.c.key, work.c.token, work.c.lease_owner)
+    return held.where(_among(topics), work.c.lease_end > sa.bindparam("now"))
 
 
 class Leases:
@@ -206,15 +208,18 @@ class Leases:
         self._queue = queue
         self._database = queue.database
         self._clock = queue.clock
-        self._topics = list(topics)
         self._owner = owner
         self._held = lease * _HELD
+        sqlite = self._database.dialect == "sqlite"
+        self._find = self._claim_sqlite if sqlite else self._claim_postgresql
+        self._candidate = Statement((_find_sqlite if sqlite else _claim_postgresql)(topics))
+        self._next = Statement(_next_ready(topics))
+        self._holders = Statement(_holders(topics))
 
     def claim(self) -> Claim | None:
         """Claim the most urgent row that is ready; None if there is none."""
-        find = self._claim_sqlite if self._database.dialect == "sqlite" else self._claim_postgresql
         now = self._clock()
-        row = find({"now": now, "topics": self._topics, "owner": self._owner, "lease_end": now + self._held})
+        row = self._find({"now": now, "owner": self._owner, "lease_end": now + self._held})
         if row is None:
             return None
         topic, key, tenant, request_id, token, generation, attempt, reason, due, former_end = row
@@ -235,18 +240,18 @@ class Leases:
 
     # Both claim in autocommit mode: a statement is a transaction, and BEGIN and COMMIT would cost two more round trips.
     def _claim_postgresql(self, values: dict[str, Any]) -> Any:
-        with self._database.read() as connection:
-            return connection.execute(_CLAIM_POSTGRESQL, values).one_or_none()
+        with self._database.single() as connection:
+            return self._candidate.row(connection, values)
 
     def _claim_sqlite(self, values: dict[str, Any]) -> Any:
         # SQLite's RETURNING has new values only, so the former ones are read before; the token shows that they still held.
-        with self._database.write_lock(), self._database.read() as connection:
+        with self._database.single() as connection:
             while True:
-                found = connection.execute(_FIND_SQLITE, values).one_or_none()
+                found = self._candidate.row(connection, values)
                 if found is None:
                     return None
                 place = {"found_topic": found.topic, "found_key": found.key, "found_token": found.token}
-                taken = connection.execute(_TAKE_SQLITE, {**values, **place}).one_or_none()
+                taken = _TAKE_SQLITE.row(connection, {**values, **place})
                 if taken is not None:
                     return (*taken, found.due, found.lease_end)
 
@@ -257,14 +262,14 @@ class Leases:
     def next_ready(self) -> tuple[bool, float | None]:
         """Whether a row of this worker's topics can be claimed now, and the time of the next one after now, if any."""
         with self._database.read() as connection:
-            ready, later = connection.execute(_NEXT, {"topics": self._topics, "now": self._clock()}).one()
+            ready, later = self._next.row(connection, {"now": self._clock()})
         return ready is not None, later
 
     def renew(self, item: Item) -> float:
         """Extend the lease; returns its new end. Raises LeaseLostError: another worker has it."""
         end = self._clock() + self._held
-        with self._database.write_lock(), self._database.read() as connection:
-            if connection.execute(_RENEW, {**_mine(item), "end": end}).rowcount != 1:
+        with self._database.single() as connection:
+            if _RENEW.run(connection, {**_mine(item), "end": end}) != 1:
                 raise LeaseLostError
         return end
 
@@ -276,28 +281,29 @@ class Leases:
         """
         now = self._clock()
         with self._database.read() as connection:
-            held = connection.execute(_HOLDERS, {"topics": self._topics, "now": now}).all()
+            held = self._holders.rows(connection, {"now": now})
         dead = {owner for owner in {row.lease_owner for row in held} if is_dead(owner)}
         ended = 0
         for row in held:
             if row.lease_owner in dead:
                 place = {"my_topic": row.topic, "my_key": row.key, "my_token": row.token}
                 # A transaction each: several rows in one could deadlock with a transaction that locks them in another order.
-                with self._database.write_lock(), self._database.read() as connection:
-                    ended += connection.execute(_RENEW, {**place, "end": now}).rowcount
+                with self._database.single() as connection:
+                    ended += _RENEW.run(connection, {**place, "end": now})
         return ended
 
-    def keep(self, item: Item, write: Write) -> tuple[int, float]:
+    def keep(self, item: Item, write: Write | None) -> tuple[int, float]:
         """Write, and hold the row for the next step; returns its generation and the new end of the lease.
 
         Raises:
             LeaseLostError: another worker has the row; nothing was written.
         """
-        with self._database.write() as connection:
-            write(connection)
+        with self._database.write() if write else self._database.single() as connection:
+            if write:
+                write(connection)
             now = self._clock()
             values = {**_mine(item), "now": now, "end": now + self._held}
-            generation: int | None = connection.scalar(_KEEP, values)
+            generation: int | None = _KEEP.value(connection, values)
             if generation is None:
                 raise LeaseLostError
         return generation, now + self._held
@@ -326,7 +332,7 @@ class Leases:
             LeaseLostError: another worker has the row; nothing was written.
         """
         values = {**_mine(item), "next": due, "failures": failures, "why": reason}
-        with self._database.write() as connection:
+        with self._database.write() if write or notify else self._database.single() as connection:
             self._settle(connection, _REARM, values, write)
             if notify:
                 self._queue.notify(connection, item.topic)
@@ -338,13 +344,15 @@ class Leases:
             LeaseLostError: another worker has the row; nothing was written.
         """
         values = {**_mine(item), "how": outcome, "why": reason, "now": self._clock()}
-        with self._database.write() as connection:
+        with self._database.write() if write else self._database.single() as connection:
             self._settle(connection, _END, values, write)
 
-    def _settle(self, connection: sa.Connection, statement: Any, values: dict[str, Any], write: Write | None) -> None:
+    def _settle(
+        self, connection: sa.Connection, statement: Statement, values: dict[str, Any], write: Write | None
+    ) -> None:
         if write is not None:
             write(connection)
-        if connection.execute(statement, values).rowcount != 1:
+        if statement.run(connection, values) != 1:
             raise LeaseLostError
 
 

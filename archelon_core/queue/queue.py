@@ -111,14 +111,19 @@ def _notifying(upsert: Any) -> Any:
     return sa.select(sa.func.pg_notify(CHANNEL, written.c.topic))
 
 
-_ENQUEUE = {
-    "sqlite": _upsert(sqlite.insert, rearm=True),
-    "postgresql": _notifying(_upsert(postgresql.insert, rearm=True)),
-}
-_SEED = {
-    "sqlite": _upsert(sqlite.insert, rearm=False),
-    "postgresql": _notifying(_upsert(postgresql.insert, rearm=False)),
-}
+def _statement(*, rearm: bool) -> Statement:
+    return Statement(
+        lambda dialect: (
+            _upsert(sqlite.insert, rearm=rearm)
+            if dialect == "sqlite"
+            else _notifying(_upsert(postgresql.insert, rearm=rearm))
+        )
+    )
+
+
+_ENQUEUE: Final = _statement(rearm=True)
+_SEED: Final = _statement(rearm=False)
+_NOTIFY: Final = Statement(sa.select(sa.func.pg_notify(CHANNEL, sa.bindparam("topic", type_=sa.String))))
 
 
 _REMOVE: Final = Statement(
@@ -188,7 +193,7 @@ class WorkQueue:
 
     def _write(
         self,
-        statements: dict[str, Any],
+        statement: Statement,
         connection: sa.Connection,
         topic: str,
         key: str,
@@ -208,8 +213,8 @@ class WorkQueue:
         if not after >= 0:
             raise ValueError(f"work {topic} cannot start {after} seconds from now; expected 0 or more")
         now = self.clock()
-        connection.execute(
-            statements[self.database.dialect],
+        statement.run(
+            connection,
             {
                 "topic": topic,
                 "key": key,
@@ -228,7 +233,7 @@ class WorkQueue:
         if self.database.dialect == "sqlite":
             self.database.after_commit(connection, Notify(str(self.database.url.database)))
         else:
-            connection.execute(sa.select(sa.func.pg_notify(CHANNEL, topic)))
+            _NOTIFY.run(connection, {"topic": topic})
 
     def remove(self, connection: sa.Connection, topic: str, key: str) -> None:
         """Remove a row whose work is done, unless a worker has it, which then finds nothing to do.

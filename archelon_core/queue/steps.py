@@ -130,10 +130,10 @@ class StepRunner:
             raise TypeError(f"topic {topic.name}: step returned {progress!r}; return Advance, Wait, Done or Fail")
         observed = progress.observed
 
-        def write(connection: sa.Connection) -> None:
-            if observed is not None:
-                topic.handler.save(connection, item, observed)
+        def save(connection: sa.Connection) -> None:
+            topic.handler.save(connection, item, observed)
 
+        write = None if observed is None else save
         now = self._clock()
         if isinstance(progress, Done):
             self._persist(lambda: self._leases.end(item, "done", write=write))

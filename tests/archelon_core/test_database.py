@@ -99,7 +99,7 @@ def test_a_new_file_is_opened_during_a_write(sqlite_url: str) -> None:
 def test_a_statement_outside_a_transaction_is_committed_at_once(database_url: str) -> None:
     database = Database(database_url)
     counters.metadata.create_all(database.engine)
-    with database.write_lock(), database.read() as connection:
+    with database.single() as connection:
         connection.execute(counters.insert().values(name="hits", value=1))
         with database.read() as other:
             assert other.scalar(sa.select(counters.c.value)) == 1

@@ -80,7 +80,7 @@ def test_a_statement_is_made_for_its_database_and_keeps_its_own_values(database:
 
 
 def test_a_statement_outside_a_transaction_is_committed_at_once(database: Database) -> None:
-    with database.write_lock(), database.read() as connection:
+    with database.single() as connection:
         ADD.run(connection, {"name": "a", "value": 1})
         with database.read() as other:
             assert ONE.row(other, {"wanted": "a"}).value == 1
