@@ -58,8 +58,12 @@ class Statement:
 
     def run(self, connection: sa.Connection, parameters: Mapping[str, Any]) -> int:
         """The number of rows that it changed. Raises like `rows`."""
-        changed: int = self._run(connection, parameters, fetch=False)
+        changed: int = self._run(connection, parameters)
         return changed
+
+    def run_each(self, connection: sa.Connection, several: Sequence[Mapping[str, Any]]) -> None:
+        """Run it with each of several parameters. Raises like `rows`."""
+        self._run(connection, several, many=True)
 
     def compiled(self, dialect: sa.Dialect) -> Compiled:
         """The statement as a database's driver takes it."""
@@ -72,15 +76,18 @@ class Statement:
         """The statement as SQLAlchemy takes it."""
         return self._statement(dialect) if callable(self._statement) else self._statement
 
-    def _run(self, connection: sa.Connection, parameters: Mapping[str, Any], *, fetch: bool) -> Any:
+    def _run(self, connection: sa.Connection, parameters: Any, *, fetch: bool = False, many: bool = False) -> Any:
         dialect = connection.dialect
         compiled = self._compiled.get(dialect.name) or self.compiled(dialect)
-        text, values = compiled.text, compiled.values(parameters)
+        text = compiled.text
+        values: Any = list(map(compiled.values, parameters)) if many else compiled.values(parameters)
         # Not from `execute`, which would begin a transaction in `Database.read`; a lost connection raises here.
         cursor: Any = connection.connection.cursor()
         for hook in connection.engine.dispatch.before_cursor_execute:
-            text, values = hook(connection, cursor, text, values, None, False)
+            text, values = hook(connection, cursor, text, values, None, many)
         try:
+            if many:
+                return cursor.executemany(text, values)
             cursor.execute(text, values)
             return compiled.named(cursor) if fetch else cursor.rowcount
         except BaseException as error:  # noqa: BLE001 - it always raises

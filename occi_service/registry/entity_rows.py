@@ -3,7 +3,7 @@
 All writes of entities pass through here, and a row that is read in order to be written is locked until the transaction ends. So
 the rows that a transaction has read cannot change, and are cached for its duration: a save reads neither the row again nor its
 facts, which derive from the previous document. On PostgreSQL, where each statement is a round trip, this saves a third of an
-order's statements; one statement adds all new facts, and one removes all old ones.
+order's statements. There, an entity and the changes of its facts are one statement.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from sqlalchemy.dialects import sqlite
 
 from archelon_core.database import Database, insert_into
 from archelon_core.errors import ConflictError, shown
+from archelon_core.statements import Statement
 
 from ..model import secrets_of
 from .records import EntityRecord, dehydrate
@@ -37,34 +38,67 @@ COLUMNS: Final = (
     entities.c.sequence,
 )
 _AT: Final = sa.and_(entities.c.owner == sa.bindparam("owner"), entities.c.identifier == sa.bindparam("key"))
-_LOCK: Final = sa.select(*COLUMNS).where(_AT).with_for_update()
-_LOCK_PATH: Final = sa.select(sa.func.pg_advisory_xact_lock(sa.bindparam("number", type_=sa.BigInteger)))
-_UPDATE: Final = entities.update().where(entities.c.sequence == sa.bindparam("number"))
-_DELETE: Final = entities.delete().where(_AT)
+_LOCK: Final = Statement(sa.select(*COLUMNS).where(_AT).with_for_update())
+_LOCK_PATH: Final = Statement(sa.select(sa.func.pg_advisory_xact_lock(sa.bindparam("number", type_=sa.BigInteger))))
+_DELETE: Final = Statement(entities.delete().where(_AT))
+#: The columns that a write sets; the parameters have their names.
+_SET: Final = {name: sa.bindparam(name) for name in ("owner", "identifier", "kind", "source", "document", "secrets")}
+_UPDATE: Final = Statement(entities.update().where(entities.c.sequence == sa.bindparam("number")).values(_SET))
+_INSERT: Final = Statement(
+    lambda dialect: insert_into(entities, dialect).values(_SET).on_conflict_do_nothing().returning(entities.c.sequence)
+)
 
-_ADD_FACTS: Final[dict[str, Any]] = {
-    "sqlite": sqlite.insert(facts).on_conflict_do_nothing(),
-    # unnest gives rows out of three columns.
-    "postgresql": sa.text(
-        "INSERT INTO occi_facts (name, value, exact, owner, sequence) "
-        "SELECT name, value, exact, :owner, :number "
-        "FROM unnest(CAST(:names AS text[]), CAST(:texts AS text[]), CAST(:exacts AS text[])) AS added (name, value, exact) "
-        "ON CONFLICT DO NOTHING"
-    ),
-}
-_DROP_FACTS: Final[dict[str, Any]] = {
-    "sqlite": facts.delete().where(
-        facts.c.name == sa.bindparam("fact_name"),
-        facts.c.value == sa.bindparam("fact_value"),
-        facts.c.owner == sa.bindparam("fact_owner"),
-        facts.c.sequence == sa.bindparam("number"),
-    ),
-    "postgresql": sa.text(
-        "DELETE FROM occi_facts AS present "
-        "USING unnest(CAST(:names AS text[]), CAST(:texts AS text[])) AS gone (name, value) "
-        "WHERE present.name = gone.name AND present.value = gone.value "
-        "AND present.owner = :owner AND present.sequence = :number"
-    ),
+# SQLite, where a statement is a call: one for each part of a write.
+_ADD_FACT: Final = Statement(
+    sqlite.insert(facts)
+    .values({name: sa.bindparam(name) for name in facts.c.keys()})  # noqa: SIM118 - columns, not a dict
+    .on_conflict_do_nothing()
+)
+_DROP_FACT: Final = Statement(
+    facts.delete().where(
+        facts.c.name == sa.bindparam("name"),
+        facts.c.value == sa.bindparam("value"),
+        facts.c.owner == sa.bindparam("owner"),
+        facts.c.sequence == sa.bindparam("sequence"),
+    )
+)
+
+# PostgreSQL, where a statement is a round trip: one for an entity with its facts. unnest gives rows out of columns.
+_ADDED: Final = (
+    "INSERT INTO occi_facts (name, value, exact, owner, sequence) SELECT name, value, exact, :owner, {number} "
+    "FROM {source} unnest(CAST(:names AS text[]), CAST(:texts AS text[]), CAST(:exacts AS text[])) "
+    "AS wanted (name, value, exact) ON CONFLICT DO NOTHING"
+)
+_GONE: Final = (
+    "DELETE FROM occi_facts AS present USING unnest(CAST(:gone_names AS text[]), CAST(:gone_texts AS text[])) "
+    "AS gone (name, value) WHERE present.name = gone.name AND present.value = gone.value "
+    "AND present.owner = :owner AND present.sequence = :number"
+)
+_NEW: Final = (
+    "INSERT INTO occi_entities (owner, identifier, kind, source, document, secrets) "
+    "VALUES (:owner, :identifier, :kind, :source, :document, :secrets) ON CONFLICT DO NOTHING RETURNING sequence"
+)
+_ADDED_NEW: Final = _ADDED.format(number="sequence", source="new,")
+_INSERT_WHOLE: Final = Statement(
+    sa.text(f"WITH new AS ({_NEW}), added AS ({_ADDED_NEW}) SELECT sequence FROM new")  # nosec  # noqa: S608
+)
+
+
+def _update_whole(*parts: str) -> Statement:
+    changes = f"WITH {', '.join(parts)} " if parts else ""
+    # The facts come first in the text, but all parts see the rows as they were before.
+    columns = ", ".join(f"{name} = :{name}" for name in _SET)
+    return Statement(sa.text(f"{changes}UPDATE occi_entities SET {columns} WHERE sequence = :number"))  # nosec  # noqa: S608
+
+
+_DROPS: Final = f"dropped AS ({_GONE})"
+_ADDS: Final = f"added AS ({_ADDED.format(number=':number', source='')})"
+#: By whether facts are dropped, and added.
+_UPDATE_WHOLE: Final[Mapping[tuple[bool, bool], Statement]] = {
+    (False, False): _update_whole(),
+    (True, False): _update_whole(_DROPS),
+    (False, True): _update_whole(_ADDS),
+    (True, True): _update_whole(_DROPS, _ADDS),
 }
 
 
@@ -88,18 +122,17 @@ class EntityRows:
     def __init__(self, database: Database, secrets: SecretsAtRest) -> None:
         self._dialect = database.dialect
         self._secrets = secrets
-        self._insert = insert_into(entities, database.dialect).on_conflict_do_nothing().returning(entities.c.sequence)
         self._locked_rows: weakref.WeakKeyDictionary[sa.Transaction, dict[tuple[str, str], _LockedRow]]
         self._locked_rows = weakref.WeakKeyDictionary()
 
     def locked(self, connection: sa.Connection, owner: str, key: str) -> Any:
         """Return the row at a path, or None; in both cases it is locked until the transaction ends."""
         parameters = {"owner": owner, "key": key}
-        row = connection.execute(_LOCK, parameters).fetchone()
+        row = _LOCK.row(connection, parameters)
         if row is None and self._dialect == "postgresql":
             # There is no row to lock; concurrent creators wait here, and then find the row.
-            connection.execute(_LOCK_PATH, {"number": _path_number(owner, key)})
-            row = connection.execute(_LOCK, parameters).fetchone()
+            _LOCK_PATH.rows(connection, {"number": _path_number(owner, key)})
+            row = _LOCK.row(connection, parameters)
         if row is not None:
             self._rows_of(connection)[owner, key] = _locked_row(row)
         return row
@@ -107,15 +140,15 @@ class EntityRows:
     def add(self, connection: sa.Connection, owner: str, entity: Entity) -> None:
         """Write a new entity's row, replacing an existing one."""
         record, values = self._values(entity, owner)
+        added = facts_of(record, frozenset())
         while True:
-            number = connection.scalar(self._insert, values)
+            number = self._insert(connection, values, added)
             if number is not None:
                 break
             # If the existing row is deleted between the two statements, insert again.
             with contextlib.suppress(KeyError):
                 self._replace(connection, owner, entity.identifier, entity)
                 return
-        self._add_facts(connection, number, owner, facts_of(record, frozenset()))
         self._rows_of(connection)[owner, entity.identifier] = _LockedRow(number, values["secrets"], record)
 
     def save(self, connection: sa.Connection, owner: str, key: str, entity: Entity) -> None:
@@ -125,23 +158,20 @@ class EntityRows:
             KeyError: there is none at `key`.
             ConflictError: its new identifier is in use.
         """
-        if (
-            key != entity.identifier
-            and connection.execute(_LOCK, {"owner": owner, "key": entity.identifier}).fetchone()
-        ):
+        if key != entity.identifier and _LOCK.row(connection, {"owner": owner, "key": entity.identifier}):
             raise ConflictError(f"an entity exists already at {shown(entity.identifier)}")
         self._replace(connection, owner, key, entity)
 
     def delete(self, connection: sa.Connection, owner: str, key: str) -> None:
         """Delete the row at a path. Raises KeyError."""
         self._rows_of(connection).pop((owner, key), None)
-        if connection.execute(_DELETE, {"owner": owner, "key": key}).rowcount == 0:
+        if _DELETE.run(connection, {"owner": owner, "key": key}) == 0:
             raise KeyError(key)
 
     def _replace(self, connection: sa.Connection, owner: str, key: str, entity: Entity) -> None:
         locked_row = self._rows_of(connection).get((owner, key))
         if locked_row is None:
-            row = connection.execute(_LOCK, {"owner": owner, "key": key}).fetchone()
+            row = _LOCK.row(connection, {"owner": owner, "key": key})
             if row is None:
                 raise KeyError(key)
             locked_row = _locked_row(row)
@@ -149,11 +179,9 @@ class EntityRows:
         if locked_row.secrets is not None and getattr(entity, "secrets_withheld", False):
             withheld = self._secrets.decrypt(locked_row.secrets, owner, key)
         record, values = self._values(entity, owner, withheld)
-        connection.execute(_UPDATE, {"number": locked_row.sequence, **values})
         # No attribute is excluded as secret: rows stored before it became one still have its fact.
         old, new = facts_of(locked_row.record, frozenset()), facts_of(record, frozenset())
-        self._drop_facts(connection, locked_row.sequence, owner, old - new)
-        self._add_facts(connection, locked_row.sequence, owner, new - old)
+        self._update(connection, {"number": locked_row.sequence, **values}, gone=old - new, added=new - old)
         self._rows_of(connection).pop((owner, key), None)
         self._rows_of(connection)[owner, entity.identifier] = _LockedRow(locked_row.sequence, values["secrets"], record)
 
@@ -185,32 +213,41 @@ class EntityRows:
             return {}
         return self._locked_rows.setdefault(transaction, {})
 
-    # facts --------------------------------------------------------------------------------------------------------------
+    # statements ---------------------------------------------------------------------------------------------------------
 
-    def _add_facts(self, connection: sa.Connection, number: int, owner: str, added: Set[Fact]) -> None:
-        if not added:
-            return
+    def _insert(self, connection: sa.Connection, values: Mapping[str, Any], added: Set[Fact]) -> int | None:
+        """Return the new row's number; None if there is a row already."""
+        number: int | None
         if self._dialect == "postgresql":
-            columns = {**_columns(added), "exacts": [each.exact for each in added]}
-            connection.execute(_ADD_FACTS["postgresql"], {"owner": owner, "number": number, **columns})
-            return
-        rows = [{**each._asdict(), "owner": owner, "sequence": number} for each in added]
-        connection.execute(_ADD_FACTS["sqlite"], rows)
+            number = _INSERT_WHOLE.value(connection, {**values, **_new(added)})
+            return number
+        number = _INSERT.value(connection, values)
+        if number is not None and added:
+            _ADD_FACT.run_each(connection, [_columns(each, values["owner"], number) for each in added])
+        return number
 
-    def _drop_facts(self, connection: sa.Connection, number: int, owner: str, gone: Set[Fact]) -> None:
-        if not gone:
-            return
+    def _update(
+        self, connection: sa.Connection, values: Mapping[str, Any], *, gone: Set[Fact], added: Set[Fact]
+    ) -> None:
         if self._dialect == "postgresql":
-            connection.execute(_DROP_FACTS["postgresql"], {"owner": owner, "number": number, **_columns(gone)})
+            statement = _UPDATE_WHOLE[bool(gone), bool(added)]
+            dropped = {"gone_names": [each.name for each in gone], "gone_texts": [each.value for each in gone]}
+            statement.run(connection, {**values, **(dropped if gone else {}), **(_new(added) if added else {})})
             return
-        rows = [
-            {"fact_name": each.name, "fact_value": each.value, "fact_owner": owner, "number": number} for each in gone
-        ]
-        connection.execute(_DROP_FACTS["sqlite"], rows)
+        _UPDATE.run(connection, values)
+        for statement, changed in ((_DROP_FACT, gone), (_ADD_FACT, added)):
+            if changed:
+                rows = [_columns(each, values["owner"], values["number"]) for each in changed]
+                statement.run_each(connection, rows)
 
 
-def _columns(several: Set[Fact]) -> dict[str, Sequence[str]]:
-    return {"names": [each.name for each in several], "texts": [each.value for each in several]}
+def _new(added: Set[Fact]) -> dict[str, Sequence[str | None]]:
+    names, texts, exacts = zip(*added, strict=True) if added else ((), (), ())
+    return {"names": list(names), "texts": list(texts), "exacts": list(exacts)}
+
+
+def _columns(one: Fact, owner: str, number: int) -> dict[str, Any]:
+    return {**one._asdict(), "owner": owner, "sequence": number}
 
 
 def _locked_row(row: Any) -> _LockedRow:

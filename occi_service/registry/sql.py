@@ -28,6 +28,7 @@ from occi.backend import UserDefinedMixinBackend
 from occi.core_model import Category, Entity, Kind, Mixin, Resource
 
 from archelon_core.database import Database, UnstorableError, refusal_of
+from archelon_core.statements import Statement
 
 from ..model import secrets_among, type_id
 from . import owned_mixins
@@ -44,7 +45,7 @@ _AT: Final = sa.and_(_OWNER, entities.c.identifier == sa.bindparam("key"))
 _FROM: Final = sa.and_(_OWNER, entities.c.source == sa.bindparam("key"))
 
 _READ: Final = sa.union_all(sa.select(*COLUMNS).where(_AT), sa.select(*COLUMNS).where(_FROM))
-_LINKS: Final = sa.select(*COLUMNS).where(_FROM)
+_LINKS: Final = Statement(sa.select(*COLUMNS).where(_FROM))
 _KEYS: Final = sa.select(entities.c.identifier).where(_OWNER).order_by(entities.c.sequence)
 
 _SOURCES_AT_ONCE: Final = 500
@@ -211,7 +212,7 @@ class SqlRegistry(Registry):
 
     def _read_locked(self, connection: sa.Connection, parameters: dict[str, str]) -> Sequence[Any]:
         row = self._rows.locked(connection, parameters["owner"], parameters["key"])
-        return [] if row is None else [row, *connection.execute(_LINKS, parameters).fetchall()]
+        return [] if row is None else [row, *_LINKS.rows(connection, parameters)]
 
     def _entity(self, key: str, rows: Sequence[Any], owner: str, extras: Any, reading: Reading | None = None) -> Entity:
         tenant = owner or None
@@ -379,7 +380,7 @@ class SqlRegistry(Registry):
     def _keep_links(self, connection: sa.Connection, entity: Entity, owner: str, extras: Any) -> None:
         if not isinstance(entity, Resource) or not entity.links:
             return
-        rows = connection.execute(_LINKS, {"owner": owner, "key": entity.identifier})
+        rows = _LINKS.rows(connection, {"owner": owner, "key": entity.identifier})
         known = {row[0] for row in rows}
         for link in entity.links:
             if link.identifier not in known:
@@ -389,7 +390,7 @@ class SqlRegistry(Registry):
 
     def _rename(self, connection: sa.Connection, old: str, new: str, *, owner: str, extras: Any) -> None:
         """Update the links that start or end at an entity to its new identifier."""
-        moved = connection.execute(_LINKS, {"owner": owner, "key": old}).fetchall()
+        moved = _LINKS.rows(connection, {"owner": owner, "key": old})
         ending = Selection(attributes=(("occi.core.target", old),))
         leading = page_statement(facts_wanted(ending) or [], owner, offset=0, limit=None, whole=False, selection=ending)
         keys = {row[0] for row in (*moved, *connection.execute(leading).fetchall())}

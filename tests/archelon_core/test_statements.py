@@ -79,6 +79,14 @@ def test_a_statement_is_made_for_its_database_and_keeps_its_own_values(database:
         assert ONE.row(connection, {"wanted": "a"})[1:] == (5, None)
 
 
+def test_a_statement_runs_with_each_of_several_parameters(database: Database) -> None:
+    with database.write() as connection:
+        ADD.run_each(connection, [{"name": name, "value": 1} for name in ("a", "b")])
+        assert [row[0] for row in ALL.rows(connection, {})] == ["a", "b"]
+    with pytest.raises(UnstorableError), database.write() as connection:
+        ADD.run_each(connection, [{"name": "c", "value": 1}, {"name": "d\0", "value": 1}])
+
+
 def test_a_statement_outside_a_transaction_is_committed_at_once(database: Database) -> None:
     with database.single() as connection:
         ADD.run(connection, {"name": "a", "value": 1})

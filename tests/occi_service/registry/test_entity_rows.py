@@ -149,11 +149,6 @@ def test_an_update_reads_the_row_once(stored: tuple[SqlRegistry, Database]) -> N
         entity = registry.get_resource(KEY, extras)
         entity.attributes["power"] = 2
         registry.save(KEY, entity, extras)
-    # The row and its links, locked; the row's update; one fact removed and one added.
-    assert [each.split()[0] for each in seen if not each.startswith("BEGIN")] == [
-        "SELECT",
-        "SELECT",
-        "UPDATE",
-        "DELETE",
-        "INSERT",
-    ]
+    # The row and its links, locked; the row's update; one fact removed and one added, on PostgreSQL in the same statement.
+    writes = ["UPDATE", "DELETE", "INSERT"] if database.dialect == "sqlite" else ["WITH"]
+    assert [each.split()[0] for each in seen if not each.startswith("BEGIN")] == ["SELECT", "SELECT", *writes]
