@@ -25,7 +25,7 @@ import re
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -375,10 +375,6 @@ class Database:
             raise
         self._proven = now
 
-    def often(self, statement: sa.sql.expression.SelectBase) -> Often:
-        """A SELECT for the hot path."""
-        return Often(self, statement)
-
     def close(self) -> None:
         """Close every connection that is not in use."""
         self._close_idle()
@@ -389,24 +385,6 @@ class Database:
 
 def _driver(connection: sa.Connection) -> Any:
     return connection.connection.dbapi_connection
-
-
-class Often:
-    """A SELECT that runs often, each time by itself.
-
-    Attributes:
-        text: the statement for the driver.
-    """
-
-    def __init__(self, database: Database, statement: sa.sql.expression.SelectBase) -> None:
-        self._database = database
-        self._statement = Statement(statement)
-        self.text = self._statement.compiled(database.engine.dialect).text
-
-    def rows(self, parameters: Mapping[str, str]) -> Sequence[Any]:
-        """The rows, in autocommit mode. Raises like `Statement.rows`."""
-        with self._database.read() as connection:
-            return self._statement.rows(connection, parameters)
 
 
 def _close_to_others(file: Path) -> None:

@@ -122,7 +122,7 @@ class Compiled:
     def values(self, parameters: Mapping[str, Any]) -> Mapping[str, Any] | Sequence[Any]:
         """The parameters in the driver's form. Raises KeyError: one is missing."""
         merged = {**self._own, **parameters} if self._own else parameters
-        return merged if self._order is None else [merged[name] for name in self._order]
+        return merged if self._order is None else tuple([merged[name] for name in self._order])
 
     def named(self, cursor: Any) -> list[Any]:
         """All rows of a cursor."""

@@ -42,7 +42,9 @@ _LOCK: Final = Statement(sa.select(*COLUMNS).where(_AT).with_for_update())
 _LOCK_PATH: Final = Statement(sa.select(sa.func.pg_advisory_xact_lock(sa.bindparam("number", type_=sa.BigInteger))))
 _DELETE: Final = Statement(entities.delete().where(_AT))
 #: The columns that a write sets; the parameters have their names.
-_SET: Final = {name: sa.bindparam(name) for name in ("owner", "identifier", "kind", "source", "document", "secrets")}
+_SET: Final[Mapping[str, Any]] = {
+    name: sa.bindparam(name) for name in ("owner", "identifier", "kind", "source", "document", "secrets")
+}
 _UPDATE: Final = Statement(entities.update().where(entities.c.sequence == sa.bindparam("number")).values(_SET))
 _INSERT: Final = Statement(
     lambda dialect: insert_into(entities, dialect).values(_SET).on_conflict_do_nothing().returning(entities.c.sequence)

@@ -10,14 +10,13 @@ transaction needs to be repeated; the one remaining failure, a deadlock, ends on
 have run. On SQLite, writers are serialized.
 
 A read outside a unit of work is one SELECT in autocommit mode: the entity and, by UNION ALL, its links. (`identifier = … OR
-source = …` is equivalent, but makes SQLite scan all of a tenant's rows.) It uses the driver's own connection, from the same pool.
+source = …` is equivalent, but makes SQLite scan all of a tenant's rows.)
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, cast
 
@@ -44,7 +43,7 @@ _OWNER: Final = entities.c.owner == sa.bindparam("owner")
 _AT: Final = sa.and_(_OWNER, entities.c.identifier == sa.bindparam("key"))
 _FROM: Final = sa.and_(_OWNER, entities.c.source == sa.bindparam("key"))
 
-_READ: Final = sa.union_all(sa.select(*COLUMNS).where(_AT), sa.select(*COLUMNS).where(_FROM))
+_READ: Final = Statement(sa.union_all(sa.select(*COLUMNS).where(_AT), sa.select(*COLUMNS).where(_FROM)))
 _LINKS: Final = Statement(sa.select(*COLUMNS).where(_FROM))
 _KEYS: Final = sa.select(entities.c.identifier).where(_OWNER).order_by(entities.c.sequence)
 
@@ -70,7 +69,6 @@ class SqlRegistry(Registry):
         self._secrets = SecretsAtRest(cipher)
         self._mixin_backend = mixin_backend or UserDefinedMixinBackend()
         self._categories = Categories()
-        self._read = database.often(_READ)
         self._rows = EntityRows(database, self._secrets)
 
     # categories -------------------------------------------------------------------------------------------------------
@@ -186,13 +184,8 @@ class SqlRegistry(Registry):
         """Return the rows of an entity and its links, without a lock. Raises KeyError if there are none."""
         if not _can_be_key(key):
             raise KeyError(key)
-        parameters = {"owner": owner, "key": key}
-        try:
-            rows = self._read.rows(parameters)
-        except (sqlite3.Error, psycopg.Error, sqlalchemy.exc.SQLAlchemyError):
-            # Repeat it by SQLAlchemy, which maps failures to error classes.
-            with self._reading(None) as slow:
-                rows = self._read_unlocked(slow, parameters)
+        with self._reading(None) as connection:
+            rows = _READ.rows(connection, {"owner": owner, "key": key})
         if not rows:
             raise KeyError(key)
         return rows
@@ -204,11 +197,8 @@ class SqlRegistry(Registry):
         connection = _connection_of(extras)
         if connection is None:
             return self._entity(key, self._rows_at(key, owner), owner, extras)
-        read = self._read_locked if lock else self._read_unlocked
+        read = self._read_locked if lock else _READ.rows
         return self._entity(key, read(connection, {"owner": owner, "key": key}), owner, extras)
-
-    def _read_unlocked(self, connection: sa.Connection, parameters: dict[str, str]) -> Sequence[Any]:
-        return connection.execute(_READ, parameters).fetchall()
 
     def _read_locked(self, connection: sa.Connection, parameters: dict[str, str]) -> Sequence[Any]:
         row = self._rows.locked(connection, parameters["owner"], parameters["key"])

@@ -306,7 +306,7 @@ def test_sqlite_uses_indexes(sqlite_url: str) -> None:
     ):
         registry.select(selection, A)
     statements = [each for each in seen if each[0].startswith("SELECT")]
-    assert registry._read.text in [each[0] for each in statements]
+    assert any("UNION ALL" in each[0] for each in statements)
     asked = False
     with database.read() as connection:
         for statement, parameters in statements:
