@@ -325,11 +325,23 @@ class Outgoing:
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
         self._kept: tempfile.SpooledTemporaryFile[bytes] | None = None
+        self._held = b""
         self.kept = 0
         self.is_head = False
 
+    def hold(self, head: bytes) -> None:
+        """Send this with the next data, or at `flush`: one system call, and one packet."""
+        self._held = head
+
+    def flush(self) -> None:
+        """Send what is held."""
+        if self._held:
+            self.sendall(b"")
+
     def sendall(self, data: bytes) -> None:
         """Send or keep the data. Raises OSError: the client has disconnected."""
+        if self._held:
+            data, self._held = self._held + data, b""
         view = memoryview(data)
         if self._kept is None:
             with contextlib.suppress(BlockingIOError):

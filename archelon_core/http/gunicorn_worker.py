@@ -2,9 +2,11 @@
 
 A request gets a thread only when it is complete, and sending the rest of its response takes none: see `connection`.
 
-Gunicorn writes its own `Server:` line in addition to an application's. OCCI requires one, `<product>/<version> OCCI/1.2`
-(GFD.223). So the worker class below removes the application's field from the headers and sets its value as gunicorn's. Responses
-of gunicorn itself, such as 431, get the configured value.
+OCCI requires one `Server:` line, `<product>/<version> OCCI/1.2` (GFD.223): the application's, or the configured value, also in
+responses of gunicorn itself, such as 431.
+
+What a request costs is measured by benchmarks/persisted_reads.py. Of gunicorn, the parser, the environ and the arbiter are used;
+its thread pool, its wake-ups and its way to send a response would double that cost.
 
 `server` runs several of these below an arbiter; `serve_alone` runs one in the calling process, for a service so small that an
 arbiter would double it, and that its parent supervises anyway.
@@ -13,23 +15,29 @@ arbiter would double it, and that its parent supervises anyway.
 from __future__ import annotations
 
 import collections
+import contextlib
+import email.utils
 import errno
 import functools
 import ipaddress
 import logging
 import os
+import queue
 import resource
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent import futures
 from pathlib import Path
 from typing import Any, Final
-from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+from wsgiref.types import WSGIApplication
 
 import gunicorn.config
 import gunicorn.glogging
+import gunicorn.http.errors
+import gunicorn.http.message
+import gunicorn.http.wsgi
 import gunicorn.sock
 import gunicorn.util
 import gunicorn.workers.gthread
@@ -39,6 +47,12 @@ from .connection import RUN, BodyNotKeptError, Connection, ConnectionLimits, Out
 ENDING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 #: Seconds between two checks of the deadlines.
 _CHECK_INTERVAL: Final = 0.1
+#: Calls that may wait for the poller.
+_MOST_CALLS: Final = 64
+#: Seconds between two signs of life for the arbiter.
+_NOTICE_INTERVAL: Final = 1.0
+
+_logger = logging.getLogger(__name__)
 
 
 def server_field(product: str, version: str) -> str:
@@ -168,6 +182,7 @@ class _Worker(gunicorn.workers.gthread.ThreadWorker):  # type: ignore[misc]
         self._of_source: collections.Counter[str | None] = collections.Counter()
         self._stored: dict[Connection, int] = {}
         self._next_check = 0.0
+        self._next_notice = 0.0
 
     def init_signals(self) -> None:
         super().init_signals()
@@ -189,7 +204,31 @@ class _Worker(gunicorn.workers.gthread.ThreadWorker):  # type: ignore[misc]
 
     def load_wsgi(self) -> None:
         super().load_wsgi()
-        self.wsgi = _without_body_for_head(_with_own_server_field(self.wsgi, self.server_field))
+        self._known = _Known(self.cfg)
+
+    def get_thread_pool(self) -> _Threads:
+        # A worker has these two before it is in its own process, if `serve_alone` makes it.
+        self.method_queue = _Calls()
+        return _Threads(self.cfg.threads, self._serve)
+
+    def _serve(self, connection: Connection) -> None:
+        keep = False
+        try:
+            keep = self.handle(connection)
+        finally:
+            # While others wait for a thread, the next request of this connection would only wait behind them.
+            at_once = not keep or connection.stored > 0 or not self.tpool.overloaded()
+            self.method_queue.call(self.finish_request, connection, keep, at_once=at_once)
+
+    def enqueue_req(self, connection: Connection) -> None:
+        self.tpool.submit(connection)
+
+    def notify(self) -> None:
+        # A system call, which the arbiter expects once in a minute.
+        now = time.monotonic()
+        if now >= self._next_notice:
+            self._next_notice = now + _NOTICE_INTERVAL
+            super().notify()
 
     def accept(self, listener: socket.socket) -> None:
         try:
@@ -201,10 +240,10 @@ class _Worker(gunicorn.workers.gthread.ThreadWorker):  # type: ignore[misc]
                 raise
             # Any other error, a network's for example, concerns the connection, not the listener (accept(2)).
             return
-        source = source_of(address, self.cfg.forwarded_allow_networks())
+        source = source_of(address, self._known.forwarded_allow_networks())
         name = listener.getsockname()
         self.nr_conns += 1
-        self._resume(Connection(self.cfg, client, address, name, limits=self.client_limits, source=source))
+        self._resume(Connection(self._known, client, address, name, limits=self.client_limits, source=source))
         if source is not None and self._of_source[source] > self.client_limits.per_address:
             self._disconnect_oldest(lambda connection: connection.source == source)
         if self.nr_conns >= self.worker_connections and self._of_source:
@@ -280,8 +319,9 @@ class _Worker(gunicorn.workers.gthread.ThreadWorker):  # type: ignore[misc]
         connection.steps.close()
         connection.close()
 
-    def finish_request(self, connection: Connection, future: futures.Future[bool]) -> None:
-        connection.keep = not future.cancelled() and future.exception() is None and future.result()
+    def finish_request(self, connection: Connection, keep: bool) -> None:
+        self.tpool.finished()
+        connection.keep = keep
         self._resume(connection)
         if not self.alive:
             self._cap_keepalive(time.monotonic() + gunicorn.workers.gthread.STOP_KEEPALIVE_LINGER, (connection,))
@@ -307,6 +347,38 @@ class _Worker(gunicorn.workers.gthread.ThreadWorker):  # type: ignore[misc]
     def wait_for_and_dispatch_events(self, timeout: float) -> None:
         super().wait_for_and_dispatch_events(timeout if self.alive else min(timeout, _CHECK_INTERVAL))
 
+    def handle_request(self, request: Any, connection: Connection) -> bool:
+        """Answer a request; return whether the connection may be kept. Gunicorn's own does more than is used here."""
+        response, environ = gunicorn.http.wsgi.create(
+            request, connection.sock, connection.client, connection.server, self._known, response_class=_Response
+        )
+        response.version = self.server_field
+        environ["wsgi.multithread"] = True
+        if not self.alive or not self._known.keepalive:
+            response.force_close()
+        try:
+            body = self.wsgi(environ, response.start_response)
+            try:
+                if request.method == "HEAD":
+                    # An application may call start_response as late as with the first piece.
+                    next(iter(body), None)
+                else:
+                    for piece in body:
+                        response.write(piece)
+                response.close()
+            finally:
+                if hasattr(body, "close"):
+                    body.close()
+        except OSError:
+            raise
+        except (Exception, SystemExit):
+            if response.headers_sent:
+                # An error page would be taken for a part of the response.
+                self.log.exception("error while a response was sent")
+                return False
+            raise
+        return not response.should_close()
+
     def handle_error(self, req: Any, client: Outgoing, addr: Any, exc: BaseException) -> None:
         response = _ErrorSocket(client, self.server_field)
         if isinstance(exc, RequestTimeoutError):
@@ -330,40 +402,159 @@ def source_of(address: Any, trusted: Iterable[Any]) -> str | None:
     return str(ip if ip.version == 4 else ipaddress.ip_network((ip, 64), strict=False))
 
 
-def _without_body_for_head(app: WSGIApplication) -> WSGIApplication:
-    """The response to HEAD has the fields of the response to GET, and no body (RFC 9110, 9.3.2)."""
+class _Known:
+    """Gunicorn's configuration, whose settings are looked up once: each request reads some twenty."""
 
-    def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        response = app(environ, start_response)
-        if environ["REQUEST_METHOD"] != "HEAD":
-            return response
+    def __init__(self, config: gunicorn.config.Config) -> None:
+        self._config = config
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._config, name)
+        self.__dict__[name] = value
+        return value
+
+
+class _Threads:
+    """Threads that serve connections. concurrent.futures would create a lock, a condition and a future for each request.
+
+    `submit` and `finished` are called in one thread, the poller's. A thread starts when all others are busy.
+    """
+
+    def __init__(self, most: int, serve: Callable[[Connection], None]) -> None:
+        self._most = most
+        self._serve = serve
+        self._queue: queue.SimpleQueue[Connection | None] = queue.SimpleQueue()
+        #: One member for each thread that waits for a connection; appending and removing one is atomic.
+        self._idle: collections.deque[None] = collections.deque()
+        self._started = 0
+        self._running = 0
+
+    def submit(self, connection: Connection) -> None:
+        self._running += 1
+        self._queue.put(connection)
+        if self._started < min(self._running, self._most):
+            self._started += 1
+            threading.Thread(target=self._run, name=f"request-{self._started}").start()
+
+    def overloaded(self) -> bool:
+        """Whether connections wait, and all threads are busy."""
+        return self._started == self._most and not self._idle and self._queue.qsize() > 0
+
+    def finished(self) -> None:
+        """Count a connection that was served."""
+        self._running -= 1
+
+    def shutdown(self, *, wait: bool) -> None:
+        """End the threads, after what was submitted; `wait` is for gunicorn, which never waits."""
+        for _ in range(self._most):
+            self._queue.put(None)
+
+    def _run(self) -> None:
+        while (connection := self._next()) is not None:
+            try:
+                self._serve(connection)
+            except BaseException:
+                # `handle` answers what it can; SystemExit is gunicorn's abort of one request.
+                _logger.exception("a request's thread failed")
+            # While this waits, the connection may be closed.
+            del connection
+
+    def _next(self) -> Connection | None:
+        with contextlib.suppress(queue.Empty):
+            return self._queue.get_nowait()
+        self._idle.append(None)
         try:
-            # An application may call start_response as late as with the first piece.
-            next(iter(response), None)
+            return self._queue.get()
         finally:
-            if hasattr(response, "close"):
-                response.close()
-        return ()
-
-    return application
+            self._idle.pop()
 
 
-def _with_own_server_field(app: WSGIApplication, server: str) -> WSGIApplication:
-    def application(environ: WSGIEnvironment, start_response: StartResponse) -> Any:
-        def start(status: str, headers: list[tuple[str, str]], *rest: Any) -> Callable[[bytes], object]:
-            own = server
-            for position, (name, value) in enumerate(headers):
-                if name.lower() == "server":
-                    own = value
-                    headers = [*headers[:position], *headers[position + 1 :]]
-                    break
-            # start_response is a method of gunicorn's response object, whose `version` becomes the Server line.
-            start_response.__self__.version = own  # type: ignore[attr-defined]
-            return start_response(status, headers, *rest)
+class _Calls(gunicorn.workers.gthread.PollableMethodQueue):  # type: ignore[misc]
+    """Calls for the poller's thread, which is woken once for several: each time costs system calls and switches of threads."""
 
-        return app(environ, start)
+    _woken = False
 
-    return application
+    def defer(self, callback: Callable[..., None], *args: Any) -> None:
+        self.call(callback, *args, at_once=True)
+
+    def call(self, callback: Callable[..., None], *args: Any, at_once: bool) -> None:
+        """Have the poller call this: at once, or together with the next that is to be called at once."""
+        self._queue.put(functools.partial(callback, *args))
+        if not self._woken and (at_once or self._queue.qsize() >= _MOST_CALLS):
+            self._woken = True
+            with contextlib.suppress(BlockingIOError):
+                os.write(self._write_fd, b"\0")
+
+    def run_callbacks(self, _fileobj: Any, max_callbacks: int = 0) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._read_fd, 4096)
+        # Before the calls are counted: what is added from now on wakes the poller again.
+        self._woken = False
+        for _ in range(self._queue.qsize()):
+            self._queue.get()()
+
+
+class _Response(gunicorn.http.wsgi.Response):  # type: ignore[misc]
+    """A response whose head is sent together with its first piece, and whose Server field is the application's, if it has one."""
+
+    headers_sent: bool
+
+    def process_headers(self, headers: list[tuple[str, str]]) -> None:
+        for name, value in headers:
+            kind = _field(name)
+            if not isinstance(value, str):
+                raise TypeError(f"the field {name!r} is no text")
+            if not gunicorn.http.wsgi.HEADER_VALUE_RE.fullmatch(value):
+                raise gunicorn.http.errors.InvalidResponseHeader(f"{name!r}")
+            if kind == "server":
+                self.version = value.strip(" \t")
+                continue
+            if not kind:
+                continue
+            if kind == "content-length":
+                self.response_length = int(value)
+            self.headers.append((name, value.strip(" \t")))
+
+    def send_headers(self) -> None:
+        if self.headers_sent:
+            return
+        major, minor = self.req.version
+        connection = "close" if self.should_close() else "keep-alive"
+        lines = [
+            f"HTTP/{major}.{minor} {self.status}\r\nServer: {self.version}\r\n"
+            f"Date: {_date(int(time.time()))}\r\nConnection: {connection}\r\n"
+        ]
+        if self.chunked:
+            lines.append("Transfer-Encoding: chunked\r\n")
+        lines += [f"{name}: {value}\r\n" for name, value in self.headers]
+        lines.append("\r\n")
+        self.sock.hold("".join(lines).encode("latin-1"))
+        self.headers_sent = True
+
+    def close(self) -> None:
+        super().close()
+        self.sock.flush()
+
+
+@functools.lru_cache(maxsize=256)
+def _field(name: str) -> str:
+    """A response field's name in lower case; empty for one that concerns the connection, which is the server's.
+
+    Raises:
+        TypeError, gunicorn.http.errors.InvalidResponseHeaderName: it cannot be sent.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"the field's name {name!r} is no text")
+    if not gunicorn.http.message.TOKEN_RE.fullmatch(name):
+        raise gunicorn.http.errors.InvalidResponseHeaderName(f"{name!r}")
+    # Gunicorn counts Server among the fields of a connection.
+    return name.lower() if name.lower() == "server" or not gunicorn.util.is_hoppish(name) else ""
+
+
+@functools.lru_cache(maxsize=1)
+def _date(second: int) -> str:
+    """The value of a Date field; `second` since the epoch."""
+    return email.utils.formatdate(second, usegmt=True)
 
 
 class _ErrorSocket:

@@ -6,17 +6,20 @@ import contextlib
 import hashlib
 import ipaddress
 import json
+import select
 import signal
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import gunicorn.config
 import psutil
 import pytest
 
 from archelon_core.http.connection import Connection, ConnectionLimits
-from archelon_core.http.gunicorn_worker import source_of
+from archelon_core.http.gunicorn_worker import _Calls, _Threads, source_of
 from tests.waiting import until
 
 from .http_process import Served, answers, ended, serving
@@ -505,3 +508,71 @@ def test_a_worker_exits_when_its_arbiter_is_gone(tmp_path: Path) -> None:
         running.process.send_signal(signal.SIGKILL)
         psutil.wait_procs([worker], timeout=60)
         assert not worker.is_running()
+
+
+# threads ------------------------------------------------------------------------------------------------------------------
+
+
+def _wakes(calls: _Calls) -> bool:
+    return bool(select.select([calls], [], [], 0)[0])
+
+
+def test_calls_wake_the_poller_once_and_none_is_lost() -> None:
+    calls = _Calls()
+    calls.init()
+    made: list[int] = []
+    calls.call(made.append, 1, at_once=False)
+    assert not _wakes(calls)
+    calls.call(made.append, 2, at_once=True)
+    calls.call(made.append, 3, at_once=True)
+    assert _wakes(calls)
+    # What a call adds is for the next time.
+    calls.defer(lambda: calls.defer(made.append, 4))
+    calls.run_callbacks(None)
+    assert made == [1, 2, 3]
+    assert _wakes(calls)
+    calls.run_callbacks(None)
+    assert made == [1, 2, 3, 4]
+    assert not _wakes(calls)
+    for number in range(1000):
+        calls.call(made.append, number, at_once=False)
+    assert _wakes(calls)
+    calls.close()
+
+
+def test_threads_start_when_all_others_are_busy_and_survive_an_exception() -> None:
+    entered: list[str] = []
+    free = threading.Event()
+
+    def serve(connection: Any) -> None:
+        entered.append(threading.current_thread().name)
+        if connection == "raises":
+            raise SystemExit
+        free.wait(90)
+
+    threads = _Threads(2, serve)
+    try:
+        threads.submit("raises")  # type: ignore[arg-type]
+        until(lambda: len(entered) == 1)
+        threads.finished()
+        assert not threads.overloaded()
+        for _ in range(3):
+            threads.submit("slow")  # type: ignore[arg-type]
+        until(lambda: len(entered) == 3)
+        assert len(set(entered)) == 2
+        assert threads.overloaded()
+        free.set()
+        until(lambda: len(entered) == 4)
+        assert not threads.overloaded()
+    finally:
+        free.set()
+        threads.shutdown(wait=False)
+
+
+def test_the_head_of_a_response_is_sent_with_its_body(served: Served) -> None:
+    with served.connected() as connection:
+        connection.sendall(GET)
+        first = connection.recv(65536)
+    [(status, body)] = answers(first)
+    assert status == 200
+    assert body
