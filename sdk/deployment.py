@@ -30,7 +30,7 @@ from .ports import Service, Waiter
 
 _LOG = logging.getLogger("archelon.sdk")
 #: Seconds between two polls of a stack. A notification ends the wait at once.
-_PAUSES: Final = Backoff(0.25, longest=10.0, factor=1.6)
+_PAUSES: Final = Backoff(0.5, longest=10.0)
 #: Seconds for which a stack is not read again without a notification.
 _KEPT: Final = 60.0
 
