@@ -171,7 +171,7 @@ class ApplicationWork(ResourceHandler[WantedApplication, ObservedApplication]):
         intervals = self._applications.poll_intervals
         if state.state == "active":
             # Spread, so that applications that were started together are not all polled at once.
-            return intervals.steady * (0.75 + self._chance() / 2)
+            return intervals.steady * (1 - self._chance() / 4)
         if state.state == "error":
             left = float(kept.get("next", 0.0)) - self._clock()
             return max(_SOONEST, min(left, max(_FAILED, intervals.in_progress)))

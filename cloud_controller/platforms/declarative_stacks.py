@@ -198,7 +198,7 @@ class DeclarativeStacks:
             # Those that the next step would come too late for.
             self._watcher.check(order.id, [each for each in checks if again is not None and each[1] < again])
         if again is not None and again >= STEADY:
-            again *= 0.75 + self._chance() / 2
+            again *= 1 - self._chance() / 4
         progress = Progress(
             record=kept.to_json(),
             state=kept.state,

@@ -200,7 +200,7 @@ nodes: [{name: web, type: page}]
 
 
 def test_a_healthy_stack_is_polled_rarely_while_changes_are_reported(launcher: Launcher, followed: Followed) -> None:
-    stacks = DeclarativeStacks({"process": ProcessNodes(launcher)}, watcher=followed.watcher, chance=lambda: 0.5)
+    stacks = DeclarativeStacks({"process": ProcessNodes(launcher)}, watcher=followed.watcher, chance=lambda: 0.4)
     wanted = stack_order(CHECKED)
     record = None
 
@@ -214,7 +214,7 @@ def test_a_healthy_stack_is_polled_rarely_while_changes_are_reported(launcher: L
     assert until(again, "it is complete") == 0.05
     followed.follow()
     followed.until(WEB_CHANGED)
-    assert again() == 300.0
+    assert again() == 270.0
     web = launcher.observe(WEB)
     assert web is not None
     assert web.pid is not None
