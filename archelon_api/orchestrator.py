@@ -21,12 +21,14 @@ SCHEME: Final = "http://schemas.mobile-cloud-networking.eu/occi/service#"
 PATH: Final = "/orchestrator/default"
 
 #: Environment of an orchestrator's process: the instance's id; its URL at the service manager; the URL of design; a start token,
-#: which only the service manager accepts, to get fresh ones (`service_manager.RENEW`); the keys of callers' tokens (JWK set).
+#: which only the service manager accepts, to get fresh ones (`service_manager.RENEW`); the keys of callers' tokens (JWK set); the
+#: digest of the bundle that was ordered.
 ENV_INSTANCE: Final = "ARCHELON_INSTANCE"
 ENV_SERVICE_MANAGER: Final = "ARCHELON_SERVICE_MANAGER"
 ENV_DESIGN: Final = "ARCHELON_DESIGN"
 ENV_TOKEN: Final = "ARCHELON_TOKEN"  # noqa: S105 - a name
 ENV_KEYS: Final = "ARCHELON_KEYS"
+ENV_DIGEST: Final = "ARCHELON_BUNDLE_DIGEST"
 
 STACK_STATE: Final = "occi.mcn.stack.state"
 STACK_ID: Final = "occi.mcn.stack.id"
@@ -34,6 +36,9 @@ PARAMETERS: Final = attribute("parameters")
 INTERNAL_PARAMETERS: Final = attribute("internal_parameters")
 PRIVATE: Final = attribute("private")
 TOKENS: Final = attribute("tokens")
+#: In an order that is not sent, but taken (`service_manager.ORDER`): the phases to carry out, one after another, as objects of
+#: `phase` and `org.archelon.internal_parameters`.
+PHASES: Final = attribute("phases")
 
 EVENT_ID: Final = attribute("event.id")
 EVENT_TYPE: Final = attribute("event.type")

@@ -87,6 +87,8 @@ PHASE_STATE: Final = attribute("phase.state")
 PHASE_STATES: Final = ("running", "done", "failed")
 PHASE_MESSAGE: Final = attribute("phase.message")
 PHASE_RETRY: Final = attribute("phase.retry")
+#: With `provision`, of an order that was taken: the seconds since `deploy` was done.
+PHASE_DEPLOYED: Final = attribute("phase.deployed")
 OUTPUTS: Final = attribute("outputs")
 PRIVATE: Final = attribute("private")
 REPORTED_LINKS: Final = attribute("links")
@@ -106,6 +108,11 @@ REPORT: Final = Action(
         PHASE_RETRY: Attribute(
             "", type="boolean", description="false: a failure that no retry of the same order cures"
         ),
+        PHASE_DEPLOYED: Attribute(
+            "",
+            type="number",
+            description="seconds since deploy was done, with the first report about provision of an order that was taken",
+        ),
         "occi.mcn.stack.state": Attribute(""),
         "occi.mcn.stack.id": Attribute(""),
         HEALTH: Attribute("", pattern="|".join(HEALTHS), description="of what the instance consists of, at present"),
@@ -120,7 +127,22 @@ REPORT: Final = Action(
         ),
     },
 )
-RENEW: Final = Action(SCHEME, "renew", "Get fresh tokens, with the start token or a valid signed token of the instance")
+#: Digest of the bundle that an orchestrator runs, with its start token: it takes its order in the answer, as `ORDER`.
+RENEW_BUNDLE: Final = attribute("bundle.digest")
+#: The order: the attributes of an activation, without tokens, and the phases to carry out (`orchestrator.PHASES`).
+ORDER: Final = attribute("order")
+RENEW: Final = Action(
+    SCHEME,
+    "renew",
+    "Get fresh tokens, with the start token or a valid signed token of the instance",
+    {
+        RENEW_BUNDLE: Attribute(
+            "",
+            pattern="[0-9a-f]{64}",
+            description="with the start token: what the process runs; the answer may contain its order",
+        )
+    },
+)
 
 # --- the graph of an instance ----------------------------------------------------------------------------------------
 

@@ -152,6 +152,10 @@ class Orchestrator:
         if self._provisions():
             self.deployment.deploy(self._values(self.resolver.suppliers()), provision=True)
 
+    def has_provisioning(self) -> bool:
+        """Return whether `provision` has anything to do; otherwise its success is reported together with that of `deploy`."""
+        return type(self).provision is not Orchestrator.provision or self._provisions()
+
     def update(self) -> None:
         """Bring everything up to date with the parameters."""
         self.deployment.deploy(self._values(self.resolver.resolve()), provision=self._provisions())

@@ -17,6 +17,7 @@ ENV_SERVICE_MANAGER: Final = "ARCHELON_SERVICE_MANAGER"
 ENV_DESIGN: Final = "ARCHELON_DESIGN"
 ENV_TOKEN: Final = "ARCHELON_TOKEN"  # noqa: S105 - a name
 ENV_KEYS: Final = "ARCHELON_KEYS"
+ENV_DIGEST: Final = "ARCHELON_BUNDLE_DIGEST"
 #: Directory of the zone files.
 ENV_ZONES: Final = "ARCHELON_ZONES"
 
@@ -30,6 +31,7 @@ class Settings:
         instance: id of the instance; `url` is its URL at the service manager, `design_url` the design module's.
         start_token: for `renew`; `keys`, a JWK set, verify callers' tokens.
         bind: address to listen at.
+        digest: of the bundle; empty if the service manager, an older one, has not set it.
         zones: directory of zone files, or None.
     """
 
@@ -40,6 +42,7 @@ class Settings:
     start_token: str = dataclasses.field(repr=False)
     keys: str = dataclasses.field(repr=False)
     bind: str
+    digest: str = ""
     zones: Path | None = None
 
     @classmethod
@@ -63,5 +66,6 @@ class Settings:
             start_token=start_token,
             keys=keys,
             bind=f"{environment.get('HOST', '127.0.0.1')}:{environment.get('PORT', '8080')}",
+            digest=environment.get(ENV_DIGEST, ""),
             zones=Path(zones) if zones else None,
         )

@@ -50,6 +50,8 @@ from .api.orders import INVOCATION_TOPIC, InstanceBackend
 from .api.records import RecordBackend, RecordExpiry
 from .api.reports import ReportBackend
 from .lifecycle.actions import Invocations
+from .lifecycle.advance import Advancing
+from .lifecycle.changes import Changes
 from .lifecycle.health import HEALTH_TOPIC, HealthWork, InstanceHealth
 from .lifecycle.history import EXPIRY_TOPIC, History
 from .lifecycle.metrics import Exporter, PhaseMetrics
@@ -106,6 +108,8 @@ class Dependencies:
     history: History
     instance_health: InstanceHealth
     catalogue: Catalogue
+    changes: Changes
+    retry_policy: RetryPolicy
     cloud: Cloud
     backend: InstanceBackend
     policy: Policy
@@ -147,6 +151,8 @@ class Dependencies:
         )
         catalogue = Catalogue(database, registry, backend, queue=queue, monotonic=time.monotonic)
         backend.catalogue = catalogue
+        metrics = prometheus_client.CollectorRegistry()
+        changes = Changes(instances, catalogue, history, PhaseMetrics(metrics), instance_health, clock=clock)
         dependencies = cls(
             settings=settings,
             database=database,
@@ -160,10 +166,12 @@ class Dependencies:
             history=history,
             instance_health=instance_health,
             catalogue=catalogue,
+            changes=changes,
+            retry_policy=RetryPolicy(settings.phase_timeout, settings.phase_retries, settings.phase_pause),
             cloud=cloud,
             backend=backend,
             policy=policy,
-            metrics=prometheus_client.CollectorRegistry(),
+            metrics=metrics,
             clock=clock,
         )
         dependencies._register()
@@ -180,14 +188,23 @@ class Dependencies:
 
     def _register(self) -> None:
         """Register the built-in categories; the catalogue registers those of services."""
+        advancing = Advancing(
+            self.instances,
+            self.catalogue,
+            self.history,
+            self.changes,
+            retry_policy=self.retry_policy,
+            clock=self.clock,
+        )
         reports = ReportBackend(
             self.instances,
+            self.catalogue,
+            advancing=advancing,
             health=self.instance_health,
             cipher=self.cipher,
             issuer=self.issuer,
             issuers=self.own_issuers,
             policy=self.policy,
-            clock=self.clock,
         )
         published = PublishedBackend(self.catalogue, self.instances, policy=self.policy, clock=self.clock)
         for backend, categories in (
@@ -310,15 +327,13 @@ def topics(dependencies: Dependencies) -> list[work.Topic[Any, Any]]:
         dependencies.instances,
         dependencies.catalogue,
         cloud,
-        history=dependencies.history,
-        health=dependencies.instance_health,
+        changes=dependencies.changes,
         cipher=dependencies.cipher,
         issuer=dependencies.issuer,
-        metrics=PhaseMetrics(dependencies.metrics),
         url=settings.internal_url or settings.url,
         design_url=settings.design_url,
         keys=json.dumps(json.loads(settings.verification_keys), separators=(",", ":")),
-        retry_policy=RetryPolicy(settings.phase_timeout, settings.phase_retries, settings.phase_pause),
+        retry_policy=dependencies.retry_policy,
         clock=dependencies.clock,
     )
     urls = {"public": settings.url}
@@ -359,7 +374,11 @@ def topics(dependencies: Dependencies) -> list[work.Topic[Any, Any]]:
             Invocations(dependencies.instances, cloud, dependencies.cipher, clock=dependencies.clock),
             timeout=STEP_TIMEOUT,
         ),
-        work.Topic(HEALTH_TOPIC, HealthWork(dependencies.instances, dependencies.instance_health), retry=forever),
+        work.Topic(
+            HEALTH_TOPIC,
+            HealthWork(dependencies.instances, dependencies.instance_health, dependencies.history),
+            retry=forever,
+        ),
         work.Topic(
             ROLL_TOPIC,
             Roll(dependencies.instances, dependencies.catalogue, dependencies.history, clock=dependencies.clock),

@@ -109,6 +109,7 @@ class Client:
         rendering: MediaType | None = None,
         timeout: Timeout | None = None,
         retry: Retry | None = None,
+        locations: Callable[[str], str | None] | None = None,
     ) -> Client:
         """Return a client with changed settings that shares the connections; closing it does not close them."""
         exchange = dataclasses.replace(
@@ -124,7 +125,7 @@ class Client:
             exchange,
             Formats.of(rendering) if rendering else self._conversation.formats,
             catalogue,
-            locations=self._conversation.locations,
+            locations=locations or self._conversation.locations,
         )
         other._owns_connections = False
         return other

@@ -75,7 +75,7 @@ def application(settings: Settings, shared: Shared) -> WSGIApplication:
 
 def assemble(settings: Settings, shared: Shared) -> Assembled:
     """Build an orchestrator; nothing is started. Raises ValueError: the settings' keys are invalid."""
-    report_queue = ReportQueue(settings.url, settings.start_token, clients=shared.clients)
+    report_queue = ReportQueue(settings.url, settings.start_token, bundle=settings.digest, clients=shared.clients)
     private, waiter, scope = Private(), CancellableWaiter(), IdempotencyScope()
     services = HttpServiceClients(report_queue, settings.design_url, waiter=waiter, clients=shared.clients)
     names: NameServer | None = ZoneFiles(settings.zones) if settings.zones else None
@@ -102,6 +102,7 @@ def assemble(settings: Settings, shared: Shared) -> Assembled:
         clock=time.time,
     )
     application = OrchestratorApplication(settings.instance, engine, report_queue)
+    report_queue.on_order(application.take_order)
     authentication = Authentication(
         application, verifier, cache=TokenCache(time.time, entries=64), render_error=application.render_error
     )

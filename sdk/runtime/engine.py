@@ -18,7 +18,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from archelon_api import names
@@ -52,12 +52,19 @@ class Reports(Protocol):
 
 @dataclasses.dataclass(slots=True)
 class _Run:
-    """A phase for one generation."""
+    """A phase for one generation.
+
+    Attributes:
+        following: phases that follow its success, each with the provider's parameters.
+        deployed: when deploy was done, if that is reported with this phase (monotonic seconds).
+    """
 
     phase: str
     generation: int
     state: str = "waiting"
     report: dict[str, Any] | None = None
+    following: Sequence[tuple[str, Mapping[str, Any]]] = ()
+    deployed: float | None = None
 
     @property
     def key(self) -> str:
@@ -195,6 +202,15 @@ class Engine:
             self._enqueue(run.key, lambda: self._run(run, ordered))
             self._instance, self._current, self._runs[run.key] = ordered, run, run
             self._runs = {key: each for key, each in self._runs.items() if each.generation >= generation - 2}
+
+    def phases(self, generation: int, phases: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+        """Begin phases of one order, each with the provider's parameters for it; the first failure ends them. See `phase`."""
+        (first, internal), *following = phases
+        with self._changed:
+            self.phase(first, None if first == "destroy" else generation, internal=internal)
+            run = self._current
+            if run is not None and run.phase == first and run.state == "waiting":
+                run.following = following
 
     def notify(self, event: str, kind: str, subject: str, data: Mapping[str, Any]) -> bool:
         """Queue an event, once; `await_settled` tells when it is settled.
@@ -353,6 +369,9 @@ class Engine:
             assert self._orchestrator is not None
             self._scope.begin(run.key)
             getattr(self._orchestrator, "dispose" if run.phase == "destroy" else run.phase)()
+            if run.following and not self._orchestrator.has_provisioning():
+                run = self._pass(run, ordered)
+                fields["so_phase"] = run.phase
             report = self._result(run)
         except Exception as error:  # noqa: BLE001 - an author's code
             _LOG.exception("%s failed", run.phase, extra={**fields, "phase_event": "fail"})
@@ -370,9 +389,38 @@ class Engine:
                 raise Cancelled
             run.state = "failed" if report[manager.PHASE_STATE] == "failed" else "done"
             run.report = report
+            if run.deployed is not None:
+                report = {**report, manager.PHASE_DEPLOYED: round(self._waiter.now() - run.deployed, 3)}
+            if run.state == "done" and run.following:
+                report = {**report, **self._go_on(run, ordered)}
         seconds = round(self._clock() - started, 3)
         _LOG.info("%s %s", run.phase, run.state, extra={**fields, "phase_event": "done", "response_time": seconds})
         self._report(run.key, report)
+
+    def _follow(self, run: _Run, ordered: Instance) -> tuple[_Run, Instance]:
+        """Begin the phase that follows a successful one. With the lock."""
+        (phase, internal), *following = run.following
+        further = _Run(phase, run.generation, following=following)
+        order = dataclasses.replace(ordered, internal=internal)
+        self._instance, self._current, self._runs[further.key] = order, further, further
+        return further, order
+
+    def _pass(self, run: _Run, ordered: Instance) -> _Run:
+        """Begin the following phase, which has nothing to do: the two are reported together. Return it."""
+        with self._changed:
+            if run.state != "running":
+                raise Cancelled
+            run.state = "done"
+            run.report = {names.GENERATION: run.generation, manager.PHASE: run.phase, manager.PHASE_STATE: "done"}
+            further, _ = self._follow(run, ordered)
+            further.state, further.deployed = "running", self._waiter.now()
+            return further
+
+    def _go_on(self, run: _Run, ordered: Instance) -> dict[str, Any]:
+        """Queue the following phase, before any event. Return how that is reported. With the lock."""
+        further, order = self._follow(run, ordered)
+        self._jobs.appendleft(_Job(further.key, lambda: self._run(further, order), contextvars.copy_context()))
+        return {manager.PHASE: further.phase, manager.PHASE_STATE: "running", manager.PHASE_DEPLOYED: 0}
 
     def _result(self, run: _Run) -> dict[str, Any]:
         self._private.phase = run.phase

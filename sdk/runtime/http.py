@@ -10,6 +10,7 @@ waits for that a moment, which suffices for most; otherwise the response is 503,
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 from wsgiref.types import StartResponse, WSGIEnvironment
@@ -17,7 +18,7 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 import falcon
 from occi.backend import ActionBackend, KindBackend
 from occi.core_model import Action as OcciAction
-from occi.core_model import Entity
+from occi.core_model import Entity, Resource
 
 from archelon_api import names
 from archelon_api import orchestrator as wire
@@ -31,6 +32,7 @@ from ..instance import Instance
 from .engine import Engine, Refusal
 from .reporting import ReportQueue
 
+_LOG: Final = logging.getLogger("archelon.sdk")
 _CALLER: Final = "caller"
 #: In a request's environment: its events, and whether each was new.
 _EVENTS: Final = "archelon.events"
@@ -64,6 +66,7 @@ class OrchestratorApplication(Application):
         for action in wire.ORCHESTRATOR.actions:
             self.register_backend(action, backend)
         self._engine = engine
+        self._backend = backend
         # Runs after the backend, when the request no longer holds the registry's lock.
         self.falcon.add_middleware(self)
 
@@ -74,6 +77,22 @@ class OrchestratorApplication(Application):
         events: dict[str, bool] = {}
         environ[_EVENTS] = events
         return self._call_occi(environ, response, **{_CALLER: environ.get(IDENTITY), _EVENTS: events})
+
+    def take_order(self, order: Mapping[str, Any]) -> None:
+        """Accept an order that came with tokens, like an activation and the actions of its phases."""
+        attributes = dict(order)
+        phases = attributes.pop(wire.PHASES, None) or []
+        try:
+            self._backend.activate(attributes)
+            entity = Resource(wire.PATH, wire.ORCHESTRATOR, [])
+            entity.attributes, entity.actions = attributes, list(wire.ORCHESTRATOR.actions)
+            self.registry.add_resource(wire.PATH, entity, None)
+            following = [(str(each["phase"]), each.get(wire.INTERNAL_PARAMETERS) or {}) for each in phases]
+            if following:
+                self._engine.phases(_generation(attributes), following)
+        except (Refusal, ConflictError) as error:
+            # It has a newer order already, which was sent.
+            _LOG.info("the order in the answer is not wanted: %s", error)
 
     def process_response(self, req: falcon.Request, resp: falcon.Response, _resource: object, succeeded: bool) -> None:
         """Falcon's hook: turn the response for an unsettled event into a 503."""
@@ -165,12 +184,17 @@ class _Backend(KindBackend, ActionBackend):
 
     def _activate(self, attributes: dict[str, Any], extras: Any) -> None:
         caller = self._caller(extras)
-        if attributes[names.INSTANCE] != self._instance:
-            raise ConflictError(f"this is the orchestrator of {self._instance}", names.INSTANCE)
         if attributes[names.TENANT] != caller.tenant_id:
             raise ForbiddenError("the token is another tenant's", "token")
         if caller.kind is not TokenKind.SERVICE:
             raise ForbiddenError("only the service manager activates an orchestrator", "token")
+        with _refusals():
+            self.activate(attributes)
+
+    def activate(self, attributes: dict[str, Any]) -> None:
+        """Activate, and remove from the attributes what is not shown. Raises Refusal, ConflictError."""
+        if attributes[names.INSTANCE] != self._instance:
+            raise ConflictError(f"this is the orchestrator of {self._instance}", names.INSTANCE)
         given = attributes.pop(wire.TOKENS, None) or {}
         private = attributes.pop(wire.PRIVATE, None) or {}
         instance = Instance(
@@ -183,8 +207,7 @@ class _Backend(KindBackend, ActionBackend):
         )
         if given:
             self._report_queue.accept_tokens(given)
-        with _refusals():
-            self._engine.activate(instance, private)
+        self._engine.activate(instance, private)
 
     def _caller(self, extras: Any) -> Identity:
         caller: Identity | None = extras.get(_CALLER)

@@ -38,6 +38,7 @@ class ReportQueue:
     Args:
         url: the instance's own.
         start_token: from the environment.
+        bundle: digest of the bundle that this process runs; empty if it does not take its order in the answer of `renew`.
         clients: of the process; default: its own.
         clock: monotonic seconds.
         pauses: seconds between attempts to reach an unavailable service manager.
@@ -48,6 +49,7 @@ class ReportQueue:
         url: str,
         start_token: str,
         *,
+        bundle: str = "",
         clients: Clients | None = None,
         clock: Callable[[], float] = time.monotonic,
         pauses: Backoff = _PAUSES,
@@ -59,8 +61,13 @@ class ReportQueue:
         self._path = "/" + path
         self._clock = clock
         self._clients, self._owns_clients = clients or Clients(), clients is None
-        self._client = self._clients.at(f"{base}://{host}").using(timeout=_TIMEOUT, retry=client.Retry(attempts=1))
+        # A start token is refused at the query interface.
+        self._client = self._clients.at(f"{base}://{host}").using(
+            timeout=_TIMEOUT, retry=client.Retry(attempts=1), locations=wire.location_of
+        )
         self._start_token = start_token
+        self._bundle = bundle
+        self._take: Callable[[Mapping[str, Any]], None] | None = None
         self._tokens: dict[str, str] = {}
         self._since = float("-inf")
         self._renewing = threading.Lock()
@@ -85,6 +92,10 @@ class ReportQueue:
         self._thread.join(_TIMEOUT.total)
         if self._owns_clients:
             self._clients.close()
+
+    def on_order(self, take: Callable[[Mapping[str, Any]], None]) -> None:
+        """Call `take` with an order that comes with tokens, in the thread that renewed them."""
+        self._take = take
 
     # tokens -----------------------------------------------------------------------------------------------------------
 
@@ -118,13 +129,18 @@ class ReportQueue:
                 self._renew(self._start_token)
 
     def _renew(self, token: str) -> None:
-        shown = self._client.using(token=token).act(self._path, type_id(wire.RENEW))
+        takes = self._bundle and self._take is not None and token == self._start_token
+        attributes = {wire.RENEW_BUNDLE: self._bundle} if takes else None
+        shown = self._client.using(token=token).act(self._path, type_id(wire.RENEW), attributes)
         given = shown.attributes.get(wire.TOKENS)
         if not isinstance(given, dict) or tokens.AUDIENCE_SERVICE_MANAGER not in given:
             raise client.MalformedAnswerError(
                 f"renew returned no token for {tokens.AUDIENCE_SERVICE_MANAGER}", method="POST", url=self.url
             )
         self.accept_tokens(given)
+        order = shown.attributes.get(wire.ORDER)
+        if takes and self._take is not None and isinstance(order, dict):
+            self._take(order)
 
     # reports ----------------------------------------------------------------------------------------------------------
 

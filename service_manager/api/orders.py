@@ -113,7 +113,6 @@ class InstanceBackend(ServiceBackend, ChosenIds, DeferredDeletion, ShownAsStored
         entity.attributes[names.INSTANCE] = instance_id
         show_state(entity, "initialise")
         self._history.open(connection, instance, now)
-        self._history.begin(connection, instance, "initialise", now)
         self._instances.insert(connection, instance)
 
     def _delegated(

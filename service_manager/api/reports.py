@@ -1,18 +1,17 @@
 """Reports of orchestrators about phases, and the renewal of their tokens at a start (`renew`).
 
-Both are actions of the instance's entity and accept only the instance's own token. They write columns that the reconciler does
-not write, and wake it.
+Both are actions of the instance's entity and accept only the instance's own token. They advance the instance as far as no call
+is needed, and wake the reconciler for the rest.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
-from collections.abc import Callable
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+import sqlalchemy as sa
 from occi.backend import ActionBackend
 from occi.core_model import Action, Entity
 
@@ -25,8 +24,12 @@ from archelon_core.errors import BadRequestError, ConflictError, ForbiddenError,
 from occi_service.model import type_id
 from occi_service.renderings.grammar import ATTRIBUTE_NAME
 
+from ..lifecycle import planner
+from ..lifecycle.advance import Advance, Advancing
 from ..lifecycle.health import Condition, InstanceHealth
-from ..store.instances import LINK_KINDS, Instance, Instances, set_links, show_state
+from ..lifecycle.order import of_activation, with_phases
+from ..store.instances import LINK_KINDS, Instance, Instances, parameters_of, set_links, show_state
+from ..store.services import Catalogue
 from ..store.start_tokens import START_AUDIENCE
 from .orders import caller_of, connection_of
 
@@ -50,28 +53,30 @@ class ReportBackend(ActionBackend):
     def __init__(
         self,
         instances: Instances,
+        catalogue: Catalogue,
         *,
+        advancing: Advancing,
         health: InstanceHealth,
         cipher: Cipher,
         issuer: TokenIssuer,
         issuers: frozenset[str],
         policy: Policy,
-        clock: Callable[[], float],
     ) -> None:
         self._health = health
         self._policy = policy
         self._instances = instances
+        self._catalogue = catalogue
+        self._advancing = advancing
         self._issuers = issuers
         self._cipher = cipher
         self._issuer = issuer
-        self._clock = clock
 
     def action(self, entity: Entity, action: Action, attributes: dict[str, Any], extras: Any) -> Any:
         """Store a report, or return fresh tokens."""
         identity = caller_of(extras)
         instance = self._own(entity, identity, extras)
         if action == wire.RENEW:
-            return self._renew(instance, extras)
+            return self._renew(entity, instance, attributes.get(wire.RENEW_BUNDLE), extras)
         if identity.audience == START_AUDIENCE:
             raise ForbiddenError(
                 "a start token is valid only for renew; report with a token that renew returns", "token"
@@ -91,65 +96,101 @@ class ReportBackend(ActionBackend):
         self._policy.check(rules.REPORT, identity, Target(found.tenant, found.id))
         return found
 
-    def _renew(self, instance: Instance, extras: Any) -> dict[str, Any]:
-        identity = caller_of(extras)
-        if identity.audience == START_AUDIENCE:
-            # A start token is used at a start: the new process has to be sent everything again.
-            connection = connection_of(extras)
-            self._instances.change(
-                connection, instance.id, {"boots": instance.snapshot.boots + 1, "consecutive_failures": 0}
-            )
-            self._instances.wake(connection, instance, under_way=True)
+    def _renew(self, entity: Entity, instance: Instance, digest: Any, extras: Any) -> dict[str, Any]:
+        order = {}
+        if caller_of(extras).audience == START_AUDIENCE:
+            # A start token is used at a start: the new process has to get everything again.
+            order = self._restart(entity, instance, digest, connection_of(extras))
         fresh = {
             audience: self._issuer.for_instance(instance.id, tenant_id=instance.tenant, audience=audience)
             for audience in (tokens.AUDIENCE_SERVICE_MANAGER, tokens.AUDIENCE_CLOUD_CONTROLLER)
         }
-        return {wire.TOKENS: fresh}
+        return {wire.TOKENS: fresh, **order}
+
+    def _restart(
+        self, entity: Entity, instance: Instance, digest: str | None, connection: sa.Connection
+    ) -> dict[str, Any]:
+        """Record a start. Returns the order, if the orchestrator runs this bundle, takes it in the answer, and is to have it."""
+        seen = instance.snapshot
+        advance = Advance(instance, entity)
+        advance.change({"boots": seen.boots + 1, "consecutive_failures": 0})
+        # One that still runs an earlier bundle is about to be replaced.
+        takes = digest == seen.digest
+        if takes and seen.made is None:
+            # It proves that its application was made, which the worker has not written yet.
+            advance.change({"made": digest})
+        left = self._advancing.run(connection, advance, answers=takes)
+        self._advancing.write(connection, advance, left)
+        if advance.phases is None:
+            return {}
+        private = "{}"
+        if instance.private:
+            private = self._cipher.decrypt(instance.private, context=(instance.id, "private"))
+        manifest = self._catalogue.manifest(seen.digest, connection)
+        parameters = parameters_of(entity, instance.outputs)
+        activation = of_activation(advance.instance, manifest, parameters, json.loads(private))
+        return {wire.ORDER: with_phases(activation, manifest, advance.phases)}
 
     def _report(self, entity: Entity, instance: Instance, report: dict[str, Any], extras: Any) -> None:
         seen = instance.snapshot
         generation = report[names.GENERATION]
-        phase, state = report.get(wire.PHASE), report.get(wire.PHASE_STATE)
         # DELETE carries no generation: the orchestrator reports `destroy` under the last one that it knows.
-        destroying = phase == seen.state == "destroy"
+        destroying = report.get(wire.PHASE) == seen.state == "destroy"
         if generation < seen.phase_generation and not destroying:
             raise ConflictError(
                 f"the report is about generation {generation}; the order is at {seen.phase_generation}",
                 names.GENERATION,
             )
         connection = connection_of(extras)
-        columns: dict[str, Any] = {}
+        advance = Advance(instance, entity)
         if wire.PRIVATE in report:
             private = json.dumps(report[wire.PRIVATE], separators=(",", ":"))
             if len(private.encode()) > wire.PRIVATE_LIMIT:
                 raise TooLargeError(f"private has more than {wire.PRIVATE_LIMIT} bytes", wire.PRIVATE)
-            columns["private"] = self._cipher.encrypt(private, context=(instance.id, "private"))
+            advance.change({"private": self._cipher.encrypt(private, context=(instance.id, "private"))})
         if wire.OUTPUTS in report:
-            columns["outputs"] = json.dumps(self._set_outputs(entity, instance, report[wire.OUTPUTS]))
+            advance.change({"outputs": json.dumps(self._set_outputs(entity, instance, report[wire.OUTPUTS]))})
         for name in _STACK:
             if name in report:
                 entity.attributes[name] = report[name]
         if wire.REPORTED_LINKS in report:
-            columns["dependencies"] = self._set_links(entity, instance, report[wire.REPORTED_LINKS], extras)
+            advance.change({"dependencies": self._set_links(entity, instance, report[wire.REPORTED_LINKS], extras)})
         if wire.HEALTH in report:
             own = Condition(str(report[wire.HEALTH]), str(report.get(wire.HEALTH_MESSAGE) or "")[:1000])
             # After the links, which say what its suppliers are.
-            linked = dataclasses.replace(seen, dependencies=columns.get("dependencies", seen.dependencies))
-            columns |= self._health.show(
-                connection, dataclasses.replace(instance, snapshot=linked), entity, state=seen.state, own=own
+            advance.change(
+                self._health.show(connection, advance.instance, entity, advance.edits, state=seen.state, own=own)
             )
+        left = self._advance(connection, advance, report)
+        self._advancing.write(connection, advance, left)
+
+    def _advance(self, connection: sa.Connection, advance: Advance, report: dict[str, Any]) -> planner.Step | None:
+        """Record the outcome of a phase, and take the following steps. Returns the first that is left; None if none ended."""
+        phase, state = report.get(wire.PHASE), report.get(wire.PHASE_STATE)
+        seen = advance.instance.snapshot
+        deployed = report.get(wire.PHASE_DEPLOYED)
+        left: planner.Step | None = None
+        if deployed is not None and phase == "provision" and seen.state == "deploy" and seen.outcome is None:
+            now = self._advancing.clock()
+            advance.change({"outcome": "done", "outcome_message": ""})
+            # It goes on with `provision` by itself, unless that is ordered with other parameters by now.
+            taken = (phase,) if report[names.GENERATION] >= seen.generation else ()
+            left = self._advancing.run(connection, advance, taken=taken, at=min(now, max(seen.begun, now - deployed)))
+            seen = advance.instance.snapshot
+            if not taken:
+                return left
         message = str(report.get(wire.PHASE_MESSAGE) or "")[:1000]
         # During the pause before the next attempt, a failure is a repeated report of the one that caused the pause.
-        repeated = state == "failed" and seen.retry_at is not None and self._clock() < seen.retry_at
-        if phase is not None and phase == seen.state and seen.outcome is None and not repeated:
-            if state in ("done", "failed"):
-                refused = state == "failed" and report.get(wire.PHASE_RETRY) is False
-                columns |= {"outcome": "refused" if refused else state, "outcome_message": message}
-            elif message:
-                show_state(entity, str(entity.attributes[wire.STATE]), message)
-        self._instances.change(connection, instance.id, columns)
-        if "outcome" in columns:
-            self._instances.wake(connection, instance, under_way=True)
+        repeated = state == "failed" and seen.retry_at is not None and self._advancing.clock() < seen.retry_at
+        if phase is None or phase != seen.state or seen.outcome is not None or repeated:
+            return left
+        if state in ("done", "failed"):
+            refused = state == "failed" and report.get(wire.PHASE_RETRY) is False
+            advance.change({"outcome": "refused" if refused else state, "outcome_message": message})
+            left = self._advancing.run(connection, advance)
+        elif message:
+            show_state(advance.entity, str(advance.entity.attributes[wire.STATE]), message)
+        return left
 
     def _set_outputs(self, entity: Entity, instance: Instance, outputs: dict[str, Any]) -> list[str]:
         if len(outputs) > _MAX_OUTPUTS:

@@ -67,7 +67,7 @@ class Invocations(queue.Handler[_Invocation, bool]):
         if wanted.expired:
             log.warning("action timed out", extra={"instance": instance.id, "action": wanted.name})
             return queue.Done(True)
-        if instance.address is None or instance.snapshot.activated != instance.snapshot.boots:
+        if instance.snapshot.activated != instance.snapshot.boots:
             return queue.Wait(0.5)
         attributes = {
             names.GENERATION: instance.snapshot.generation,
@@ -77,7 +77,10 @@ class Invocations(queue.Handler[_Invocation, bool]):
         }
         caller = Caller(instance.tenant, instance.id, instance.request_id, instance.snapshot.boots)
         try:
-            self._cloud.act(instance.address, attributes, caller)
+            # One that took its order in the answer of `renew` has not been called yet.
+            self._cloud.act(instance.address or self._cloud.address(caller), attributes, caller)
+        except LookupError:
+            return queue.Wait(0.5)
         except CircuitOpenError as error:
             return queue.Wait(error.seconds)
         except client.UnavailableError as error:

@@ -20,9 +20,9 @@ from archelon_api import service_manager as wire
 
 from ..store.instances import Instance, Instances, service_extras, show_state
 from ..store.services import Catalogue
-from ..store.snapshot import Snapshot
+from ..store.snapshot import Snapshot, WantedState
 from .health import InstanceHealth
-from .history import History
+from .history import Edits, History
 from .metrics import PhaseMetrics
 
 _SNAPSHOT: Final = frozenset(field.name for field in dataclasses.fields(Snapshot))
@@ -52,6 +52,28 @@ class InstanceChange:
     def columns_of_snapshot(self) -> dict[str, Any]:
         """Return the columns that a `Snapshot` has."""
         return {name: value for name, value in self.columns.items() if name in _SNAPSHOT}
+
+
+def entered(seen: Snapshot, state: str, now: float) -> InstanceChange:
+    """Return the change by which an instance enters a state."""
+    columns: dict[str, Any] = {
+        "state": state,
+        "attempt": 0,
+        "sent": 0,
+        "outcome": None,
+        "outcome_message": "",
+        "retry_at": None,
+        "begun": now,
+        "consecutive_failures": 0,
+        "phase_generation": seen.generation,
+    }
+    if seen.outcome == "done" and seen.state in ("deploy", "update"):
+        columns["applied"] = seen.phase_generation
+    ended = None
+    if seen.state not in ("active", "inactive", "fail"):
+        overtaken = state == "destroy" and seen.wanted is WantedState.GONE
+        ended = "overtaken" if overtaken else "done"
+    return InstanceChange(columns, enter=state, ended=ended, message="", decided_on=seen)
 
 
 class Changes:
@@ -90,24 +112,48 @@ class Changes:
             self._instances.wake(connection, instance)
             return
         now = self._clock()
+        edits: Edits = []
         if change.removed:
-            self._remove(connection, instance, entity=entity, now=now)
+            self._remove(connection, instance, edits, entity=entity, now=now)
             return
+        columns = self.apply(connection, instance, change, edits, entity=entity, now=now)
+        if entity is not None and (change.enter is not None or change.message is not None):
+            self._instances.save_entity(connection, instance, entity)
+        self._history.write(connection, instance, edits)
+        self._instances.change(connection, instance.id, columns)
+
+    def apply(
+        self,
+        connection: sa.Connection,
+        instance: Instance,
+        change: InstanceChange,
+        edits: Edits,
+        *,
+        entity: Entity | None,
+        now: float,
+    ) -> dict[str, Any]:
+        """Apply a change to the entity and to the record. Returns the columns to write; the caller writes everything.
+
+        Args:
+            entity: locked, as is the row of `instance`.
+            edits: of the record; the change's are appended.
+            now: seconds since the epoch.
+        """
         phase = change.enter if change.enter not in ("active", "inactive", "fail") else None
         if change.ended is not None:
             duration = self._history.end(
-                connection, instance, outcome=change.ended, message=change.message or "", now=now, following=phase
+                edits, instance, outcome=change.ended, message=change.message or "", now=now, following=phase
             )
             self._metrics.ended(instance.service, instance.snapshot.state, change.ended, duration)
         elif phase is not None:
-            self._history.begin(connection, instance, phase, now)
+            self._history.begin(edits, instance, phase, now)
         columns = dict(change.columns)
         if entity is not None and (change.enter is not None or change.message is not None):
-            columns |= self._show(connection, instance, change, entity=entity)
-        self._instances.change(connection, instance.id, columns)
+            columns |= self._show(connection, instance, change, edits, entity=entity)
+        return columns
 
     def _show(
-        self, connection: sa.Connection, instance: Instance, change: InstanceChange, *, entity: Entity
+        self, connection: sa.Connection, instance: Instance, change: InstanceChange, edits: Edits, *, entity: Entity
     ) -> dict[str, Any]:
         """Show a change in the entity; return further columns to write."""
         seen = instance.snapshot
@@ -120,20 +166,20 @@ class Changes:
             manifest = self._catalogue.manifest(seen.digest, connection)
             entity.attributes[wire.BUNDLE_VERSION] = manifest.version or seen.digest[:12]
         entity.attributes[names.GENERATION] = seen.generation
-        columns = {}
-        if change.enter is not None:
-            columns = self._health.show(connection, instance, entity, state=change.enter)
-        self._instances.save_entity(connection, instance, entity)
-        return columns
+        if change.enter is None:
+            return {}
+        return self._health.show(connection, instance, entity, edits, state=change.enter)
 
-    def _remove(self, connection: sa.Connection, instance: Instance, *, entity: Entity | None, now: float) -> None:
+    def _remove(
+        self, connection: sa.Connection, instance: Instance, edits: Edits, *, entity: Entity | None, now: float
+    ) -> None:
         if entity is not None:
             extras = service_extras(connection, instance.tenant)
             for link in getattr(entity, "links", ()):
                 self._instances.registry.delete_resource(link.identifier, extras)
             self._instances.registry.delete_resource(instance.path, extras)
-        duration = self._history.end(connection, instance, outcome="done", message="", now=now)
+        duration = self._history.end(edits, instance, outcome="done", message="", now=now)
         self._metrics.ended(instance.service, "destroy", "done", duration)
-        self._history.close(connection, instance, json.loads(instance.audit or "[]"), now)
+        self._history.close(connection, instance, edits, json.loads(instance.audit or "[]"), now)
         self._instances.remove(connection, instance.id)
         self._health.wake_dependents(connection, instance.tenant, instance.path)

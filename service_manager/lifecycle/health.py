@@ -22,7 +22,7 @@ from archelon_core.auth import TenantId
 from ..store import tables
 from ..store.instances import Instance, Instances, show_state
 from ..store.snapshot import WantedState
-from .history import History, rfc3339
+from .history import Edits, History, rfc3339
 
 log = logging.getLogger("archelon.health")
 
@@ -57,12 +57,20 @@ class InstanceHealth:
         self._clock = clock
 
     def show(
-        self, connection: sa.Connection, instance: Instance, entity: Entity, *, state: str, own: Condition | None = None
+        self,
+        connection: sa.Connection,
+        instance: Instance,
+        entity: Entity,
+        edits: Edits,
+        *,
+        state: str,
+        own: Condition | None = None,
     ) -> dict[str, Any]:
         """Set the attributes of an instance's health, and the actions that apply; return the columns to write.
 
         Args:
             entity: locked, as is the row of `instance`; the caller saves both.
+            edits: of the instance's record, which the caller writes.
             state: that the instance is in, or enters now.
             own: as its orchestrator reports now; by default, as it reported last.
         """
@@ -76,7 +84,7 @@ class InstanceHealth:
         # An instance that has never been active has a state only.
         is_shown = state in _SHOWN and (state == "active" or instance.health is not None)
         found = self._condition(connection, instance) if is_shown else None
-        columns |= self._changed(connection, instance, found)
+        columns |= self._changed(instance, found, edits)
         for name, value in (
             (wire.HEALTH, found.health if found is not None else None),
             (wire.HEALTH_MESSAGE, found.message or None if found is not None else None),
@@ -90,7 +98,7 @@ class InstanceHealth:
         show_state(entity, shown, str(entity.attributes.get(wire.STATE_MESSAGE) or ""))
         return columns
 
-    def _changed(self, connection: sa.Connection, instance: Instance, found: Condition | None) -> dict[str, Any]:
+    def _changed(self, instance: Instance, found: Condition | None, edits: Edits) -> dict[str, Any]:
         """Return the columns that differ, and record a change."""
         health, message = (None, "") if found is None else found
         if (health, message) == (instance.health, instance.health_message):
@@ -100,7 +108,7 @@ class InstanceHealth:
             now = self._clock()
             columns["health_since"] = now
             if health is not None and (instance.health is not None or health != _HEALTHY):
-                self._history.health(connection, instance, health, message, now)
+                self._history.health(edits, instance, health, message, now)
         return columns
 
     def wake_dependents(self, connection: sa.Connection, tenant: TenantId, path: str) -> None:
@@ -189,9 +197,10 @@ def dependents(connection: sa.Connection, tenant: TenantId, paths: Sequence[str]
 class HealthWork(queue.Handler[str, str]):
     """Handler of the topic `health`: writes one instance's health anew, since that of a supplier has changed."""
 
-    def __init__(self, instances: Instances, health: InstanceHealth) -> None:
+    def __init__(self, instances: Instances, health: InstanceHealth, history: History) -> None:
         self._instances = instances
         self._health = health
+        self._history = history
 
     def load(self, connection: sa.Connection, item: queue.Item) -> str | None:
         """Return the instance's id; None if it is gone."""
@@ -206,7 +215,9 @@ class HealthWork(queue.Handler[str, str]):
         instance, entity = self._instances.locked(connection, observed)
         if instance is None or entity is None:
             return
-        columns = self._health.show(connection, instance, entity, state=instance.snapshot.state)
+        edits: Edits = []
+        columns = self._health.show(connection, instance, entity, edits, state=instance.snapshot.state)
         if columns:
+            self._history.write(connection, instance, edits)
             self._instances.save_entity(connection, instance, entity)
             self._instances.change(connection, instance.id, columns)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime
 import logging
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import sqlalchemy as sa
 from occi.core_model import Entity, Resource
@@ -36,6 +36,10 @@ _HEALTH: Final = names.attribute("record.health")
 _MAX_HEALTH: Final = 100
 
 
+#: Changes of a record within one transaction, which `History.write` writes together.
+Edits: TypeAlias = list[Callable[[Entity], None]]
+
+
 def rfc3339(seconds: float) -> str:
     """Format a time in UTC with milliseconds."""
     moment = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
@@ -57,31 +61,35 @@ class History:
         self._retention = retention
 
     def open(self, connection: sa.Connection, instance: Instance, now: float) -> None:
-        """Create the record of a new instance."""
+        """Create the record of a new instance, whose first phase begins."""
+        state = instance.snapshot.state
         record = Resource(_path(instance), wire.RECORD, [], title=instance.path)
         record.attributes = {
             names.SERVICE: instance.service,
             names.INSTANCE: instance.id,
             _CREATED: rfc3339(now),
-            _PHASES: [],
+            _PHASES: [_phase_entry(instance, state, now)],
         }
         self._registry.add_resource(_path(instance), record, service_extras(connection, instance.tenant))
+        self._log(instance, state, "start", None)
 
-    def begin(self, connection: sa.Connection, instance: Instance, phase: str, now: float) -> None:
+    def begin(self, edits: Edits, instance: Instance, phase: str, now: float) -> None:
         """Record the start of a phase."""
         entry = _phase_entry(instance, phase, now)
-        self._write_phases(connection, instance, lambda phases: phases.append(entry))
+        edits.append(_edit_phases(lambda phases: phases.append(entry)))
         self._log(instance, phase, "start", None)
 
     def resume(self, connection: sa.Connection, instance: Instance, generation: int, now: float) -> dict[str, Any]:
         """Restart the phase that failed. Returns the columns to set."""
         columns = resumed(instance, generation, now)
-        self.begin(connection, instance, str(columns["state"]), now)
+        edits: Edits = []
+        self.begin(edits, instance, str(columns["state"]), now)
+        self.write(connection, instance, edits)
         return columns
 
     def end(
         self,
-        connection: sa.Connection,
+        edits: Edits,
         instance: Instance,
         *,
         outcome: str,
@@ -91,51 +99,61 @@ class History:
     ) -> float:
         """Record the end of the present phase, and the start of the following one, if any. Returns the duration in seconds."""
         duration = max(0.0, now - instance.snapshot.begun)
+        entry = None if following is None else _phase_entry(instance, following, now)
 
         def change(phases: list[dict[str, Any]]) -> None:
             if phases and phases[-1]["outcome"] == "running":
-                phases[-1] |= {"duration": round(duration, 3), "outcome": outcome}
+                phases[-1] = {**phases[-1], "duration": round(duration, 3), "outcome": outcome}
                 if message:
                     phases[-1]["message"] = message
-            if following is not None:
-                phases.append(_phase_entry(instance, following, now))
+            if entry is not None:
+                phases.append(entry)
 
-        self._write_phases(connection, instance, change)
+        edits.append(_edit_phases(change))
         self._log(instance, instance.snapshot.state, outcome, duration)
         if following is not None:
             self._log(instance, following, "start", None)
         return duration
 
-    def health(self, connection: sa.Connection, instance: Instance, health: str, message: str, now: float) -> None:
+    def health(self, edits: Edits, instance: Instance, health: str, message: str, now: float) -> None:
         """Record a change of the instance's health."""
         entry = {"time": rfc3339(now), "health": health, "message": message}
 
         def change(record: Entity) -> None:
             record.attributes[_HEALTH] = [*(record.attributes.get(_HEALTH) or ()), entry][-_MAX_HEALTH:]
 
-        self._write(connection, instance, change)
+        edits.append(change)
         fields = {"so_id": instance.id, "sm_name": self._name, "tenant": instance.tenant, "health": health}
         # Without the message, which may quote what the instance's nodes print.
         log.info("instance is %s", health, extra=fields)
 
-    def close(self, connection: sa.Connection, instance: Instance, audit: list[Any], now: float) -> None:
-        """Record that the instance is gone, and the audit of its disposal."""
+    def close(self, connection: sa.Connection, instance: Instance, edits: Edits, audit: list[Any], now: float) -> None:
+        """Write these changes, that the instance is gone, and the audit of its disposal."""
+        edits.append(lambda record: record.attributes.update({_ENDED: rfc3339(now), _AUDIT: audit}))
+        if self.write(connection, instance, edits):
+            self._queue.enqueue(
+                connection,
+                EXPIRY_TOPIC,
+                f"{instance.tenant} {instance.id}"[:255],
+                tenant=instance.tenant,
+                after=self._retention,
+                priority=Priority.BACKGROUND,
+            )
+
+    def write(self, connection: sa.Connection, instance: Instance, edits: Edits) -> bool:
+        """Write the changes of an instance's record, if there are any. Returns whether it has a record."""
+        if not edits:
+            return True
         extras = service_extras(connection, instance.tenant)
         try:
             record = self._registry.get_resource(_path(instance), extras)
         except KeyError:
-            return
-        record.attributes[_ENDED] = rfc3339(now)
-        record.attributes[_AUDIT] = audit
+            # Its retention is over, or the record is older than this table: an instance does not need one.
+            return False
+        for edit in edits:
+            edit(record)
         self._registry.save(record.identifier, record, extras)
-        self._queue.enqueue(
-            connection,
-            EXPIRY_TOPIC,
-            f"{instance.tenant} {instance.id}"[:255],
-            tenant=instance.tenant,
-            after=self._retention,
-            priority=Priority.BACKGROUND,
-        )
+        return True
 
     def expire(self, connection: sa.Connection, tenant: Any, instance: str) -> None:
         """Delete a record; idempotent."""
@@ -143,24 +161,6 @@ class History:
             self._registry.delete_resource(f"{wire.RECORD.location}{instance}", service_extras(connection, tenant))
         except KeyError:
             return
-
-    def _write(self, connection: sa.Connection, instance: Instance, change: Callable[[Entity], None]) -> None:
-        extras = service_extras(connection, instance.tenant)
-        try:
-            record = self._registry.get_resource(_path(instance), extras)
-        except KeyError:
-            # Its retention is over, or the record is older than this table: an instance does not need one.
-            return
-        change(record)
-        self._registry.save(record.identifier, record, extras)
-
-    def _write_phases(self, connection: sa.Connection, instance: Instance, change: Callable[[list[Any]], None]) -> None:
-        def change_record(record: Entity) -> None:
-            phases = list(record.attributes.get(_PHASES) or [])
-            change(phases)
-            record.attributes[_PHASES] = phases[-_MAX_PHASES:]
-
-        self._write(connection, instance, change_record)
 
     def _log(self, instance: Instance, phase: str, event: str, duration: float | None) -> None:
         fields: dict[str, Any] = {
@@ -173,6 +173,15 @@ class History:
         if duration is not None:
             fields["response_time"] = round(duration, 3)
         log.info("phase %s %s", phase, event, extra=fields)
+
+
+def _edit_phases(change: Callable[[list[Any]], None]) -> Callable[[Entity], None]:
+    def edit(record: Entity) -> None:
+        phases = list(record.attributes.get(_PHASES) or [])
+        change(phases)
+        record.attributes[_PHASES] = phases[-_MAX_PHASES:]
+
+    return edit
 
 
 def _phase_entry(instance: Instance, phase: str, now: float) -> dict[str, Any]:

@@ -17,7 +17,6 @@ import sqlalchemy as sa
 
 import bundles
 from archelon_api import deploy, disposal, names, orchestrator, tokens
-from archelon_api import service_manager as wire
 from archelon_core import queue
 from archelon_core.auth import TokenIssuer
 from archelon_core.backoff import Backoff
@@ -29,12 +28,10 @@ from ..remote.orchestrator_calls import CircuitOpenError
 from ..store import tables
 from ..store.instances import Instance, Instances, parameters_of
 from ..store.services import Catalogue
-from ..store.snapshot import Snapshot, WantedState
+from ..store.snapshot import Snapshot
+from . import order as orders
 from . import planner
-from .changes import Changes, InstanceChange
-from .health import InstanceHealth
-from .history import History
-from .metrics import PhaseMetrics
+from .changes import Changes, InstanceChange, entered
 from .planner import RetryPolicy
 
 #: First pause, in seconds, between polls of an orchestrator that is awaited.
@@ -77,11 +74,9 @@ class Reconciler(queue.Handler[LoadedInstance, InstanceChange]):
         catalogue: Catalogue,
         cloud: Cloud,
         *,
-        history: History,
-        health: InstanceHealth,
+        changes: Changes,
         cipher: Cipher,
         issuer: TokenIssuer,
-        metrics: PhaseMetrics,
         url: str,
         design_url: str,
         keys: str,
@@ -91,7 +86,7 @@ class Reconciler(queue.Handler[LoadedInstance, InstanceChange]):
         self._instances = instances
         self._catalogue = catalogue
         self._cloud = cloud
-        self._changes = Changes(instances, catalogue, history, metrics, health, clock=clock)
+        self._changes = changes
         self._cipher = cipher
         self._issuer = issuer
         self._url = url.rstrip("/")
@@ -164,7 +159,7 @@ class Reconciler(queue.Handler[LoadedInstance, InstanceChange]):
         seen = instance.snapshot
         match step:
             case planner.Enter(state):
-                return self._then(order, self._enter(seen, state, now))
+                return self._then(order, entered(seen, state, now))
             case planner.TryAgain(at, reason):
                 columns: dict[str, Any] = {"attempt": seen.attempt + 1, "retry_at": at, "begun": at}
                 columns |= {"sent": 0, "outcome": None}
@@ -224,26 +219,6 @@ class Reconciler(queue.Handler[LoadedInstance, InstanceChange]):
             case _:
                 return queue.Advance(change)
 
-    def _enter(self, seen: Snapshot, state: str, now: float) -> InstanceChange:
-        columns: dict[str, Any] = {
-            "state": state,
-            "attempt": 0,
-            "sent": 0,
-            "outcome": None,
-            "outcome_message": "",
-            "retry_at": None,
-            "begun": now,
-            "consecutive_failures": 0,
-            "phase_generation": seen.generation,
-        }
-        if seen.outcome == "done" and seen.state in ("deploy", "update"):
-            columns["applied"] = seen.phase_generation
-        ended = None
-        if seen.state not in ("active", "inactive", "fail"):
-            overtaken = state == "destroy" and seen.wanted is WantedState.GONE
-            ended = "overtaken" if overtaken else "done"
-        return InstanceChange(columns, enter=state, ended=ended, message="", decided_on=seen)
-
     def _poll(self, order: LoadedInstance, until: float, now: float) -> queue.Progress[InstanceChange]:
         """Poll an awaited orchestrator.
 
@@ -273,7 +248,8 @@ class Reconciler(queue.Handler[LoadedInstance, InstanceChange]):
         if state == "destroy":
             self._cloud.dismiss(address, caller)
         else:
-            self._cloud.phase(address, state, self._order_attributes(order, state), caller)
+            attributes = orders.of_phase(order.instance, order.manifest, order.parameters, state)
+            self._cloud.phase(address, state, attributes, caller)
 
     def _application(self, instance: Instance) -> client.Entity:
         try:
@@ -294,6 +270,7 @@ class Reconciler(queue.Handler[LoadedInstance, InstanceChange]):
                 orchestrator.ENV_DESIGN: self._design_url,
                 orchestrator.ENV_TOKEN: order.start_token,
                 orchestrator.ENV_KEYS: self._keys,
+                orchestrator.ENV_DIGEST: seen.digest,
             },
         }
         if order.manifest.image is not None:
@@ -313,21 +290,18 @@ class Reconciler(queue.Handler[LoadedInstance, InstanceChange]):
 
     def _current_address(self, order: LoadedInstance) -> str:
         """Return the URL from deploy: after the orchestrator's end, a stored address may be that of another one."""
-        found = self._application(order.instance).attributes.get(deploy.APP_URL)
-        if not found:
-            raise LookupError("the orchestrator's application has no address yet")
-        return str(found).rstrip("/")
+        try:
+            return self._cloud.address(_caller(order.instance))
+        except client.NotFoundError:
+            raise _ApplicationGoneError from None
 
     def _activate(self, order: LoadedInstance) -> InstanceChange:
         instance = order.instance
         # It is sent the instance's tokens and secrets, so the address must be current.
         address = self._current_address(order)
         audiences = (tokens.AUDIENCE_CLOUD_CONTROLLER, tokens.AUDIENCE_SERVICE_MANAGER)
-        attributes: dict[str, Any] = {
-            names.TENANT: instance.tenant,
-            names.SERVICE: instance.service,
-            **self._order_attributes(order, "activate"),
-            orchestrator.PRIVATE: dict(order.private),
+        attributes = {
+            **orders.of_activation(instance, order.manifest, order.parameters, order.private),
             orchestrator.TOKENS: {
                 audience: self._issuer.for_instance(instance.id, tenant_id=instance.tenant, audience=audience)
                 for audience in audiences
@@ -335,14 +309,6 @@ class Reconciler(queue.Handler[LoadedInstance, InstanceChange]):
         }
         self._cloud.activate(address, attributes, _caller(instance))
         return InstanceChange({"activated": instance.snapshot.boots, "address": address, "consecutive_failures": 0})
-
-    def _order_attributes(self, order: LoadedInstance, phase: str) -> dict[str, Any]:
-        internal = order.manifest.internal.get(bundles.Phase(phase), ())
-        return {
-            names.GENERATION: order.instance.snapshot.phase_generation,
-            orchestrator.PARAMETERS: dict(order.parameters),
-            orchestrator.INTERNAL_PARAMETERS: {each.name: each.value for each in internal},
-        }
 
     def _dispose(self, order: LoadedInstance) -> queue.Progress[InstanceChange]:
         instance = order.instance
@@ -373,15 +339,7 @@ class Reconciler(queue.Handler[LoadedInstance, InstanceChange]):
         return queue.Wait(pause, InstanceChange(columns, message=message or None))
 
     def _retry_policies(self, manifest: bundles.Manifest) -> dict[str, RetryPolicy]:
-        default, found = self._retry_policy, {}
-        for state in wire.STATES:
-            limits = manifest.phases.get(bundles.Phase(state)) if state in _PHASE_NAMES else None
-            found[state] = dataclasses.replace(
-                default,
-                timeout=default.timeout if limits is None or limits.timeout is None else limits.timeout,
-                retries=default.retries if limits is None or limits.retries is None else limits.retries,
-            )
-        return found
+        return planner.policies_of(manifest, self._retry_policy)
 
     def save(self, connection: sa.Connection, item: queue.Item, observed: InstanceChange) -> None:
         """Write the result of a step."""
@@ -398,9 +356,6 @@ class Reconciler(queue.Handler[LoadedInstance, InstanceChange]):
         self.save(
             connection, item, InstanceChange(columns, enter="fail" if columns else None, ended="failed", message=reason)
         )
-
-
-_PHASE_NAMES: Final = frozenset(phase.value for phase in bundles.Phase)
 
 
 class _ApplicationGoneError(Exception):

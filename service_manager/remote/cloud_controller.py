@@ -100,6 +100,13 @@ class Cloud:
         """Return the orchestrator's application."""
         return self._module(deploy.SCHEME, caller).get(deploy.application_path(caller.instance))
 
+    def address(self, caller: Caller) -> str:
+        """Return the orchestrator's URL. Raises LookupError if its application has none yet."""
+        found = self.application(caller).attributes.get(deploy.APP_URL)
+        if not found:
+            raise LookupError("the orchestrator's application has no address yet")
+        return str(found).rstrip("/")
+
     # the catalogue ----------------------------------------------------------------------------------------------------
 
     def services(self, service_type: str, tenant: TenantId | None = None) -> list[client.Entity]:
@@ -150,9 +157,7 @@ class Cloud:
     def activate(self, address: str, attributes: Mapping[str, Any], caller: Caller) -> None:
         """Activate an orchestrator for its instance."""
         with self._orchestrator(address, caller) as target:
-            target.put(
-                orchestrator.PATH, _id(orchestrator.ORCHESTRATOR), {names.INSTANCE: caller.instance, **attributes}
-            )
+            target.put(orchestrator.PATH, _id(orchestrator.ORCHESTRATOR), attributes)
 
     def phase(self, address: str, phase: str, attributes: Mapping[str, Any], caller: Caller) -> None:
         """Have an orchestrator carry out a phase."""

@@ -66,6 +66,14 @@ class Instance:
     health_message: str = ""
     health_since: float | None = None
 
+    def changed(self, columns: Mapping[str, Any]) -> Instance:
+        """Return the instance with other values of these columns, as they are stored."""
+        beside = {name: value for name, value in columns.items() if name in _BESIDE}
+        if "outputs" in beside:
+            beside["outputs"] = tuple(json.loads(beside["outputs"]))
+        snapshot = {name: value for name, value in columns.items() if name in _SNAPSHOT}
+        return dataclasses.replace(self, snapshot=dataclasses.replace(self.snapshot, **snapshot), **beside)
+
 
 _SNAPSHOT: Final = tuple(field.name for field in dataclasses.fields(Snapshot))
 _BESIDE: Final = tuple(field.name for field in dataclasses.fields(Instance) if field.name != "snapshot")
@@ -157,6 +165,10 @@ class Instances:
             request_id=instance.request_id or None,
             priority=Priority.URGENT if under_way else Priority.NORMAL,
         )
+
+    def rest(self, connection: sa.Connection, instance: Instance) -> None:
+        """End the work on an instance: its wanted state is reached."""
+        self.queue.remove(connection, TOPIC, instance.id)
 
     def count(self, connection: sa.Connection, tenant: TenantId, service: str) -> tuple[int, int]:
         """Return a tenant's number of instances, in total and of one service."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any, Final, Literal, get_args
 
 Kind = Literal[
@@ -25,6 +25,8 @@ Kind = Literal[
     "never_start",
     "error",
 ]
+#: On an orchestrator's phase, however it is ordered.
+PHASE_KINDS: Final = ("hang", "fail", "refuse", "crash")
 MODULES: Final = ("design", "deploy", "disposal", "orchestrator")
 
 
@@ -115,12 +117,15 @@ class Faults:
             self._cleared.set()
             self._cleared = threading.Event()
 
-    def take(self, module: str, method: str, path: str, action: str | None) -> tuple[Fault, ...]:
-        """Return the faults that affect a request, and count a use of each."""
+    def take(
+        self, module: str, method: str, path: str, action: str | None, kinds: Container[str] = get_args(Kind)
+    ) -> tuple[Fault, ...]:
+        """Return the faults of these kinds that affect a request, and count a use of each."""
         if not self._armed:
             return ()
         with self._lock:
             matching = [each for each in self._armed if each.fault.matches(module, method, path, action)]
+            matching = [each for each in matching if each.fault.kind in kinds]
             return tuple([each.fault for each in matching if each.use()])
 
     def pause(self, seconds: float) -> None:

@@ -8,9 +8,10 @@ activation is never older than the state last acknowledged.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from occi.core_model import Entity
@@ -26,7 +27,7 @@ from sdk.runtime.engine import Refusal
 from sdk.runtime.http import OrchestratorApplication
 from sdk.settings import Settings
 
-from .faults import Fault
+from .faults import PHASE_KINDS, Fault
 from .report_queue import JournaledReportQueue
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class _Run:
     state: Literal["running", "done", "failed"] = "running"
     report: dict[str, Any] | None = None
     timer: threading.Timer | None = None
+    following: Sequence[tuple[str, Mapping[str, Any]]] = ()
 
     @property
     def key(self) -> str:
@@ -80,6 +82,7 @@ class OrchestratorProcess:
         self._report_queue = JournaledReportQueue(
             settings.url,
             settings.start_token,
+            bundle=settings.digest if state.settings.takes_orders else "",
             instance=self._id,
             process=number,
             journal=state.journal,
@@ -93,6 +96,7 @@ class OrchestratorProcess:
             clock=time.time,
         )
         application = OrchestratorApplication(self._id, self, self._report_queue)
+        self._report_queue.on_order(functools.partial(self._take_order, application))
         self.application = Authentication(application, verifier, cache=TokenCache(time.time, entries=64))
         self._alive = True
         self._ordered: Instance | None = None
@@ -187,6 +191,26 @@ class OrchestratorProcess:
             fault = self._state.fault("fail") or self._state.fault("refuse")
             run.timer = self._state.after(self._state.settings.seconds_of(phase), lambda: self._finish(run, fault))
 
+    def phases(self, generation: int, phases: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+        """Begin phases of one order, one after another."""
+        assert self.instance is not None
+        (first, internal), *following = phases
+        before = self._current
+        self._state.active_faults = self._faults(first)
+        self.phase(first, generation, parameters=self.instance.parameters, internal=internal)
+        if self._current is not None and self._current is not before:
+            self._current.following = following
+
+    def _take_order(self, application: OrchestratorApplication, order: Mapping[str, Any]) -> None:
+        with self._state.lock:
+            if self._alive:
+                application.take_order(order)
+
+    def _faults(self, phase: str) -> tuple[Fault, ...]:
+        """Return the faults of a phase that no request begins."""
+        method, action = ("DELETE", None) if phase == "destroy" else ("POST", phase)
+        return self._state.faults.take("orchestrator", method, f"/{self._id}{wire.PATH}", action, PHASE_KINDS)
+
     def act(self, event: str, action: Action, generation: int) -> bool:
         """Carry out a declared action once per event."""
         self._known(generation)
@@ -266,7 +290,33 @@ class OrchestratorProcess:
                 seconds=time.monotonic() - run.begun,
                 counter=self._counter,
             )
-            self._report(run.key, run.report)
+            if run.state == "done" and run.following:
+                self._go_on(run, run.report)
+            else:
+                self._report(run.key, run.report)
+
+    def _go_on(self, run: _Run, report: dict[str, Any]) -> None:
+        """Begin the following phase; if it has nothing to do, the two are reported together."""
+        (phase, internal), *following = run.following
+        faults = self._faults(phase)
+        told = {manager.PHASE: phase, manager.PHASE_STATE: "running", manager.PHASE_DEPLOYED: 0}
+        if faults or self._state.settings.provisioning:
+            self._report(run.key, {**report, **told})
+            self._state.active_faults = faults
+            assert self.instance is not None
+            self.phase(phase, run.generation, parameters=self.instance.parameters, internal=internal)
+            return
+        assert self.instance is not None
+        self._given(phase, self.instance.parameters, internal)
+        run.report = {GENERATION: run.generation, manager.PHASE: run.phase, manager.PHASE_STATE: "done"}
+        further = self._current = self._runs[f"{run.generation}/{phase}"] = _Run(
+            phase, run.generation, time.monotonic(), state="done", following=following
+        )
+        self._counter += 1
+        self._effect("phase begun", phase=phase, generation=run.generation)
+        self._effect("phase done", phase=phase, generation=run.generation, seconds=0.0, counter=self._counter)
+        further.report = {**report, **self._outcome(phase), manager.PHASE: phase}
+        self._report(further.key, {**further.report, manager.PHASE_DEPLOYED: 0})
 
     def _outcome(self, phase: str) -> dict[str, Any]:
         details = self.details

@@ -36,13 +36,14 @@ class JournaledReportQueue(ReportQueue):
         url: str,
         start_token: str,
         *,
+        bundle: str,
         instance: str,
         process: int,
         journal: Journal,
         clients: dict[str, client.Client],
         on_acknowledged: Callable[[Mapping[str, Any]], None],
     ) -> None:
-        super().__init__(url, start_token, pauses=Backoff(0.05, longest=1.0))
+        super().__init__(url, start_token, bundle=bundle, pauses=Backoff(0.05, longest=1.0))
         self._client = clients.setdefault(url.removesuffix(self._path), self._client)
         self._instance = instance
         self._process = process

@@ -18,6 +18,8 @@ class Settings:
         restart_delay: from a crash until the restart.
         phase_delay: duration of a phase; `phase_delays` overrides it by phase.
         disposal_delay: duration of a disposal.
+        takes_orders: whether orchestrators take their orders in the answer of `renew`; images of an earlier SDK do not.
+        provisioning: whether the phase `provision` of a taken order has anything to do; otherwise it is reported with `deploy`.
         region: region of the cloud controller's modules in the catalogue.
         stacks: names of the stacks that an orchestrator creates on deploy.
         outputs: reported by orchestrators; `{instance}` in a text is replaced by the instance's id.
@@ -28,6 +30,8 @@ class Settings:
     phase_delay: float = 0.01
     phase_delays: Mapping[str, float] = dataclasses.field(default_factory=dict)
     disposal_delay: float = 0.01
+    takes_orders: bool = True
+    provisioning: bool = False
     region: str = "local"
     stacks: Sequence[str] = ("main",)
     outputs: Mapping[str, Any] = dataclasses.field(default_factory=dict)

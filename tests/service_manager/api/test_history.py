@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from archelon_api import service_manager as wire
+from service_manager.lifecycle.history import Edits
 
 from .in_process_api import InProcessApi, Keyed
 
@@ -74,7 +75,9 @@ def test_each_attempt_of_a_retried_phase_has_an_entry(api: InProcessApi) -> None
     with api.dependencies.database.write() as connection:
         instance = api.dependencies.instances.find(connection, path.rpartition("/")[2])
         assert instance is not None
-        api.dependencies.history.begin(connection, instance, "deploy", api.clock())
+        edits: Edits = []
+        api.dependencies.history.begin(edits, instance, "deploy", api.clock())
+        api.dependencies.history.write(connection, instance, edits)
         api.reconciler.gave_up(connection, Keyed(instance.id), "the disk is full")
     shown = api.attributes(path)
     assert shown[wire.STATE] == "fail"

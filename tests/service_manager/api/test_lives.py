@@ -205,8 +205,7 @@ def test_a_phase_that_finally_fails_shows_the_reason_and_can_be_retried(
     assert shown.attributes[wire.STATE_MESSAGE] == "deploy failed: no capacity in this region"
     assert type_id(wire.RETRY) in shown.actions
     # One attempt and two retries.
-    begun = cloud.entries().requests(module="orchestrator", action="deploy", instance=id_of(path))
-    assert len(begun) == 3
+    assert cloud.entries().times("phase begun", id_of(path), phase="deploy") == 3
     tenant.act(path, type_id(wire.RETRY))
     manager.await_state(path, "active")
     assert phases(tenant, path)[-3:] == [("deploy", "failed"), ("deploy", "done"), ("provision", "done")]
@@ -218,7 +217,7 @@ def test_a_refused_phase_fails_at_once_and_can_be_retried(
     cloud.fault("refuse", module="orchestrator", action="deploy", message="no such flavour", count=1)
     path = order(manager, tenant, "fail")
     assert tenant.get(path).attributes[wire.STATE_MESSAGE] == "deploy failed: no such flavour"
-    assert len(cloud.entries().requests(module="orchestrator", action="deploy", instance=id_of(path))) == 1
+    assert cloud.entries().times("phase begun", id_of(path), phase="deploy") == 1
     tenant.act(path, type_id(wire.RETRY))
     manager.await_state(path, "active")
 
@@ -263,6 +262,7 @@ def test_a_delete_overtakes_a_running_phase(
     cloud.fault("hang", module="orchestrator", action=phase)
     path = order(manager, tenant, None)
     cloud.wait_for("phase begun", id_of(path), phase=phase)
+    manager.await_state(path, phase)
     tenant.delete(path)
     manager.await_state(path, None)
     assert phases(tenant, path)[-2:] == [(phase, "overtaken"), ("destroy", "done")]

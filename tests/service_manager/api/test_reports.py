@@ -40,9 +40,9 @@ def test_an_outcome_is_recorded_once(api: InProcessApi, path: str) -> None:
     assert api.report(path, phase="deploy", phase_state="running", phase_message="making the database").status == 200
     assert api.attributes(path)[wire.STATE_MESSAGE] == "making the database"
     assert api.report(path, phase="deploy", phase_state="done").status == 200
-    assert api.row(path)["outcome"] == "done"
+    assert api.row(path)["state"] == "provision"
     assert api.report(path, phase="deploy", phase_state="failed").status == 200
-    assert api.row(path)["outcome"] == "done"
+    assert (api.row(path)["state"], api.row(path)["outcome"]) == ("provision", None)
 
 
 @pytest.mark.parametrize(("retry", "outcome"), [(None, "failed"), (True, "failed"), (False, "refused")])

@@ -65,6 +65,8 @@ def test_actions_for_a_silent_orchestrator_do_not_delay_others(small: ServiceMan
 
 
 def test_orders_of_a_silent_service_leave_threads_to_others(small: ServiceManager, cloud: FakeCloudProcess) -> None:
+    # These are sent their orders.
+    cloud.configure(takes_orders=False)
     small.kill("worker")
     with small.as_("alice") as alice, small.as_("bob") as bob:
         silent = [alice.create(TYPE) for _ in range(20)]
@@ -78,3 +80,4 @@ def test_orders_of_a_silent_service_leave_threads_to_others(small: ServiceManage
         for each in silent:
             small.await_state(each, "active", seconds=60)
             assert wire.STATE_MESSAGE not in alice.get(each).attributes
+    cloud.configure(takes_orders=True)
