@@ -2,16 +2,54 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import os
 import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
+import psutil
 import sqlalchemy as sa
 
 from tests.postgres import PostgresServer
+from tests.waiting import until
+
+_EXTENSION: Final = "pg_stat_statements"
+
+
+class Statements:
+    """Counts the statements of one PostgreSQL database."""
+
+    def __init__(self, url: str) -> None:
+        self._name = sa.make_url(url).database
+        self._engine = sa.create_engine(
+            sa.make_url(url).set(database="postgres"), isolation_level="AUTOCOMMIT", poolclass=sa.NullPool
+        )
+        with self._engine.connect() as connection:
+            connection.exec_driver_sql(f"CREATE EXTENSION IF NOT EXISTS {_EXTENSION}")
+
+    def counts(self) -> collections.Counter[str]:
+        """Return the number of calls by statement, once no connection runs any."""
+        busy = sa.text("SELECT count(*) FROM pg_stat_activity WHERE datname = :name AND state <> 'idle'")
+        calls = sa.text(f"SELECT query, calls FROM {_EXTENSION} JOIN pg_database ON oid = dbid WHERE datname = :name")
+        with self._engine.connect() as connection:
+            until(lambda: not connection.scalar(busy, {"name": self._name}), "the database is idle", seconds=600)
+            found = collections.Counter[str]()
+            for row in connection.execute(calls, {"name": self._name}):
+                found[row.query] += row.calls
+            return found
+
+    def processor_seconds(self) -> float:
+        """Return the processor time of the server, which runs on this machine, with its processes that have ended."""
+        with self._engine.connect() as connection:
+            server = psutil.Process(connection.scalar(sa.text("SELECT pg_backend_pid()"))).parent()
+            assert server is not None
+            times = [server.cpu_times(), *[each.cpu_times() for each in server.children()]]
+            ended = server.cpu_times()
+            return sum(each.user + each.system for each in times) + ended.children_user + ended.children_system
 
 
 class Databases:
@@ -56,7 +94,7 @@ def databases() -> Iterator[Databases]:
         if programs is not None:
             # A separate directory, which the server's user can access.
             place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="archelon-postgres-")))
-            given = stack.enter_context(PostgresServer(programs, place))
+            given = stack.enter_context(PostgresServer(programs, place, preload=_EXTENSION))
         if given is None:
             print("  postgresql is not installed (initdb); its figures are omitted")
         made = Databases(directory, given)

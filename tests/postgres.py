@@ -17,12 +17,14 @@ class PostgresServer:
 
     Args:
         host: listen address; an address other than loopback accepts every client that reaches it.
+        preload: a library for `shared_preload_libraries`.
 
     PostgreSQL refuses to run as root; as root the server runs as user `postgres` or, without one, `nobody`.
     """
 
-    def __init__(self, programs: Path, directory: Path, *, host: str = "127.0.0.1") -> None:
+    def __init__(self, programs: Path, directory: Path, *, host: str = "127.0.0.1", preload: str = "") -> None:
         self._host = host
+        self._preload = preload
         self._options = ""
         self._programs = programs
         self._directory = directory
@@ -55,7 +57,7 @@ class PostgresServer:
             with (self._data / "pg_hba.conf").open("a") as rules:
                 rules.write("host all all 0.0.0.0/0 trust\n")
         self._options = f"-p {port} -c listen_addresses={self._host} -c unix_socket_directories='' -c fsync=off"
-        self._options += " -c max_connections=200"
+        self._options += f" -c max_connections=200 -c shared_preload_libraries='{self._preload}'"
         self.start()
         return f"postgresql+psycopg://postgres@{self._host}:{port}/postgres"
 

@@ -11,7 +11,7 @@ import dataclasses
 import datetime
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from archelon_api import service_manager as wire
@@ -60,9 +60,18 @@ def _quantiles(values: Sequence[float]) -> str:
 
 
 def order_at_once(
-    manager: ServiceManager, cloud: FakeCloudProcess, orders: int, *, connections: int = 8, seconds: float = 240
+    manager: ServiceManager,
+    cloud: FakeCloudProcess,
+    orders: int,
+    *,
+    connections: int = 8,
+    seconds: float = 240,
+    at_end: Callable[[], None] | None = None,
 ) -> Load:
     """Send orders, wait until all are active, and measure.
+
+    Args:
+        at_end: called when the last is active, before anything is read about them. Without it, some are read meanwhile.
 
     Raises:
         AssertionError: an order is not active in time, or failed.
@@ -86,13 +95,17 @@ def order_at_once(
         sent = [pool.submit(order, share) for share in shares]
 
         def all_active() -> bool:
-            if begun:
+            if begun and at_end is None:
                 before = time.perf_counter()
                 tenant.get(f"/demo/{next(iter(begun))}")
                 reads.append(time.perf_counter() - before)
             if not all(each.done() for each in sent):
                 return False
-            return ends.count() >= orders and not _unfinished(tenant)
+            if ends.count() < orders:
+                return False
+            if at_end is not None:
+                at_end()
+            return not _unfinished(tenant)
 
         try:
             until(all_active, f"{orders} orders are active", seconds=seconds)
