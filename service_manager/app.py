@@ -63,7 +63,6 @@ from .remote.cloud_controller import STEP_TIMEOUT, Cloud
 from .remote.delegation import ORPHANS, Delegating, OrphanedDelegations
 from .remote.registration import Registration
 from .settings import ServiceManagerSettings
-from .store import tables
 from .store.instances import TOPIC, Instances
 from .store.services import ENTRY_TOPIC, Catalogue
 from .store.start_tokens import START_ISSUER, StartTokens
@@ -81,15 +80,14 @@ _HURTLE = "/hurtle"
 class _ExistingInstances:
     """`archelon_core.auth.InstanceLookup` over the instances table."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, instances: Instances) -> None:
         self._database = database
+        self._instances = instances
 
     def exists(self, instance_id: str, tenant_id: str) -> bool:
         """Return whether the tenant has the instance."""
-        table = tables.instances
-        found = sa.select(table.c.id).where(table.c.id == instance_id, table.c.tenant == tenant_id)
         with self._database.read() as connection:
-            return connection.execute(found).one_or_none() is not None
+            return self._instances.exists(connection, instance_id, tenant_id)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -130,13 +128,12 @@ class Dependencies:
         keys = read_jwk_set(settings.verification_keys)
         signing = SigningKey.from_pem(settings.signing_key.get_secret_value().encode(), issuer=settings.issuer)
         revocations = SqlRevocations(database, clock)
-        issuer = TokenIssuer(
-            signing, keys=keys, instances=_ExistingInstances(database), revocations=revocations, clock=clock
-        )
         queue = work.WorkQueue(database, clock=clock)
         policy = Policy(Path(settings.policy_file) if settings.policy_file else None)
         registry = SqlRegistry(database, cipher, mixin_backend=OwnMixins(policy))
         instances = Instances(registry, queue)
+        existing = _ExistingInstances(database, instances)
+        issuer = TokenIssuer(signing, keys=keys, instances=existing, revocations=revocations, clock=clock)
         history = History(registry, queue, name=settings.name, retention=settings.record_retention)
         instance_health = InstanceHealth(instances, history, clock=clock)
         cloud = Cloud(settings.design_url, issuer, name=settings.name, threads=settings.worker_threads)
@@ -279,7 +276,7 @@ def _application(dependencies: Dependencies, dialect: Literal["1.2", "pyssf"]) -
     return ServiceManager(
         dependencies.registry,
         catalogue=dependencies.catalogue,
-        exists=_ExistingInstances(dependencies.database).exists,
+        exists=_ExistingInstances(dependencies.database, dependencies.instances).exists,
         issuers=dependencies.own_issuers,
         reach=functools.partial(
             ComposedServices,

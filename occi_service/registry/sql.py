@@ -156,6 +156,9 @@ class SqlRegistry(Registry):
     def get_resource(self, key: str, extras: Any) -> Entity:
         """Return the whole entity at a path, with its links and its secrets. Inside a unit of work it is locked.
 
+        Args:
+            extras: with `links` False, the caller knows that the entity has no links, which are then not looked for.
+
         Raises:
             KeyError: there is none, or it belongs to another tenant.
             UnavailableError: the database is unavailable.
@@ -197,12 +200,15 @@ class SqlRegistry(Registry):
         connection = _connection_of(extras)
         if connection is None:
             return self._entity(key, self._rows_at(key, owner), owner, extras)
-        read = self._read_locked if lock else _READ.rows
-        return self._entity(key, read(connection, {"owner": owner, "key": key}), owner, extras)
+        parameters = {"owner": owner, "key": key}
+        rows = self._read_locked(connection, parameters, extras) if lock else _READ.rows(connection, parameters)
+        return self._entity(key, rows, owner, extras)
 
-    def _read_locked(self, connection: sa.Connection, parameters: dict[str, str]) -> Sequence[Any]:
+    def _read_locked(self, connection: sa.Connection, parameters: dict[str, str], extras: Any) -> Sequence[Any]:
         row = self._rows.locked(connection, parameters["owner"], parameters["key"])
-        return [] if row is None else [row, *_LINKS.rows(connection, parameters)]
+        if row is None:
+            return []
+        return [row, *(_LINKS.rows(connection, parameters) if extras.get("links", True) else ())]
 
     def _entity(self, key: str, rows: Sequence[Any], owner: str, extras: Any, reading: Reading | None = None) -> Entity:
         tenant = owner or None

@@ -43,6 +43,20 @@ from ..store.start_tokens import new_start_token
 from .exchanged_tokens import ComposedServices, target_of
 
 INVOCATION_TOPIC: Final = "invocation"
+
+
+def _flag(name: str) -> sa.ScalarSelect[str]:
+    return sa.select(tables.flags.c.value).where(tables.flags.c.name == name).scalar_subquery()
+
+
+#: What an order depends on beside its manifest.
+_OFFER: Final = sa.select(
+    tables.services.c.digest,
+    tables.services.c.withdrawn,
+    _flag("draining").label("draining"),
+    _flag(DISCOVERY).label("discovery"),
+).where(tables.services.c.type == sa.bindparam("type"))
+
 #: Limit of pending invocations of declared actions per instance.
 _MOST_INVOCATIONS: Final = 100
 
@@ -79,17 +93,15 @@ class InstanceBackend(ServiceBackend, ChosenIds, DeferredDeletion, ShownAsStored
             reach.check_orders(entity)
         self._check(rules.ORDER, entity, extras)
         service = type_id(entity.kind)
-        published = self.catalogue.service(connection, service)
+        published = connection.execute(_OFFER, {"type": service}).one_or_none()
         if published is None or published.withdrawn:
             raise ConflictError(f"{service} has been withdrawn and takes no new orders", "kind")
-        wanted = sa.select(tables.flags.c.name, tables.flags.c.value)
-        flags = {row.name: row.value for row in connection.execute(wanted)}
-        if flags.get("draining") == "yes":
+        if published.draining == "yes":
             raise UnavailableError("this service manager takes no orders for now", retry_after=60)
         self._check_quota(connection, identity, service, published.digest)
         manifest = self.catalogue.manifest(published.digest, connection)
         self._check_region(manifest.resources, entity)
-        known = DiscoveryCache.of_flag(flags.get(DISCOVERY))
+        known = DiscoveryCache.of_flag(published.discovery)
         instance_id = self._delegated(entity, manifest, known, connection=connection, extras=extras)
         start_token = new_start_token(instance_id)
         now = self._clock()

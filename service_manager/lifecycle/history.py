@@ -144,7 +144,7 @@ class History:
         """Write the changes of an instance's record, if there are any. Returns whether it has a record."""
         if not edits:
             return True
-        extras = service_extras(connection, instance.tenant)
+        extras = {**service_extras(connection, instance.tenant), "links": False}
         try:
             record = self._registry.get_resource(_path(instance), extras)
         except KeyError:

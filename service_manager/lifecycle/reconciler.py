@@ -277,9 +277,15 @@ class Reconciler(queue.Handler[LoadedInstance, InstanceChange]):
             attributes[deploy.BUNDLE_IMAGE] = order.manifest.image
         else:
             attributes[deploy.BUNDLE_DIGEST] = seen.digest
-            if not self._cloud.has_bundle(seen.digest, caller):
-                self._cloud.put_bundle(seen.digest, self._catalogue.archive(seen.digest), caller)
-        self._cloud.put_application(attributes, f"{order.manifest.term}-{instance.id}", caller)
+        title = f"{order.manifest.term}-{instance.id}"
+        try:
+            self._cloud.put_application(attributes, title, caller)
+        except client.ConflictError:
+            # Usually it has the bundle, so this is not checked before.
+            if order.manifest.image is not None or self._cloud.has_bundle(seen.digest, caller):
+                raise
+            self._cloud.put_bundle(seen.digest, self._catalogue.archive(seen.digest), caller)
+            self._cloud.put_application(attributes, title, caller)
         return InstanceChange({"made": seen.digest, "consecutive_failures": 0})
 
     def _address(self, order: LoadedInstance) -> str:

@@ -24,8 +24,8 @@ from .orchestrator_calls import CallLimiter
 CALL_TIMEOUT: Final = 5.0
 #: Timeout of the upload of a bundle, in seconds: it may be large, and deploy unpacks it.
 BUNDLE_TIMEOUT: Final = 30.0
-#: Timeout of a step, in seconds: it makes at most three calls besides an upload. Its lease is renewed until then.
-STEP_TIMEOUT: Final = 3 * CALL_TIMEOUT + BUNDLE_TIMEOUT + 4.0
+#: Timeout of a step, in seconds: it makes at most four calls besides an upload. Its lease is renewed until then.
+STEP_TIMEOUT: Final = 4 * CALL_TIMEOUT + BUNDLE_TIMEOUT + 4.0
 #: Seconds that a module's endpoint is cached.
 _ENDPOINT_CACHED: Final = 60.0
 

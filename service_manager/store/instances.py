@@ -19,6 +19,7 @@ from archelon_api import names
 from archelon_api import service_manager as wire
 from archelon_core.auth import Identity, Role, TenantId, TokenKind
 from archelon_core.queue import Priority, WorkQueue
+from archelon_core.statements import Statement
 from occi_service.model import RemoteResource, foreign_kind, type_id
 from occi_service.registry import Registry
 from occi_service.renderings.grammar import uri_text
@@ -78,6 +79,21 @@ class Instance:
 _SNAPSHOT: Final = tuple(field.name for field in dataclasses.fields(Snapshot))
 _BESIDE: Final = tuple(field.name for field in dataclasses.fields(Instance) if field.name != "snapshot")
 
+_COLUMNS: Final = [tables.instances.c[name] for name in (*_BESIDE, *_SNAPSHOT)]
+_BY_ID: Final = sa.select(*_COLUMNS).where(tables.instances.c.id == sa.bindparam("id"))
+_AT: Final = sa.and_(
+    tables.instances.c.tenant == sa.bindparam("tenant"), tables.instances.c.path == sa.bindparam("path")
+)
+_FIND: Final = Statement(_BY_ID)
+_LOCK: Final = Statement(_BY_ID.with_for_update())
+_LOCK_AT: Final = Statement(sa.select(*_COLUMNS).where(_AT).with_for_update())
+_PLACE: Final = Statement(
+    sa.select(tables.instances.c.tenant, tables.instances.c.path).where(tables.instances.c.id == sa.bindparam("id"))
+)
+_INSERT: Final = Statement(
+    tables.instances.insert().values({name: sa.bindparam(name) for name in (*_BESIDE, *_SNAPSHOT)})
+)
+
 
 def service_extras(connection: sa.Connection | None, tenant: TenantId) -> dict[str, Any]:
     """Return the extras with which the service manager itself reads and writes a tenant's entities, in its own transaction.
@@ -112,11 +128,9 @@ class Instances:
 
     def find(self, connection: sa.Connection, instance: str, *, lock: bool = False) -> Instance | None:
         """Return the row of an instance; with `lock`, lock it until the transaction ends."""
-        found = _select(connection, tables.instances.c.id == instance, lock=lock)
+        found = _instance((_LOCK if lock else _FIND).row(connection, {"id": instance}))
         if found is not None:
-            if len(self._places) >= _MAX_PATHS:
-                self._places.clear()
-            self._places[found.id] = (found.tenant, found.path)
+            self._keep_place(found.id, found.tenant, found.path)
         return found
 
     def place(self, connection: sa.Connection, instance: str) -> tuple[TenantId, str] | None:
@@ -125,21 +139,32 @@ class Instances:
             self.find(connection, instance)
         return self._places.get(instance)
 
+    def exists(self, connection: sa.Connection, instance: str, tenant: str) -> bool:
+        """Return whether a tenant has an instance."""
+        row = _PLACE.row(connection, {"id": instance})
+        if row is not None:
+            self._keep_place(instance, row.tenant, row.path)
+        return row is not None and row.tenant == tenant
+
+    def _keep_place(self, instance: str, tenant: TenantId, path: str) -> None:
+        if len(self._places) >= _MAX_PATHS:
+            self._places.clear()
+        self._places[instance] = (tenant, path)
+
     def cached_place(self, instance: str) -> tuple[TenantId, str] | None:
         """Return an instance's tenant and path if they are cached."""
         return self._places.get(instance)
 
     def at(self, connection: sa.Connection, tenant: TenantId, path: str) -> Instance | None:
         """Return the row of the instance at a tenant's path, and lock it until the transaction ends."""
-        table = tables.instances
-        return _select(connection, sa.and_(table.c.tenant == tenant, table.c.path == path), lock=True)
+        return _instance(_LOCK_AT.row(connection, {"tenant": tenant, "path": path}))
 
     def insert(self, connection: sa.Connection, instance: Instance) -> None:
         """Insert the row of a new instance, and enqueue its work."""
         values = {name: getattr(instance, name) for name in _BESIDE}
         values["outputs"] = json.dumps(instance.outputs)
         values |= {name: getattr(instance.snapshot, name) for name in _SNAPSHOT}
-        connection.execute(tables.instances.insert().values(values))
+        _INSERT.run(connection, values)
         self.wake(connection, instance)
 
     def change(self, connection: sa.Connection, instance: str, columns: Mapping[str, Any]) -> None:
@@ -207,14 +232,11 @@ class Instances:
         self.registry.save(instance.path, entity, service_extras(connection, instance.tenant))
 
 
-def _select(connection: sa.Connection, condition: sa.ColumnElement[bool], *, lock: bool) -> Instance | None:
-    statement = sa.select(*[tables.instances.c[name] for name in (*_BESIDE, *_SNAPSHOT)]).where(condition)
-    row = connection.execute(statement.with_for_update() if lock else statement).one_or_none()
+def _instance(row: Any) -> Instance | None:
     if row is None:
         return None
-    values = row._mapping
-    snapshot = {name: values[name] for name in _SNAPSHOT}
-    beside = {name: values[name] for name in _BESIDE}
+    beside = dict(zip(_BESIDE, row, strict=False))
+    snapshot = dict(zip(_SNAPSHOT, row[len(_BESIDE) :], strict=True))
     snapshot["wanted"] = WantedState(snapshot["wanted"])
     beside["outputs"] = tuple(json.loads(beside["outputs"]))
     return Instance(snapshot=Snapshot(**snapshot), **beside)

@@ -15,10 +15,16 @@ import sqlalchemy as sa
 
 from archelon_core.auth import Identity, InvalidTokenError, Role, TenantId, TokenKind
 from archelon_core.encryption import Cipher, DecryptionError
+from archelon_core.statements import Statement
 
 from . import tables
 
 _PREFIX: Final = "start."
+_FIND: Final = Statement(
+    sa.select(tables.instances.c.start_token, tables.instances.c.tenant).where(
+        tables.instances.c.id == sa.bindparam("id")
+    )
+)
 #: Audience of a start token's identity: only the action `renew` accepts it.
 START_AUDIENCE: Final = "start"
 START_ISSUER: Final = "start"
@@ -50,10 +56,8 @@ class StartTokens:
         segments = token.split(".")
         if len(segments) != 3 or not token.startswith(_PREFIX) or len(token) > 200:
             raise InvalidTokenError("not a start token")
-        table = tables.instances
-        wanted = sa.select(table.c.start_token, table.c.tenant).where(table.c.id == segments[1])
         with self._database.read() as connection:
-            row = connection.execute(wanted).one_or_none()
+            row = _FIND.row(connection, {"id": segments[1]})
         if row is None or row.start_token is None:
             raise InvalidTokenError("start token of an instance that is gone")
         try:

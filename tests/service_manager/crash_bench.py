@@ -172,6 +172,12 @@ class Bench:
             self.revive(round_)
             time.sleep(0.03)
 
+    def publish(self) -> None:
+        """Publish the test service with a bundle that the cloud controller does not have yet."""
+        version = str(uuid.uuid4())
+        packed = make_bundle(self.manager.directory / f"bundle-{version}", version=version)
+        self.until(lambda: self.manager.publish(packed), "the test service is published")
+
     # the tenant -------------------------------------------------------------------------------------------------------
 
     def state(self, path: str) -> str | None:
@@ -324,8 +330,7 @@ def bench(directory: Path, database_url: str, **settings: str) -> Iterator[Bench
         made = Bench(cloud, manager, database_url)
         try:
             manager.start()
-            packed = make_bundle(directory / "bundle")
-            made.until(lambda: manager.publish(packed), "the test service is published")
+            made.publish()
             yield made
         finally:
             made.close()
