@@ -31,16 +31,19 @@ class Statements:
         with self._engine.connect() as connection:
             connection.exec_driver_sql(f"CREATE EXTENSION IF NOT EXISTS {_EXTENSION}")
 
-    def counts(self) -> collections.Counter[str]:
-        """Return the number of calls by statement, once no connection runs any."""
+    def counts(self) -> tuple[collections.Counter[str], collections.Counter[str]]:
+        """Return the number of calls by statement, and of rows returned or changed, once no connection runs any."""
         busy = sa.text("SELECT count(*) FROM pg_stat_activity WHERE datname = :name AND state <> 'idle'")
-        calls = sa.text(f"SELECT query, calls FROM {_EXTENSION} JOIN pg_database ON oid = dbid WHERE datname = :name")
+        calls = sa.text(
+            f"SELECT query, calls, rows FROM {_EXTENSION} JOIN pg_database ON oid = dbid WHERE datname = :name"
+        )
         with self._engine.connect() as connection:
             until(lambda: not connection.scalar(busy, {"name": self._name}), "the database is idle", seconds=600)
-            found = collections.Counter[str]()
+            found, rows = collections.Counter[str](), collections.Counter[str]()
             for row in connection.execute(calls, {"name": self._name}):
                 found[row.query] += row.calls
-            return found
+                rows[row.query] += row.rows
+            return found, rows
 
     def processor_seconds(self) -> float:
         """Return the processor time of the server, which runs on this machine, with its processes that have ended."""
