@@ -201,6 +201,13 @@ class Simulation:
                 self.now = max(self.now + 1, taken.until if not obey else self.now)
         return taken
 
+    def take(self) -> None:
+        """Start an orchestrator that takes its order: all steps that need no call are taken in its request."""
+        assert self.seen is not None
+        self.change(boots=self.seen.boots + 1)
+        while isinstance(plan(self.seen, POLICIES, self.now), Enter | Activate | SendPhase | Dismiss):
+            self.iterate(obey=True)
+
 
 def settle(simulation: Simulation, limit: int = 200) -> None:
     for _ in range(limit):
@@ -210,7 +217,7 @@ def settle(simulation: Simulation, limit: int = 200) -> None:
 
 
 EVENTS = st.sampled_from(
-    ["iterate", "iterate", "iterate", "idle", "restart", "fail", "update", "stop", "start", "roll"]
+    ["iterate", "iterate", "iterate", "idle", "restart", "take", "fail", "update", "stop", "start", "roll"]
 )
 
 
@@ -224,6 +231,8 @@ def test_every_order_reaches_its_end_whatever_happens(events: list[str], end: st
             simulation.iterate(obey=event == "iterate")
         elif event == "restart" and seen.boots:
             simulation.change(boots=seen.boots + 1)
+        elif event == "take" and seen.made:
+            simulation.take()
         elif event == "fail" and seen.sent:
             simulation.change(outcome="failed", outcome_message="a fault")
         elif event == "update":
