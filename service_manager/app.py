@@ -373,7 +373,9 @@ def topics(dependencies: Dependencies) -> list[work.Topic[Any, Any]]:
         ),
         work.Topic(
             HEALTH_TOPIC,
-            HealthWork(dependencies.instances, dependencies.instance_health, dependencies.history),
+            HealthWork(
+                dependencies.instances, dependencies.catalogue, dependencies.instance_health, dependencies.history
+            ),
             retry=forever,
         ),
         work.Topic(

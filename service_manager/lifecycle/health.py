@@ -21,6 +21,7 @@ from archelon_core.auth import TenantId
 
 from ..store import tables
 from ..store.instances import Instance, Instances, show_state
+from ..store.services import Catalogue
 from ..store.snapshot import WantedState
 from .history import Edits, History, rfc3339
 
@@ -197,14 +198,20 @@ def dependents(connection: sa.Connection, tenant: TenantId, paths: Sequence[str]
 class HealthWork(queue.Handler[str, str]):
     """Handler of the topic `health`: writes one instance's health anew, since that of a supplier has changed."""
 
-    def __init__(self, instances: Instances, health: InstanceHealth, history: History) -> None:
+    def __init__(self, instances: Instances, catalogue: Catalogue, health: InstanceHealth, history: History) -> None:
         self._instances = instances
+        self._catalogue = catalogue
         self._health = health
         self._history = history
 
     def load(self, connection: sa.Connection, item: queue.Item) -> str | None:
         """Return the instance's id; None if it is gone."""
-        return None if self._instances.place(connection, item.key) is None else item.key
+        instance = self._instances.find(connection, item.key)
+        if instance is None:
+            return None
+        # Another process may have published the service, and this worker have done nothing about it yet.
+        self._catalogue.refresh_for(connection, instance.service)
+        return item.key
 
     def step(self, wanted: str) -> queue.Progress[str]:
         """Do nothing: the health of the instance with this id is determined where it is written."""

@@ -287,6 +287,8 @@ class Roll(queue.Handler[_Rolling, _Change]):
         entity = self._entry(connection, item)
         if entity is None:
             return None
+        # Another process may have published the service, and this worker have done nothing about it yet.
+        self._catalogue.refresh_for(connection, str(entity.attributes[names.SERVICE]))
         digest = str(entity.attributes[names.attribute("bundle.digest")])
         tenant = item.key.partition(" ")[0]
         rolling = _Rolling(

@@ -104,6 +104,11 @@ class InProcessApi:
         self._others.append(app.Dependencies.of(self._settings, clock=self.clock))
         return app.web(self._others[-1])
 
+    def new_worker(self, topic: str) -> Any:
+        """Return the handler of a topic in a second worker over the same database."""
+        self._others.append(app.Dependencies.of(self._settings, clock=self.clock))
+        return next(each.handler for each in app.topics(self._others[-1]) if each.name == topic)
+
     def close(self) -> None:
         """Close the database."""
         for each in (self.dependencies, *self._others):

@@ -249,6 +249,15 @@ def test_an_orchestrator_does_not_learn_what_else_uses_its_supplier(api: InProce
     assert other in delete(api, supplier).text
 
 
+def test_a_worker_writes_health_that_has_done_nothing_about_the_service_yet(api: InProcessApi) -> None:
+    item = Keyed(api.row(active(api))["id"])
+    handler = api.new_worker(HEALTH_TOPIC)
+    with api.dependencies.database.read() as connection:
+        assert handler.load(connection, item) == item.key
+    with api.dependencies.database.write() as connection:
+        handler.save(connection, item, item.key)
+
+
 def test_an_instance_has_only_so_many_suppliers(api: InProcessApi) -> None:
     links = [{"target": f"http://occi.example.org/demo/{number}", "kind": USES} for number in range(101)]
     assert api.report(active(api), links=links).status == 413
