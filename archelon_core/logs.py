@@ -16,12 +16,12 @@ import contextlib
 import contextvars
 import json
 import logging
+import random
 import re
-import secrets
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Protocol, TextIO
 
@@ -61,8 +61,9 @@ def request_id() -> str:
 
 
 def new_request_id() -> str:
-    """A fresh request id: `req-` and 128 random bits in hexadecimal."""
-    return "req-" + secrets.token_hex(16)
+    """A fresh request id: `req-` and 128 random bits in hexadecimal, which only have to be unique."""
+    # Seeded again in each forked process. The system's generator would release the interpreter's lock.
+    return f"req-{random.getrandbits(128):032x}"  # nosec
 
 
 def well_formed_request_id(given: str) -> bool:
@@ -70,23 +71,34 @@ def well_formed_request_id(given: str) -> bool:
     return _REQUEST_ID.fullmatch(given) is not None
 
 
-@contextlib.contextmanager
-def follow_request(identifier: str, *, secret_values: Callable[[], tuple[str, ...]] | None = None) -> Iterator[None]:
-    """Set the request id of lines written inside, and hide the given secrets in them.
+class follow_request:  # noqa: N801 - used like a function
+    """Context manager that sets the request id of lines written inside, and hides the given secrets in them.
+
+    A class, not a generator: every request passes through. Use each once.
 
     Args:
         identifier: the request id; a malformed one is replaced by a new one.
         secret_values: returns the secrets of this request; called when a line is written.
     """
-    id_token = _request_id.set(identifier if well_formed_request_id(identifier) else new_request_id())
-    secrets_token = _request_secrets.set(secret_values)
-    hidden_token = _request_hidden.set([])
-    try:
-        yield
-    finally:
-        _request_hidden.reset(hidden_token)
-        _request_id.reset(id_token)
-        _request_secrets.reset(secrets_token)
+
+    __slots__ = ("_identifier", "_secret_values", "_tokens")
+
+    def __init__(self, identifier: str, *, secret_values: Callable[[], tuple[str, ...]] | None = None) -> None:
+        self._identifier = identifier if well_formed_request_id(identifier) else new_request_id()
+        self._secret_values = secret_values
+
+    def __enter__(self) -> None:
+        self._tokens = (
+            _request_id.set(self._identifier),
+            _request_secrets.set(self._secret_values),
+            _request_hidden.set([]),
+        )
+
+    def __exit__(self, *_error: object) -> None:
+        identifier, secret_values, hidden = self._tokens
+        _request_hidden.reset(hidden)
+        _request_id.reset(identifier)
+        _request_secrets.reset(secret_values)
 
 
 def hide_in_request(value: object) -> None:

@@ -79,9 +79,13 @@ class RequestLog:
             headers.append(("X-Request-Id", identifier))
             return start_response(status, headers, *rest)
 
-        # Read them now: authentication removes them from the environ.
-        secrets = _secrets(environ)
-        with logs.follow_request(identifier, secret_values=lambda: secrets):
+        # Authentication removes them from the environ; a line seldom asks for them.
+        given_secrets = [environ[name] for name in _SECRET_VARIABLES if name in environ]
+
+        def secrets() -> tuple[str, ...]:
+            return _secrets(given_secrets)
+
+        with logs.follow_request(identifier, secret_values=secrets):
             try:
                 body = self._app(environ, start)
             except BaseException:
@@ -90,7 +94,7 @@ class RequestLog:
             if isinstance(body, list | tuple):
                 self._finish(environ, status_line, started)
                 return body
-        return _Body(body, identifier, lambda: secrets, lambda: self._finish(environ, status_line, started))
+        return _Body(body, identifier, secrets, lambda: self._finish(environ, status_line, started))
 
     def _finish(self, environ: WSGIEnvironment, status_line: str, started: float) -> None:
         seconds = self._clock() - started
@@ -163,8 +167,7 @@ class _Body:
                 self._finish()
 
 
-def _secrets(environ: WSGIEnvironment) -> tuple[str, ...]:
-    values = [environ[name] for name in _SECRET_VARIABLES if name in environ]
+def _secrets(values: list[str]) -> tuple[str, ...]:
     tokens = [value.partition(" ")[2] or value for value in values]
     return tuple([token for token in tokens if len(token) >= redaction.SHORTEST])
 

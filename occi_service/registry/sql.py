@@ -176,12 +176,13 @@ class SqlRegistry(Registry):
         edition = self._categories.edition
         owner = self._owner(extras)
         rows = self._rows_at(key, owner)
-        hidden = any(row[4] is not None for row in rows)
-        return Reading(
-            lambda reading: self._entity(key, rows, owner, extras, reading),
-            None if hidden else (edition, rows),
-            size=sum([len(row[3]) for row in rows]),
-        )
+        state: tuple[object, Sequence[Any]] | None = (edition, rows)
+        size = 0
+        for row in rows:
+            size += len(row[3])
+            if row[4] is not None:
+                state = None
+        return Reading(lambda reading: self._entity(key, rows, owner, extras, reading), state, size=size)
 
     def _rows_at(self, key: str, owner: str) -> Sequence[Any]:
         """Return the rows of an entity and its links, without a lock. Raises KeyError if there are none."""

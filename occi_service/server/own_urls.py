@@ -47,8 +47,10 @@ class OwnUrl:
 
 def chosen(urls: tuple[OwnUrl, ...], environ: Mapping[str, Any]) -> OwnUrl | None:
     """Return the URL that the request's `Host` names, else the first; None if there are none."""
+    if not urls:
+        return None
     host = environ.get("HTTP_HOST", "")
-    return next((url for url in urls if url.serves(host)), urls[0] if urls else None)
+    return next((url for url in urls if url.serves(host)), urls[0])
 
 
 def requested(environ: Mapping[str, Any]) -> str:

@@ -269,7 +269,7 @@ class Exchange:
     def writer(self) -> Rendering:
         """The rendering that the client accepts."""
         if self._rendering is None:
-            self._rendering = writer_of(self.request, self.service)
+            self._rendering = _writer_at(self.prefix, self.request, self.service)
         return self._rendering
 
     def negotiate(self) -> None:
@@ -523,12 +523,15 @@ def writer_of(request: falcon.Request, service: Service) -> Rendering:
     Raises:
         BadRequestError, NotAcceptableError: see `negotiation.accepted`.
     """
+    own = chosen(service.own_urls, request.env)
+    return _writer_at((own.path if own is not None else "") + request.env.get("SCRIPT_NAME", ""), request, service)
+
+
+def _writer_at(prefix: str, request: falcon.Request, service: Service) -> Rendering:
     default = service.registry.get_default_type()
     if default not in service.renderings:
         default = service.offered[0]
     media_type = negotiation.accepted(request.env.get("HTTP_ACCEPT"), service.offered, default)
-    own = chosen(service.own_urls, request.env)
-    prefix = (own.path if own is not None else "") + request.env.get("SCRIPT_NAME", "")
     return service.renderings[media_type].mounted_at(prefix)
 
 

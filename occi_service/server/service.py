@@ -58,7 +58,7 @@ class KnownCaller(Application):
         environ[ROUTE] = "query" if path.endswith("/-/") else "collection" if path.endswith("/") else "entity"
 
         def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
-            if not any(name.lower() == "cache-control" for name, _ in headers):
+            if "cache-control" not in [name.lower() for name, _ in headers]:
                 headers.append(_CACHING)
             return response(status, headers)
 
