@@ -50,8 +50,13 @@ What clients of other projects send is accepted in every rendering:
 A GET of a collection is filtered by `Category` and `X-OCCI-Attribute` in its header, or in its query: `category=` with a
 type identifier (`#` written as `%23`) or a term, and `name=value` of attributes. The core kinds `entity`, `resource` and
 `link` select all that derive from them, and an unquoted `*` any value: `/?category=resource&mcn.service.state=*` lists the
-instances of all services, without records, links and published services. `page` and `number` select a page. A request that
-changes a whole collection cannot be filtered: 400.
+instances of all services, without records, links and published services. A request that changes a whole collection cannot
+be filtered: 400.
+
+`page` and `number` select a page, from 1. A page that others follow has a field `Link: <…?number=…&after=…>; rel="next"`
+(RFC 8288), except in text/occi and where the entities of several kinds of the cloud controller are listed: the page behind
+this one, with the same filters in the header. `after` costs the same at any depth, and what is created or deleted meanwhile
+moves no other entity to another page; the cost of `page` grows with its number.
 
 A POST to a collection that names no kind gets a 400 and orders nothing.
 """

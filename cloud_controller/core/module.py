@@ -20,7 +20,7 @@ from occi.core_model import Category, Entity, Kind, Mixin
 from archelon_api import deploy, design, names
 from archelon_core import logs
 from archelon_core.auth import IDENTITY, Identity, PresentedToken, TenantId, TokenKind, rules
-from archelon_core.errors import ForbiddenError
+from archelon_core.errors import BadRequestError, ForbiddenError
 from archelon_core.http.request_log import ROUTE, TENANT
 from occi_service.model import secrets_of, type_id
 from occi_service.registry.base import Page, Registry, RegistryView, Selection
@@ -153,6 +153,8 @@ class CallersView(RegistryView):
 
     def _below(self, selection: Selection, extras: Any) -> Page:
         """Select the entities below a path, of this module's kinds only: the database holds other modules' as well."""
+        if selection.after is not None:
+            raise BadRequestError("pages of several kinds are selected by number: ?page=1&number=100", "query after")
         end = None if selection.limit is None else selection.offset + selection.limit
         found: list[Entity] = []
         for kind in self.get_categories(extras):

@@ -66,16 +66,16 @@ class BundleRetention:
 
     def _bundles(self) -> Iterator[tuple[str, str, bool]]:
         """Yield every digest with each of its owners, and whether it is noted there as unused."""
-        offset = 0
+        after: str | None = None
         while True:
-            selection = Selection(category=deploy.BUNDLE, offset=offset, limit=_PAGE)
+            selection = Selection(category=deploy.BUNDLE, limit=_PAGE, after=after)
             page = self._registry.select_all_tenants(selection)
             for each in page.entities:
                 noted = deploy.BUNDLE_UNUSED_SINCE in each.attributes
                 yield each.identifier.removeprefix(deploy.BUNDLE.location), str(each.extras or ""), noted
-            if not page.more:
+            after = page.next
+            if after is None:
                 return
-            offset += _PAGE
 
     def _used(self, digest: str, extras: dict[str, Any]) -> bool:
         for category, name in ((deploy.ORCHESTRATOR, deploy.BUNDLE_DIGEST), (deploy.APP, deploy.APP_IMAGE)):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import dataclasses
+import re
 import urllib.parse
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeVar
@@ -37,6 +38,9 @@ from .refusals import repeats_secret
 from .speech import Formats, has_no_content
 
 QUERY = "/-/"
+#: The target of a link to the next page.
+_NEXT: Final = re.compile(r'<([^<>]*)>\s*;\s*rel="?next"?')
+_LONGEST_AFTER: Final = 1024
 #: In a filter: any value of an attribute.
 ANY: Final = Bare("*")
 T = TypeVar("T")
@@ -179,9 +183,10 @@ class Conversation:
         path = self.collection(collection)
         headers = {"Accept": self.formats.collection.mime_type, **wanted.fields()}
         page = wanted.page or 1
+        position: dict[str, int | str] = {"page": page}
         before: object = None
         while True:
-            query = urllib.parse.urlencode({"page": page, "number": wanted.number})
+            query = urllib.parse.urlencode({**position, "number": wanted.number})
             answer = self.exchange.call(Call("GET", f"{path}?{query}", headers))
             found, rendering = self._read(
                 answer,
@@ -196,9 +201,14 @@ class Conversation:
                 return
             before = now
             yield Page(found, rendering, answer, path)
-            if wanted.page is not None or len(found.entities) + len(found.locations) < wanted.number:
-                return
             page += 1
+            # Of the link, only the position is used: the path stays this one, at this server.
+            after = _after(answer)
+            full = len(found.entities) + len(found.locations) >= wanted.number
+            # From a page behind another, a server with links has none to the next only if there is none.
+            if wanted.page is not None or (after is None and ("after" in position or not full)):
+                return
+            position = {"page": page} if after is None else {"after": after}
 
     # responses --------------------------------------------------------------------------------------------------------
 
@@ -312,6 +322,13 @@ class Conversation:
     def members(self, locations: Iterable[str]) -> Collection:
         """Return entities, given by their paths, as a document for the server."""
         return Collection(locations=[self.address.target(self.address.path(each)) for each in locations])
+
+
+def _after(answer: Answer) -> str | None:
+    """Return the position of the next page, of the response's link to it (RFC 8288); None without one."""
+    found = _NEXT.search(answer.headers.get("link", ""))
+    given = urllib.parse.parse_qs(urllib.parse.urlsplit(found[1]).query).get("after", []) if found else []
+    return given[0] if len(given) == 1 and len(given[0]) <= _LONGEST_AFTER else None
 
 
 def split(type_id: str) -> tuple[str, str]:

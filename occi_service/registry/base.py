@@ -17,7 +17,7 @@ import occi.registry
 from occi.backend import KindBackend, MixinBackend
 from occi.core_model import Category, Entity, Kind, Link, Mixin, Resource
 
-from archelon_core.errors import ForbiddenError
+from archelon_core.errors import BadRequestError, ForbiddenError
 
 from ..model import CORE_KINDS, ENTITY, LINK, secrets_of, type_id
 from ..renderings import grammar
@@ -33,6 +33,7 @@ class Selection:
         categories: kinds and mixins that each entity must have; of the core kinds, all that derive from them.
         attributes: names and values, as `filter_text` writes them, that each entity must have; None for any value.
         offset, limit: the page; `limit` None for all.
+        after: begin behind the page whose `Page.next` this is. It costs the same at any depth; an offset counts all before it.
         identifiers: the only paths to include; None for all.
     """
 
@@ -42,15 +43,23 @@ class Selection:
     attributes: tuple[tuple[str, str | None], ...] = ()
     offset: int = 0
     limit: int | None = None
+    after: str | None = None
     identifiers: frozenset[str] | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Page:
-    """One page of a selection's entities; `more` is true if others follow."""
+    """One page of a selection's entities.
+
+    Attributes:
+        more: whether others follow.
+        next: `Selection.after` of the next page, the caller's only; None if there is none, or the registry has no such thing.
+            Entities that are created or deleted meanwhile move no other to another page.
+    """
 
     entities: list[Entity]
     more: bool = False
+    next: str | None = None
 
 
 class Reading:
@@ -171,7 +180,13 @@ def core_value(entity: Entity, name: str) -> str | None:
 
 
 def page_of(entities: Iterable[Entity], selection: Selection) -> Page:
-    """Return the page of a selection from entities that all belong to its collection."""
+    """Return the page of a selection from entities that all belong to its collection.
+
+    Raises:
+        BadRequestError: the selection continues another page.
+    """
+    if selection.after is not None:
+        raise BadRequestError("this collection has pages by number only: ?page=1&number=100", "query after")
     found = [entity for entity in entities if matches(entity, selection)]
     if selection.limit is None:
         return Page(found[selection.offset :])

@@ -18,7 +18,7 @@ from typing import Any
 from occi.backend import UserDefinedMixinBackend
 from occi.core_model import Category, Entity, Mixin, Resource
 
-from archelon_core.errors import ConflictError, shown
+from archelon_core.errors import BadRequestError, ConflictError, shown
 
 from ..model import type_id
 from .base import Page, Registry, Selection, in_collection, page_of
@@ -39,6 +39,7 @@ class _Tenant:
 
     def __init__(self) -> None:
         self.mixins = Categories()
+        self.numbers = itertools.count()
         self.entities: dict[str, _Kept] = {}
         #: Identifiers of the links that start at each resource.
         self.links: dict[str, list[str]] = {}
@@ -66,6 +67,12 @@ class _Tenant:
         return [each.record for each in present]
 
 
+def _number(after: str) -> int:
+    if not (after.isascii() and after.isdigit() and len(after) < 20):
+        raise BadRequestError("after must be the one of a link to the next page", "query after")
+    return int(after)
+
+
 class InMemoryRegistry(Registry):
     """Entities and categories in memory, separate for each tenant."""
 
@@ -73,7 +80,6 @@ class InMemoryRegistry(Registry):
         super().__init__()
         self._categories = Categories()
         self._tenants: dict[Any, _Tenant] = {}
-        self._numbers = itertools.count()
         self._lock = threading.RLock()
         self._undo: list[Callable[[], None]] | None = None
 
@@ -157,7 +163,7 @@ class InMemoryRegistry(Registry):
         tenant = self._tenant(extras)
         with self._lock:
             present = tenant.entities.get(key)
-            number = present.number if present is not None else next(self._numbers)
+            number = present.number if present is not None else next(tenant.numbers)
             self._put(tenant, key, _Kept(number, dehydrate(entity, self.get_extras(extras))))
             self._keep_links(tenant, entity, extras)
 
@@ -218,8 +224,15 @@ class InMemoryRegistry(Registry):
             return [self.get_resource(key, extras) for key in self.get_resource_keys(extras)]
 
     def select(self, selection: Selection, extras: Any) -> Page:
-        entities = self.get_resources(extras)
-        return page_of([each for each in entities if in_collection(each, selection)], selection)
+        first = -1 if selection.after is None else _number(selection.after)
+        with self._lock:
+            kept = self._tenant(extras).entities
+            entities = [each for each in self.get_resources(extras) if kept[each.identifier].number > first]
+            found = [each for each in entities if in_collection(each, selection)]
+            page = page_of(found, dataclasses.replace(selection, after=None))
+            # Numbers count the tenant's own entities: they tell nothing about others.
+            following = str(kept[page.entities[-1].identifier].number) if page.more and page.entities else None
+        return dataclasses.replace(page, next=following)
 
     @contextlib.contextmanager
     def unit_of_work(self, extras: Any) -> Iterator[None]:

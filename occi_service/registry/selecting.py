@@ -19,7 +19,14 @@ from .tables import Fact, entities, fact, facts
 #: Index entries counted per fact; facts with more are considered equally common.
 _COUNTED: Final = 200
 
-LISTED: Final = (entities.c.identifier, entities.c.kind, entities.c.source, entities.c.document, entities.c.owner)
+LISTED: Final = (
+    entities.c.identifier,
+    entities.c.kind,
+    entities.c.source,
+    entities.c.document,
+    entities.c.owner,
+    entities.c.sequence,
+)
 
 
 def facts_wanted(selection: Selection) -> list[Fact] | None:
@@ -76,6 +83,7 @@ def page_statement(
     offset: int,
     limit: int | None,
     whole: bool,
+    after: int | None = None,
     selection: Selection,
 ) -> sa.Select[Any]:
     """Return the statement that selects a page.
@@ -84,6 +92,7 @@ def page_statement(
         wanted: the selection's facts, the leading one first.
         owner: the tenant; None for all tenants, for operators only.
         limit: maximum number of rows; None for all.
+        after: the number behind which the page begins.
         whole: lock the rows and include the secrets, for entities that are to be changed.
     """
     numbers: sa.Select[Any]
@@ -100,6 +109,8 @@ def page_statement(
         if owner is not None:
             numbers = numbers.where(entities.c.owner == owner)
     number = numbers.selected_columns[0]
+    if after is not None:
+        numbers = numbers.where(number > after)
     for condition in _beyond_facts(selection, number):
         numbers = numbers.where(condition)
     if selection.identifiers is not None:
@@ -153,4 +164,4 @@ def links_statement(owner: str, sources: list[str]) -> sa.Select[Any]:
 
     With an ORDER BY, SQLite would scan all of the tenant's rows instead of looking up the few.
     """
-    return sa.select(*LISTED, entities.c.sequence).where(entities.c.owner == owner, entities.c.source.in_(sources))
+    return sa.select(*LISTED).where(entities.c.owner == owner, entities.c.source.in_(sources))

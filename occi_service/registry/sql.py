@@ -27,6 +27,8 @@ from occi.backend import UserDefinedMixinBackend
 from occi.core_model import Category, Entity, Kind, Mixin, Resource
 
 from archelon_core.database import Database, UnstorableError, refusal_of
+from archelon_core.encryption import DecryptionError
+from archelon_core.errors import BadRequestError
 from archelon_core.statements import Statement
 
 from ..model import secrets_among, type_id
@@ -66,6 +68,7 @@ class SqlRegistry(Registry):
     ) -> None:
         super().__init__()
         self._database = database
+        self._cipher = cipher
         self._secrets = SecretsAtRest(cipher)
         self._mixin_backend = mixin_backend or UserDefinedMixinBackend()
         self._categories = Categories()
@@ -261,6 +264,7 @@ class SqlRegistry(Registry):
         if wanted is None:
             return Page([])
         limit = selection.limit
+        after = None if selection.after is None else self._number(selection.after, owner)
         whole = owner is not None and _connection_of(extras) is not None
         with self._reading(extras) as connection:
             statement = page_statement(
@@ -268,6 +272,7 @@ class SqlRegistry(Registry):
                 owner,
                 offset=selection.offset,
                 limit=None if limit is None else limit + 1,
+                after=after,
                 whole=whole,
                 selection=selection,
             )
@@ -277,10 +282,20 @@ class SqlRegistry(Registry):
             found = self._listed(rows, extras, connection)
         if whole:
             for row, entity in zip(rows, found, strict=True):
-                if row[5] is not None:
-                    entity.attributes.update(self._secrets.decrypt(row[5], row[4], entity.identifier))
+                if row[6] is not None:
+                    entity.attributes.update(self._secrets.decrypt(row[6], row[4], entity.identifier))
                 vars(entity).pop("secrets_withheld", None)
-        return Page(found, more=more)
+        return Page(found, more=more, next=self._after(rows[-1][5], owner) if more else None)
+
+    def _after(self, number: int, owner: str | None) -> str:
+        # Encrypted: the numbers count the entities of all tenants.
+        return self._cipher.encrypt(str(number), context=_context_of_page(owner))
+
+    def _number(self, after: str, owner: str | None) -> int:
+        try:
+            return int(self._cipher.decrypt(after, context=_context_of_page(owner)))
+        except (DecryptionError, ValueError):
+            raise BadRequestError("after must be the one of a link to the next page", "query after") from None
 
     def _listed(self, rows: Sequence[Any], extras: Any, connection: sa.Connection) -> list[Entity]:
         """Return the entities of rows, with their links. Rows may belong to several tenants."""
@@ -445,6 +460,10 @@ class SqlRegistry(Registry):
         alone = dict(extras) if isinstance(extras, dict) else {}
         with self.unit_of_work(alone):
             yield alone["connection"]
+
+
+def _context_of_page(owner: str | None) -> tuple[str, ...]:
+    return ("page",) if owner is None else ("page", owner)
 
 
 def _connection_of(extras: Any) -> sa.Connection | None:

@@ -8,6 +8,7 @@ the permitted methods.
 from __future__ import annotations
 
 import contextlib
+import urllib.parse
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -40,6 +41,7 @@ _PATH_METHODS: Final = ("GET", "HEAD", "OPTIONS", "POST")
 _CHANGING: Final = frozenset(("DELETE", "POST", "PUT"))
 #: The last page that can be requested: offsets stay within a database's integers.
 _MAX_PAGE_NUMBER: Final = 10**9
+_LONGEST_AFTER: Final = 256
 
 
 def _allow(response: falcon.Response, methods: tuple[str, ...]) -> None:
@@ -298,15 +300,19 @@ class CollectionEndpoint(Endpoint):
         exchange = self._exchange(req, resp)
         category = exchange.registry.get_category(req.path, exchange.extras)
         limits = exchange.service.limits
-        page, number = _paging(req, limits.page)
-        selection = Selection(req.path, category, offset=(page - 1) * number, limit=number)
+        page, number, after = _paging(req, limits.page)
+        selection = Selection(req.path, category, offset=(page - 1) * number, limit=number, after=after)
         narrowed = parsing.read_filters(exchange, selection)
         found = exchange.registry.select(narrowed, exchange.extras) if narrowed is not None else Page([])
-        if found.more and "page" not in req.params and "number" not in req.params:
+        if found.more and after is None and "page" not in req.params and "number" not in req.params:
             raise TooLargeError(
                 f"the collection holds more than {limits.page} entities; ask for pages: ?page=1&number={limits.page}",
                 "query",
             )
+        if found.next is not None and not exchange.writer.headers_only:
+            # In text/occi, Link is a field of OCCI's (GFD.185).
+            query = urllib.parse.urlencode({"number": number, "after": found.next})
+            resp.append_link(f"{exchange.path_of(req.path)}?{query}", "next")
         self._show(exchange, found.entities)
 
     on_head = on_get
@@ -445,10 +451,17 @@ class CollectionEndpoint(Endpoint):
         return page.entities
 
 
-def _paging(request: falcon.Request, limit: int) -> tuple[int, int]:
+def _paging(request: falcon.Request, limit: int) -> tuple[int, int, str | None]:
     page = _whole_number(request, "page", 1, most=_MAX_PAGE_NUMBER)
     number = _whole_number(request, "number", limit, most=limit)
-    return page, number
+    given = request.get_param_as_list("after")
+    if given is None:
+        return page, number, None
+    if len(given) != 1 or "page" in request.params:
+        raise BadRequestError("after is given once, and in place of page", "query after")
+    if not given[0].isascii() or len(given[0]) > _LONGEST_AFTER:
+        raise BadRequestError("after must be the one of a link to the next page", "query after")
+    return page, number, given[0]
 
 
 def _whole_number(request: falcon.Request, name: str, default: int, *, most: int) -> int:

@@ -7,6 +7,7 @@ member, the value and the expected values.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
@@ -593,14 +594,7 @@ def read_filters(exchange: Exchange, selection: Selection) -> Selection | None:
         if name in ("occi.core.id", "occi.core.source", "occi.core.target"):
             wanted = _wanted_identifier(wanted, categories, exchange)
         attributes.append((name, wanted))
-    return Selection(
-        path=selection.path,
-        category=selection.category,
-        categories=tuple(categories),
-        attributes=tuple(attributes),
-        offset=selection.offset,
-        limit=selection.limit,
-    )
+    return dataclasses.replace(selection, categories=tuple(categories), attributes=tuple(attributes))
 
 
 def _filters_of_query(request: falcon.Request) -> tuple[list[str], list[tuple[str, str]]]:

@@ -261,7 +261,7 @@ class CallersView(RegistryView):
             for each in page.entities
             if self._policy.allows(reading_rule(each.kind), identity, target_of(identity, each, reach))
         ]
-        return Page(seen, more=page.more)
+        return dataclasses.replace(page, entities=seen)
 
     def set_backend(self, category: Category, backend: Any, extras: Any) -> None:
         if extras is not None:

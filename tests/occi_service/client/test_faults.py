@@ -354,6 +354,24 @@ def test_a_server_without_pages_is_listed_once() -> None:
         assert list(occi.locations("/thing/", number=2)) == ["/thing/1", "/thing/2"]
 
 
+def test_pages_follow_the_links_at_the_same_path() -> None:
+    listed = "200 OK\r\nContent-Type: text/uri-list"
+    linked = f'{listed}\r\nLink: <http://elsewhere.example.org/other/?number=2&after=a%26b>; rel="next"'
+    pages = [
+        answer(linked, b"/thing/1\r\n/thing/2\r\n"),
+        # Some that the caller may not see are left out.
+        answer(linked, b"/thing/3\r\n"),
+        answer(listed, b"/thing/4\r\n/thing/5\r\n"),
+    ]
+    with Scripted(*pages) as server, make(server, Waits()) as occi:
+        assert list(occi.locations("/thing/", number=2)) == [f"/thing/{number}" for number in range(1, 6)]
+        assert [request.split(" ")[1] for request in server.requests] == [
+            "/thing/?page=1&number=2",
+            "/thing/?after=a%26b&number=2",
+            "/thing/?after=a%26b&number=2",
+        ]
+
+
 def test_a_get_follows_a_response_without_content() -> None:
     with Scripted(answer("200 OK\r\nContent-Type: text/plain", b"OK"), OK_ENTITY) as server:
         with make(server, Waits()) as occi:

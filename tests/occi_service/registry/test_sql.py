@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import dataclasses
 import json
 import multiprocessing
 import re
@@ -322,6 +323,30 @@ def test_sqlite_uses_indexes(sqlite_url: str) -> None:
             assert all("(sequence=?)" in each for each in present), (statement, steps)
             asked = asked or bool(present)
     assert asked
+    database.close()
+
+
+def test_a_page_behind_another_begins_there(sqlite_url: str) -> None:
+    registry, database = sql_registry(sqlite_url)
+    for number in range(6):
+        registry.add_resource(f"/engine/{number}", engine(f"/engine/{number}", colour="red"), A)
+    seen: list[tuple[str, Any]] = []
+    sa.event.listen(database.engine, "before_cursor_execute", lambda *args: seen.append((args[2], args[3])))
+    for selection in (
+        Selection(category=ENGINE, limit=2),
+        Selection(limit=2),
+        Selection("/engine/", attributes=(("colour", "red"),), limit=2),
+    ):
+        first = registry.select(selection, A)
+        seen.clear()
+        second = registry.select(dataclasses.replace(selection, after=first.next), A)
+        assert [each.identifier for each in second.entities] == ["/engine/2", "/engine/3"]
+        pages = [each for each in seen if "AS page" in each[0]]
+        with database.read() as connection:
+            [(statement, parameters)] = pages
+            steps = [row[3] for row in connection.exec_driver_sql("EXPLAIN QUERY PLAN " + statement, parameters)]
+        # The scan starts behind the position, in the index that it reads anyway.
+        assert [each for each in steps if "sequence>?" in each], steps
     database.close()
 
 
