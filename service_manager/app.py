@@ -49,6 +49,7 @@ from .api.operator import OperatorResource
 from .api.orders import INVOCATION_TOPIC, InstanceBackend
 from .api.records import RecordBackend, RecordExpiry
 from .api.reports import ReportBackend
+from .lifecycle import bundle_retention
 from .lifecycle.actions import Invocations
 from .lifecycle.advance import Advancing
 from .lifecycle.changes import Changes
@@ -362,6 +363,9 @@ def topics(dependencies: Dependencies) -> list[work.Topic[Any, Any]]:
         exporter.lead()
         return settings.metrics_interval
 
+    unused = bundle_retention.BundleRetention(
+        dependencies.database, dependencies.registry, grace=settings.bundle_retention, clock=dependencies.clock
+    )
     # Retried forever: no caller waits for the result, so a final failure could not be reported to anyone.
     forever = work.Retry.forever()
     return [
@@ -391,6 +395,7 @@ def topics(dependencies: Dependencies) -> list[work.Topic[Any, Any]]:
             timeout=STEP_TIMEOUT,
         ),
         work.recurring(_COUNTS, lead),
+        work.recurring(bundle_retention.TOPIC, unused, timeout=STEP_TIMEOUT),
         work.retention(dependencies.queue),
     ]
 
@@ -399,7 +404,7 @@ def worker(dependencies: Dependencies) -> work.Worker:
     """Create a worker for all topics, and seed the recurring ones."""
     handled = topics(dependencies)
     with dependencies.database.write() as connection:
-        for topic in (_COUNTS, work.RETENTION, discovery.TOPIC):
+        for topic in (_COUNTS, work.RETENTION, discovery.TOPIC, bundle_retention.TOPIC):
             dependencies.queue.seed(connection, topic, topic)
         for service in dependencies.catalogue.types(connection):
             dependencies.queue.seed(connection, ENTRY_TOPIC, service)

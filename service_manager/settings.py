@@ -52,6 +52,9 @@ class ServiceManagerSettings(WebSettings):
     record_retention: float = pydantic.Field(
         30 * 86400.0, ge=0, description="seconds that a record outlives its instance"
     )
+    bundle_retention: float = pydantic.Field(
+        30 * 86400.0, ge=60, description="seconds that an unused bundle, and the history of the catalogue, are kept"
+    )
     quota_instances: int | None = pydantic.Field(None, ge=0, description="instances per tenant; none for no limit")
     bundle_limit: int = pydantic.Field(16 << 20, ge=1024, description="size limit of a bundle's archive, in bytes")
 

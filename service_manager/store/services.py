@@ -63,6 +63,19 @@ class Published:
     withdrawn: bool
 
 
+def lock_services(connection: sa.Connection) -> None:
+    """Serialize publications on PostgreSQL until the transaction ends; SQLite's write lock does the same."""
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql("LOCK TABLE sm_services IN SHARE ROW EXCLUSIVE MODE")
+
+
+def note_unused(connection: sa.Connection, digest: str, since: float | None) -> bool:
+    """Note since when a bundle is unused, or with None that it is used; return whether it is stored."""
+    table = tables.bundles
+    changed = table.update().where(table.c.digest == digest).values(unused_since=since)
+    return connection.execute(changed).rowcount > 0
+
+
 class Catalogue:
     """Reads and changes the catalogue of services.
 
@@ -217,9 +230,18 @@ class Catalogue:
         digest = bundles.digest_of(archive)
         table = tables.bundles
         with self._database.read() as connection:
-            here = connection.scalar(sa.select(table.c.digest).where(table.c.digest == digest)) is not None
+            known = connection.scalar(sa.select(table.c.digest).where(table.c.digest == digest)) is not None
+        new = self._keep(archive, digest, owner, known=known)
+        if new is None:
+            # Its retention has ended since.
+            new = self._keep(archive, digest, owner, known=False)
+        return digest, bool(new)
+
+    def _keep(self, archive: bytes, digest: str, owner: TenantId, *, known: bool) -> bool | None:
+        """Store a bundle; return whether it is new to its owner, or None if it was supposed to be known and is not."""
+        table = tables.bundles
         rows = []
-        if not here:
+        if not known:
             # Unpacked before the transaction begins: it would block all other writers of SQLite.
             manifest = _manifest_of(digest, archive, checked=False)
             _check_kind(manifest)
@@ -227,11 +249,14 @@ class Catalogue:
             rows.append((table, row))
         rows.append((tables.bundle_owners, {"digest": digest, "tenant": owner}))
         with self._database.write() as connection:
+            # Whoever uploads it is about to use it. The lock on its row excludes its deletion.
+            if not note_unused(connection, digest, None) and known:
+                return None
             for into, values in rows:
                 # Concurrent uploads of a bundle insert it once; not every driver returns the number of inserted rows.
                 inserted = insert_into(into, self._database.dialect).values(values).on_conflict_do_nothing()
                 new = connection.scalar(inserted.returning(into.c.digest)) is not None
-            return digest, new
+            return new
 
     def owns(self, connection: sa.Connection, tenant: TenantId, digest: str) -> bool:
         """Return whether a tenant has uploaded a bundle."""
@@ -258,6 +283,8 @@ class Catalogue:
                 manifest of a published service.
             ForbiddenError: another tenant publishes this type.
         """
+        # Before the bundle is looked for: its retention takes the same lock.
+        lock_services(connection)
         if not self.owns(connection, identity.tenant_id, digest):
             # The error does not reveal whether another tenant has the bundle.
             raise BadRequestError(
@@ -265,7 +292,7 @@ class Catalogue:
             )
         manifest = self.manifest(digest, connection)
         _check_kind(manifest)
-        self._lock_services(connection)
+        note_unused(connection, digest, None)
         before = self._replaced_by(connection, manifest, identity)
         values = {"id": entry, "digest": digest, "withdrawn": False, "revision": self._next_revision(connection)}
         if before is None:
@@ -305,7 +332,7 @@ class Catalogue:
     def withdraw(self, connection: sa.Connection, service_type: str, *, identity: Identity, now: float) -> None:
         """Take no more orders of a service. Its instances continue."""
         service = tables.services
-        self._lock_services(connection)
+        lock_services(connection)
         connection.execute(
             service.update()
             .where(service.c.type == service_type)
@@ -315,11 +342,6 @@ class Catalogue:
         entry = self.service(connection, service_type)
         if entry is not None:
             self._log_publication(connection, service_type, entry.digest, "withdrawn", identity=identity, now=now)
-
-    def _lock_services(self, connection: sa.Connection) -> None:
-        # Serializes concurrent publications on PostgreSQL; SQLite's write lock does the same.
-        if connection.dialect.name == "postgresql":
-            connection.exec_driver_sql("LOCK TABLE sm_services IN SHARE ROW EXCLUSIVE MODE")
 
     def _next_revision(self, connection: sa.Connection) -> int:
         return (connection.scalar(sa.select(sa.func.max(tables.services.c.revision))) or 0) + 1

@@ -13,6 +13,8 @@ bundles = sa.Table(
     sa.Column("archive", sa.LargeBinary, nullable=False),
     sa.Column("type", sa.String(255), nullable=False),
     sa.Column("version", sa.Text, nullable=False),
+    # Seconds since the epoch; see lifecycle/bundle_retention.py.
+    sa.Column("unused_since", sa.Double),
 )
 
 #: Owners of bundles: every tenant that has uploaded it.
@@ -35,7 +37,7 @@ services = sa.Table(
     sa.Column("revision", sa.BigInteger, nullable=False, index=True),
 )
 
-#: The log of changes of the catalogue; append-only.
+#: The log of changes of the catalogue, as long as unused bundles are kept; the first of a service says whose it is.
 publications = sa.Table(
     "sm_publications",
     metadata,
