@@ -79,10 +79,12 @@ def main() -> Goals:
             "keystone": tenant.token(),
         }
         ports = {
-            "realm": stack.enter_context(served("benchmarks.persisted_reads:application()", environment=environment)),
+            "realm": stack.enter_context(
+                served("benchmarks.persisted_reads:application", environment=environment)
+            ).port,
             "keystone": stack.enter_context(
-                served("benchmarks.keystone_identity:of_keystone()", environment=environment)
-            ),
+                served("benchmarks.keystone_identity:of_keystone", environment=environment)
+            ).port,
         }
         with client.Client(f"http://127.0.0.1:{ports['realm']}", token=tokens["realm"]) as occi:
             path = occi.create(ENGINE.scheme + ENGINE.term, {"org.example.colour": "red"})

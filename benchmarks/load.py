@@ -10,6 +10,10 @@ import selectors
 import socket
 import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .serving import Served
 
 
 def get_request(path: str, *, accept: str, headers: Sequence[str] = ()) -> bytes:
@@ -54,6 +58,22 @@ def median_pairs(
                 each: requests_per_second(each, request, seconds=seconds, connections=connections) for each in order
             }
             pairs.append((rates[port], rates[floor]))
+    return [sorted(pairs, key=_ratio)[len(pairs) // 2] for pairs in found]
+
+
+def processor_pairs(
+    runs: Sequence[tuple[Served, Served, bytes]], *, rounds: int, seconds: float, connections: int
+) -> list[tuple[float, float]]:
+    """Return the seconds of processor time per request, like `median_pairs`: for each run (a server, its floor, a request)."""
+    found: list[list[tuple[float, float]]] = [[] for _ in runs]
+    for number in range(rounds):
+        for (mine, floor, request), pairs in zip(runs, found, strict=True):
+            used = {}
+            for each in (mine, floor) if number % 2 == 0 else (floor, mine):
+                before = each.processor_time()
+                rate = requests_per_second(each.port, request, seconds=seconds, connections=connections)
+                used[each] = (each.processor_time() - before) / (rate * seconds)
+            pairs.append((used[mine], used[floor]))
     return [sorted(pairs, key=_ratio)[len(pairs) // 2] for pairs in found]
 
 

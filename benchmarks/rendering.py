@@ -106,8 +106,8 @@ def floor() -> falcon.App[falcon.Request, falcon.Response]:
 def main() -> Goals:
     """Run the benchmark and check its goals."""
     goals = Goals()
-    with served("benchmarks.rendering:service()") as ours, served("benchmarks.rendering:floor()") as theirs:
-        runs = [(ours, theirs, load.get_request(PATH, accept=each)) for each in RENDERINGS]
+    with served("benchmarks.rendering:service") as ours, served("benchmarks.rendering:floor") as theirs:
+        runs = [(ours.port, theirs.port, load.get_request(PATH, accept=each)) for each in RENDERINGS]
         found = dict(zip(RENDERINGS, load.median_pairs(runs, rounds=ROUNDS, seconds=SECONDS), strict=True))
     print(f"  GET of one entity in memory, one gthread worker, median ratio of {ROUNDS} rounds")
     for rendering, (mine, bare) in found.items():
