@@ -246,9 +246,9 @@ def _one_entity(url: str, path: str, goals: Goals) -> None:
                 "text/plain, access lines": (lines, driver, plain),
                 "text/plain, of Core": (ours, core, plain),
             }
-            for mine, floor, request in runs.values():
+            for ours_, bare, request in runs.values():
                 # The first responses wait until the processes have started.
-                for each in (mine, floor):
+                for each in (ours_, bare):
                     load.requests_per_second(each.port, request, seconds=_SECONDS)
             used = load.processor_pairs(list(runs.values()), rounds=_ROUNDS, seconds=_SECONDS, connections=_CONNECTIONS)
     sort = sa.make_url(url).get_backend_name()

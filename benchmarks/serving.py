@@ -60,7 +60,7 @@ def served(application: str, *, environment: Mapping[str, str] | None = None) ->
 if __name__ == "__main__":
     _module, _, _factory = sys.argv[1].partition(":")
     server.serve(
-        lambda: getattr(importlib.import_module(_module), _factory)(),  # type: ignore[no-any-return]
+        lambda: getattr(importlib.import_module(_module), _factory)(),
         bind=sys.argv[2],
         server="benchmark",
         workers=1,

@@ -82,8 +82,8 @@ class SizeLimit:
                 raise BodyTooLargeError(limit)
         except HttpError as error:
             return self._render_error(environ, start_response, error)
-        # No length: chunked, HTTP/2, or no body at all, which is counted at no cost.
-        if length is None:
+        # No length: chunked, HTTP/2, or no body at all.
+        if length is None and not _has_no_body(environ):
             return self._counted(environ, start_response, limit)
         return self._app(environ, start_response)
 
@@ -165,6 +165,15 @@ class _GuardedStart:
             self.suppressed = True
             return lambda _chunk: None
         return self._start_response(status, headers, exc_info)
+
+
+def _has_no_body(environ: WSGIEnvironment) -> bool:
+    """Whether a request without a length certainly has no body (RFC 9112, 6.3); most reads are of this kind."""
+    return (
+        environ.get("REQUEST_METHOD") in ("GET", "HEAD")
+        and environ.get("SERVER_PROTOCOL") == "HTTP/1.1"
+        and "HTTP_TRANSFER_ENCODING" not in environ
+    )
 
 
 def _content_length(environ: WSGIEnvironment) -> int | None:
