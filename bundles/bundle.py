@@ -242,7 +242,7 @@ class _Loading:
             return None
         name = found[0]
         try:
-            return manifest_of(_only_document(self._directory / name, name), file=name)
+            return manifest_of(_only_document(self._directory / name, name), file=name, checked=self._checked)
         except DocumentError as error:
             self.problems.extend(error.problems)
             return None

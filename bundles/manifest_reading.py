@@ -6,6 +6,7 @@ that need other files of the bundle are in `bundles.bundle`, those that need oth
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -65,21 +66,27 @@ def read_manifest(text: str, *, file: str) -> Manifest:
     )
 
 
-def manifest_of(root: Node, *, file: str) -> Manifest:
+def manifest_of(root: Node, *, file: str, checked: bool = False) -> Manifest:
     """Read the manifest in a document.
 
     Args:
         root: the document.
         file: its name, for problems.
+        checked: whether it was valid before: it is checked again only if it cannot be read. The validator takes longer to import
+            than the manifest to read.
 
     Raises:
         DocumentError: with all problems.
     """
+    value: Any = plain(root)
+    source = Source(file, root)
+    if checked:
+        # Whatever the error is, the checks below name its cause.
+        with contextlib.suppress(Exception):
+            return _build(value, source)
     problems = schema_problems(root, file=file)
     if problems:
         raise DocumentError(problems)
-    value: Any = plain(root)
-    source = Source(file, root)
     problems = list(itertools.islice(_Checks(value, source).problems(), MAX_PROBLEMS))
     if problems:
         raise DocumentError(problems)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -475,3 +477,17 @@ def test_a_bundle_round_trips_through_its_archive(tmp_path: Path) -> None:
     assert (second.manifest, second.files, second.pack()) == (first.manifest, first.files, (archive, digest))
     shutil.rmtree(tmp_path / "first")
     assert second.read("icon.svg") == b"<svg/>"
+
+
+def test_a_checked_manifest_is_read_without_the_validator_unless_it_is_invalid(tmp_path: Path) -> None:
+    directory = write(tmp_path, {"manifest.yaml": FILES["manifest.yaml"], "icon.svg": ""})
+    program = (
+        "import sys, bundles, pathlib\n"
+        f"bundles.Bundle.load(pathlib.Path({str(directory)!r}), checked=True)\n"
+        "print('jsonschema' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+    write(tmp_path, {"manifest.yaml": "templates: []\n"})
+    with pytest.raises(BundleError, match="service_type"):
+        Bundle.load(directory, checked=True)
