@@ -71,7 +71,7 @@ class Platform:
         return until(found, f"{instance} is {state}")
 
     def log(self, instance: str) -> str:
-        return read_tail(self.root / "logs" / instance, 1 << 20).decode()
+        return read_tail(self.root / "logs" / instance, 1 << 20).data.decode()
 
 
 class HostProcess:
