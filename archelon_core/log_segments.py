@@ -10,7 +10,7 @@ import os
 
 
 class LogSegments:
-    """Writes the log in a directory, which is created; one writer at a time. A successor continues the last segment.
+    """Writes the log in a directory, which the first output creates; one at a time. A successor continues the last segment.
 
     Args:
         segment: bytes after which a segment is followed by another.
@@ -23,12 +23,12 @@ class LogSegments:
         self._kept = kept
         self._file = -1
         self._start = self._size = 0
-        os.makedirs(directory, mode=0o700, exist_ok=True)  # noqa: PTH103 - pathlib costs a supervisor 10 ms at start
 
     def write(self, data: bytes) -> None:
         """Append output. A full disk loses it, but does not stop the process. Lost output is not counted in positions."""
         with contextlib.suppress(OSError):
             if self._file < 0:
+                os.makedirs(self._directory, mode=0o700, exist_ok=True)  # noqa: PTH103 - pathlib costs 10 ms at start
                 self._start = max(self._starts(), default=0)
                 self._file = self._open(self._start)
                 self._size = os.fstat(self._file).st_size

@@ -190,34 +190,43 @@ class ForkedHost:
         hosted.due = _NEVER
         try:
             order = self._directory.read(hosted.instance)
+            hosted.digest = order.digest
+            self._preload(order.bundle)
+            pid, output, loading = self._fork(order)
+        except FileNotFoundError:
+            # It is gone since it was listed.
+            return
         except OrderError as error:
             _LOG.warning("instance %s cannot be served: %s", hosted.instance, error)
             self._directory.report(hosted.instance, "failed", error.digest, str(error))
             return
-        except FileNotFoundError:
-            # It is gone since it was listed.
-            return
-        hosted.digest = order.digest
-        output, child_output = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        loading, child_loading = os.pipe2(os.O_CLOEXEC)
-        os.set_blocking(child_output, True)
-        self._preload(order.bundle)
-        sys.stdout.flush()
-        try:
-            pid = os.fork()
         except OSError as error:
-            for descriptor in (output, child_output, loading, child_loading):
-                os.close(descriptor)
-            self._restart(hosted, f"cannot fork: {error.strerror}", now)
+            self._restart(hosted, f"cannot be started: {error.strerror}", now)
             return
-        if pid == 0:
-            self._become(order, child_output, child_loading)
-        os.close(child_output)
-        os.close(child_loading)
         hosted.pid, hosted.output, hosted.loading, hosted.started = pid, output, loading, now
         self._watch(output, lambda: self._copy_output(hosted))
         self._watch(loading, lambda: self._on_loaded(hosted))
         self._directory.report(hosted.instance, "running", hosted.digest, restarts=hosted.restarts)
+
+    def _fork(self, order: Order) -> tuple[int, int, int]:
+        """Fork a process; return its id, and the ends of the pipes for its output, and for its having loaded. Raises OSError."""
+        ends: list[int] = []
+        try:
+            ends += os.pipe2(os.O_CLOEXEC)
+            ends += os.pipe2(os.O_CLOEXEC)
+            output, child_output, loading, child_loading = ends
+            os.set_blocking(output, False)
+            sys.stdout.flush()
+            pid = os.fork()
+        except OSError:
+            for each in ends:
+                os.close(each)
+            raise
+        if pid == 0:
+            self._become(order, child_output, child_loading)
+        os.close(child_output)
+        os.close(child_loading)
+        return pid, output, loading
 
     def _preload(self, bundle: Path) -> None:
         """Load what each process of the bundle needs, so that they share it."""

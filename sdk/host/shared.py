@@ -197,7 +197,9 @@ class SharedHost:
     def _end(hosted: _Hosted) -> None:
         serving, hosted.serving = hosted.serving, None
         if serving is not None:
-            serving.orchestrator.engine.close()
+            # Every wait and every request of its work ends within a minute.
+            while not serving.orchestrator.engine.close():
+                _LOG.info("instance %s has not ended its work yet", hosted.instance)
             serving.orchestrator.report_queue.close()
 
     # requests ---------------------------------------------------------------------------------------------------------

@@ -132,14 +132,14 @@ class Engine:
             if self._jobs:
                 self._thread.start()
 
-    def close(self) -> None:
-        """Cancel the running work, and stop."""
+    def close(self, seconds: float = 10.0) -> bool:
+        """Cancel the running work, and stop; return whether it has ended within so many seconds."""
         with self._changed:
             self._closed = True
             self._jobs.clear()
             self._waiter.cancel()
             self._changed.notify_all()
-        self._thread.join(10.0)
+        return self._thread.join(seconds)
 
     # requests ---------------------------------------------------------------------------------------------------------
 

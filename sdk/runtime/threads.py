@@ -34,8 +34,10 @@ class OnDemandThread:
         """State that the calling thread, which is this one, does no further work."""
         self._thread = None
 
-    def join(self, seconds: float | None) -> None:
-        """Wait for the end of the thread, without the lock."""
+    def join(self, seconds: float | None) -> bool:
+        """Wait for the end of the thread, without the lock; return whether it has ended."""
         thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
-            thread.join(seconds)
+        if thread is None or thread is threading.current_thread():
+            return True
+        thread.join(seconds)
+        return not thread.is_alive()

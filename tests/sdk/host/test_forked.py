@@ -175,6 +175,8 @@ def test_a_process_that_exits_is_restarted_until_the_limit(
     assert shown["restarts"] == 5
     assert shown["message"] == "exited with status 1; restarted 5 times, which is the limit"
     assert platform.log(one.bench.instance).count("ARCHELON_KEYS is not a JWK set") == 6
+    malformed = platform.write(one.bench.instance, b"{")
+    assert platform.await_state(one.bench.instance, "failed", malformed)["message"].startswith("the order is not")
     # A new order starts it again.
     one.serve(platform, bundle)
     other.deploy()

@@ -67,6 +67,22 @@ def test_work_that_gets_no_thread_is_not_recorded(system: System, monkeypatch: p
         until(lambda: len(system.pending) == 1, "the phase is reported")
 
 
+def test_the_end_of_an_engine_tells_whether_its_work_has_ended(system: System) -> None:
+    entered, left = threading.Event(), threading.Event()
+
+    def during() -> None:
+        entered.set()
+        left.wait(60)
+
+    system.kinds.during = during
+    system.engine.open()
+    system.send()
+    assert entered.wait(60)
+    assert not system.engine.close(0.01)
+    left.set()
+    assert system.engine.close(60)
+
+
 def test_work_runs_in_the_context_of_its_owner() -> None:
     variable = contextvars.ContextVar("variable", default="")
     variable.set("owner's")
