@@ -1,7 +1,7 @@
 """Hosts of orchestrators: the memory of one more idle instance, and the processor time of its start.
 
-Floor of the start: the same two requests, a renewal and an activation, as bare HTTP exchanges of this process' library. All
-instances have been activated and deployed when the memory is measured; the service manager and the cloud are stand-ins here.
+A start lasts from the order's file to the activation. All instances are deployed when the memory is measured; the service manager
+and the cloud are stand-ins in this process. The goals are absolute: a start is processor time, and memory depends on no load.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -146,8 +147,6 @@ def _serve(host: _Host, kind: str, benches: list[Bench], bundle: Path) -> float:
 
 
 def _ring(host: _Host) -> None:
-    import socket
-
     deadline = time.monotonic() + 60
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as bell:
         while time.monotonic() < deadline:
