@@ -155,6 +155,7 @@ class ApplicationOrder:
             support.
         command: argument list that starts it; empty uses the platform's default for a bundle or image.
         environment: its variables; may contain secrets.
+        hosting: `own` for a process of its own, on a platform that lets one serve many applications.
     """
 
     labels: Labels
@@ -163,6 +164,7 @@ class ApplicationOrder:
     image: str = ""
     command: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    hosting: str = ""
 
 
 @dataclass(frozen=True)

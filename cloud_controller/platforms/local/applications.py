@@ -1,27 +1,41 @@
-"""Orchestrators as processes of this machine, one per instance, adopted by the next worker."""
+"""Orchestrators on this machine: in hosts, or each as a process of its own. The next worker adopts them."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from ..health import Check, check_all
 from ..interface import ApplicationOrder, ApplicationState, DeployError, Log, PollIntervals
+from .hosts import Hosts
 from .launcher import Launcher
-from .orders import HERE, LaunchError, Name, ProcessLimits, ProcessOrder, ProcessProgram, ProcessState, Restart, Running
+from .orders import (
+    HERE,
+    LIMITS,
+    ORCHESTRATOR,
+    RESTART,
+    LaunchError,
+    Name,
+    ProcessLimits,
+    ProcessOrder,
+    ProcessProgram,
+    ProcessState,
+    Restart,
+    Running,
+)
 
-_PROCESS = "orchestrator"
-#: Default limits of an orchestrator, so that a leak terminates the orchestrator and not the machine.
-_LIMITS = ProcessLimits(memory=2 << 30, files=1024)
 _PENDING = (ProcessState.RESERVED, ProcessState.STARTING)
 
 
 class LocalApplications:
-    """Applications as processes of a launcher.
+    """Applications as processes of a launcher, or in hosts.
 
     Args:
+        hosts: serve bundles, if they have a program; by default none, so that each application is a process of its own.
+        hosting: `own` for a process of its own for each, in spite of the hosts.
         runner: argument list that runs a bundle, for orders without a command; the bundle's directory is appended.
         environment: defaults of every application; by default a PATH. `HOST` and `PORT`, where it must listen, are added.
         limits, restart, grace: as for every process; limits default to 2 GiB of memory and 1024 files.
@@ -32,6 +46,8 @@ class LocalApplications:
         self,
         launcher: Launcher,
         *,
+        hosts: Hosts | None = None,
+        hosting: str = "",
         runner: tuple[str, ...] = (),
         environment: Mapping[str, str] | None = None,
         limits: ProcessLimits | None = None,
@@ -40,23 +56,31 @@ class LocalApplications:
         tells: Callable[[], bool] = lambda: False,
     ) -> None:
         self._launcher = launcher
+        self._hosts = hosts or Hosts(launcher)
+        self._is_hosting = hosts is not None and hosting != "own"
         self._runner = runner
         self._environment = {"PATH": os.defpath} if environment is None else dict(environment)
-        self._limits = limits or _LIMITS
-        self._restart = restart or Restart("always", limit=5)
+        self._limits = limits or LIMITS
+        self._restart = restart or RESTART
         self._grace = grace
         self._tells = tells
 
     @property
     def poll_intervals(self) -> PollIntervals:
-        """How often to poll."""
-        return PollIntervals(in_progress=0.1, steady=300.0 if self._tells() else 5.0)
+        """How often to poll. Of what ends inside of a host, nothing is reported; the host starts it again."""
+        reported = 60.0 if self._is_hosting else 300.0
+        return PollIntervals(in_progress=0.1, steady=reported if self._tells() else 5.0)
 
     def start(self, order: ApplicationOrder) -> ApplicationState:
         """Start the application or adopt it. Raises DeployError."""
+        if self._is_hosting and order.bundle and not order.command and order.hosting != "own":
+            with _errors(order.labels.instance):
+                return self._hosts.start(order)
         command = self._command(order)
+        if not self._has_left(order.labels.instance, keep_log=True):
+            return ApplicationState("inactive", "is stopping, to be started as a process of its own")
         environment = {**self._environment, **order.environment}
-        name = Name(order.labels.instance, _PROCESS)
+        name = Name(order.labels.instance, ORCHESTRATOR)
         content = {"command": command, "environment": environment, "limits": vars(self._limits)}
         launch = ProcessOrder(
             name=name,
@@ -73,14 +97,15 @@ class LocalApplications:
             bundle = () if order.command else (order.bundle,)
             return ProcessProgram(command, {**environment, "HOST": HERE, "PORT": str(ports["http"])}, readable=bundle)
 
-        try:
+        with _errors(order.labels.instance):
             return self._state_of(self._launcher.start(launch, program))
-        except LaunchError as problem:
-            raise DeployError(str(problem)) from problem
 
     def stop(self, instance: str) -> bool:
-        """Stop the application; keep its log and port."""
-        return self._launcher.stop(Name(instance, _PROCESS))
+        """Stop the application; keep its log and port. Raises DeployError."""
+        if self._hosts.serves(instance):
+            with _errors(instance):
+                return self._hosts.stop(instance)
+        return self._launcher.stop(Name(instance, ORCHESTRATOR))
 
     def restart(self, order: ApplicationOrder) -> ApplicationState:
         """Stop and start the application. Raises DeployError."""
@@ -90,24 +115,29 @@ class LocalApplications:
 
     def state(self, instance: str) -> ApplicationState | None:
         """Return the application's state."""
-        found = self._launcher.observe(Name(instance, _PROCESS))
+        if (hosted := self._hosts.state(instance)) is not None:
+            return hosted
+        found = self._launcher.observe(Name(instance, ORCHESTRATOR))
         return None if found is None else self._state_of(found)
 
     def remove(self, instance: str) -> bool:
         """Remove the application and its log. Raises DeployError."""
-        try:
-            return self._launcher.remove(Name(instance, _PROCESS))
-        except LaunchError as problem:
-            raise DeployError(str(problem)) from problem
+        with _errors(instance):
+            return self._has_left(instance) and self._launcher.remove(Name(instance, ORCHESTRATOR))
 
     def read_log(self, instance: str, since: int = 0) -> Log:
         """Return output from position `since` on."""
-        chunk = self._launcher.read_log(Name(instance, _PROCESS), since)
+        chunk = self._hosts.read_log(instance, since)
         return Log(chunk.data, chunk.start, chunk.next)
 
     def remains(self, instance: str) -> Sequence[str]:
         """List what remains of the instance: of its application and of its stacks' nodes."""
-        return self._launcher.remains(instance)
+        return (*self._launcher.remains(instance), *self._hosts.remains(instance))
+
+    def _has_left(self, instance: str, *, keep_log: bool = False) -> bool:
+        """Whether nothing of the instance is in a host; else it is about to leave. Raises DeployError."""
+        with _errors(instance):
+            return not self._hosts.serves(instance) or self._hosts.leave(instance, keep_log=keep_log)
 
     def _command(self, order: ApplicationOrder) -> tuple[str, ...]:
         if order.image and not order.command:
@@ -131,3 +161,14 @@ class LocalApplications:
         if found.state in _PENDING:
             return ApplicationState("inactive", "is starting", url)
         return ApplicationState("inactive", "is stopping" if found.state is ProcessState.STOPPING else "", url)
+
+
+@contextlib.contextmanager
+def _errors(instance: str) -> Iterator[None]:
+    """Report failures of the launcher and the file system as DeployError."""
+    try:
+        yield
+    except LaunchError as problem:
+        raise DeployError(str(problem)) from problem
+    except OSError as problem:
+        raise DeployError(f"the files of {instance}'s orchestrator cannot be changed: {problem.strerror}") from problem

@@ -13,6 +13,7 @@ from ..declarative_stacks import DeclarativeStacks
 from ..interface import DeployError, Platform, PlatformContext, Stacks
 from .applications import LocalApplications
 from .configures import LocalConfigures
+from .hosts import Hosts
 from .inventory import LocalInventory, LocalTargets
 from .launcher import Launcher, no_checkpoint
 from .nodes import ProcessNodes
@@ -32,6 +33,9 @@ class LocalPlatform(Platform):
     Args:
         root: directory of all processes.
         runner: argument list that runs a bundle; the bundle's directory is appended.
+        host: argument list of a host, which serves the bundles of many instances; without it, each has a process of its own.
+        hosting: `own` for a process for each, in spite of `host`.
+        instances_per_host: instances without code in one host, before another is started.
         node_resources: factories of resource types by name, each called with the launcher; by default `process`, and those of
             the entry point group `archelon.node_resources`.
         limits: of each orchestrator, by the names of `ProcessLimits`; by default those of `LocalApplications`.
@@ -41,7 +45,7 @@ class LocalPlatform(Platform):
         checkpoint: called with a name at each point of interest to crash tests.
 
     Raises:
-        DeployError: a limit is invalid.
+        DeployError: a limit, `hosting` or `instances_per_host` is invalid.
     """
 
     def __init__(
@@ -49,6 +53,9 @@ class LocalPlatform(Platform):
         root: Path,
         *,
         runner: Sequence[str] = (),
+        host: Sequence[str] = (),
+        hosting: str = "",
+        instances_per_host: int = 1000,
         node_resources: Mapping[str, object] | None = None,
         limits: Mapping[str, int] | None = None,
         refused_ports: Collection[int] = (),
@@ -57,9 +64,11 @@ class LocalPlatform(Platform):
         writable: Sequence[str] = (),
         checkpoint: Callable[[str], None] = no_checkpoint,
     ) -> None:
-        for name, value in (limits or {}).items():
+        for name, value in [*(limits or {}).items(), ("instances_per_host", instances_per_host)]:
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise DeployError(f"the limit {name} of an orchestrator is {value!r}; use a positive integer")
+        if hosting not in ("", "own"):
+            raise DeployError(f"hosting is {hosting!r}; use 'own', or omit it")
         found = detect_sandbox(root, readable=readable, writable=writable)
         self.isolation: str | None = describe_isolation(found, shared=shared)
         _logger.log(
@@ -78,16 +87,24 @@ class LocalPlatform(Platform):
             node_resources = entry_points.node_resources("local", {"process": ProcessNodes})
         types: dict[str, ResourceType] = {name: factory(self.launcher) for name, factory in node_resources.items()}  # type: ignore[operator]
         self.watcher: LocalWatcher = LocalWatcher(self.launcher)
+        bounds = ProcessLimits(**limits) if limits else None
+        hosts = None
+        if host:
+            hosts = Hosts(
+                self.launcher, program=host, limits=bounds, per_host=instances_per_host, checkpoint=checkpoint
+            )
         self.applications = LocalApplications(
             self.launcher,
+            hosts=hosts,
+            hosting=hosting,
             runner=tuple(runner),
-            limits=ProcessLimits(**limits) if limits else None,
+            limits=bounds,
             tells=lambda: self.watcher.tells,
         )
         self.node_types = types
         self.stacks = DeclarativeStacks(types, patience=_PATIENCE, watcher=self.watcher, checkpoint=checkpoint)
         self.formats: Mapping[str, Stacks] = {"infrastructure": self.stacks}
-        self.inventory = LocalInventory(self.launcher)
+        self.inventory = LocalInventory(self.launcher, self.applications)
         self.configures = LocalConfigures(self.launcher)
         self.targets = LocalTargets(self.launcher)
 

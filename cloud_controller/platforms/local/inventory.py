@@ -5,20 +5,24 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from ..interface import InventoryError, ScrapeTarget
+from ..interface import DeployError, InventoryError, ScrapeTarget
+from .applications import LocalApplications
 from .launcher import Launcher
-from .orders import HERE, LaunchError, ProcessState
+from .orders import HERE, HOSTS, ORCHESTRATOR, LaunchError, Name, ProcessState
 
 
 class LocalInventory:
-    """Processes of a launcher.
+    """Processes of a launcher, and what runs in its hosts. Hosts belong to no instance.
 
     Args:
         clock: seconds since the epoch.
     """
 
-    def __init__(self, launcher: Launcher, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, launcher: Launcher, applications: LocalApplications, *, clock: Callable[[], float] = time.time
+    ) -> None:
         self._launcher = launcher
+        self._applications = applications
         self._clock = clock
 
     def instances(self, _installation: str) -> Mapping[str, float]:
@@ -27,6 +31,8 @@ class LocalInventory:
         found: dict[str, float] = {}
         for process in self._launcher.find():
             instance = process.name.instance
+            if instance == HOSTS:
+                continue
             found[instance] = min(found.get(instance, now), max(0.0, now - process.since))
         return found
 
@@ -42,15 +48,21 @@ class LocalInventory:
         # The orchestrator goes last.
         nodes = [each for each in free if each.notes.get("stack")]
         try:
-            gone = [self._launcher.remove(each.name) for each in nodes or free or processes]
-            gone += [self._launcher.remove(each) for each in self._launcher.orphans(instance)]
-        except LaunchError as problem:
+            gone = [self._remove(each.name) for each in nodes or free or processes]
+            gone += [self._remove(each) for each in self._launcher.orphans(instance)]
+            gone += [] if processes else [self._applications.remove(instance)]
+        except (LaunchError, DeployError) as problem:
             raise InventoryError(str(problem)) from problem
         return all(gone) and not self._launcher.names(instance)
 
     def remains(self, instance: str) -> Sequence[str]:
         """List remaining directories, ports and processes."""
-        return self._launcher.remains(instance)
+        return self._applications.remains(instance)
+
+    def _remove(self, name: Name) -> bool:
+        if name.process == ORCHESTRATOR:
+            return self._applications.remove(name.instance)
+        return self._launcher.remove(name)
 
 
 class LocalTargets:

@@ -11,6 +11,8 @@ Everything about a process is in its directory, `<root>/instances/<instance>/<pr
 | `log/` | supervisor | the output |
 | `work/` | launcher, process | the process' files, all that it sees of its directory |
 
+What runs in a host (`hosts`) has only a lock, which is held briefly, an index that names the host, and the earlier log.
+
 The launcher takes the lock before it forks, and the supervisor inherits it. A caller that is killed at any moment thus leaves
 either a free lock and nothing running, or a held lock and a process that the next caller adopts. No call waits longer than
 requested: `stop` and `remove` return False while the process is still stopping, and are called again.
@@ -40,8 +42,8 @@ from ...core.labels import Labels
 from ..health import Spawn
 from . import locks, processes
 from .logs import LogChunk, read_log, read_tail
-from .orders import LaunchError, Name, ProcessOrder, ProcessProgram, ProcessState, Running
-from .port_allocator import PortAllocator, PortError
+from .orders import HOSTS, LaunchError, Name, ProcessOrder, ProcessProgram, ProcessState, Running
+from .port_allocator import PortAllocator, PortError, is_taken
 from .sandbox import Sandbox
 from .stack_index import (
     INDEX_FILE,
@@ -166,7 +168,7 @@ class Launcher:
                 return False
             # Files first: on a full disk, this frees the space to rewrite the file of ports.
             try:
-                for tree in ("work", "log"):
+                for tree in ("work", "log", "members"):
                     remove_tree(directory / tree)
                 self._checkpoint("files removed")
                 self._ports.release(str(name))
@@ -197,9 +199,11 @@ class Launcher:
     def observe(self, name: Name) -> Running | None:
         """Return the process' current state, or None if it does not exist. Takes no lock."""
         directory = self._directory(name)
+        index = read_json(directory / INDEX_FILE)
+        if index.get("host"):
+            return self._observe_hosted(name, index)
         if not directory.exists():
             return None
-        index = read_json(directory / INDEX_FILE)
         state, status = _state_in(directory)
         labels = index.get("labels")
         return Running(
@@ -218,9 +222,78 @@ class Launcher:
         )
 
     def state(self, name: Name) -> ProcessState | None:
-        """Return the state that `observe` returns, at less cost."""
+        """Return the state that `observe` returns, at less cost; None also for what runs in a host."""
         directory = self._directory(name)
-        return _state_in(directory)[0] if directory.exists() else None
+        return _state_in(directory)[0] if directory.exists() and not self.index(name).get("host") else None
+
+    def _observe_hosted(self, name: Name, index: Mapping[str, Any]) -> Running:
+        host = self.observe(Name(HOSTS, index["host"]))
+        return Running(
+            name=name,
+            state=ProcessState.RESERVED if host is None else host.state,
+            revision=index.get("revision", ""),
+            labels=Labels(**index["labels"]) if index.get("labels") else None,
+            ports=self._ports.of(str(name)) or (host.ports if host else {}),
+            pid=host.pid if host else None,
+            since=index.get("since", 0.0),
+            message=host.message if host else "",
+            isolated=host.isolated if host else False,
+            host=index["host"],
+        )
+
+    def enter(
+        self,
+        name: Name,
+        labels: Labels,
+        ports: Mapping[str, int],
+        order: Callable[[Mapping[str, int]], str],
+        **notes: object,
+    ) -> str | None:
+        """Record that a host serves a name, with ports of its own; called under the lock of the host.
+
+        Args:
+            ports: to reserve; those that it has are kept.
+            order: returns what the host is given, once the ports are known; its hash becomes the revision.
+            notes: `host`, the process of `HOSTS`, and more for the index.
+
+        Returns:
+            The order; None if the name is in use by another caller, or a process of its own still runs.
+
+        Raises:
+            LaunchError: a port cannot be had, or processes of several tenants cannot run here.
+        """
+        with self._lock(name, create=True) as lock:
+            if lock is None:
+                return None
+            index = {"labels": dataclasses.asdict(labels), "since": self._clock(), "revision": "", **notes}
+            self._write_index(name, labels.tenant, index)
+            self._checkpoint("index written")
+            if ports:
+                try:
+                    for hold in self._ports.reserve(str(name), ports)[1]:
+                        hold.close()
+                except PortError as problem:
+                    raise LaunchError(str(problem)) from problem
+                self._checkpoint("ports reserved")
+            text = order(self.ports(name))
+            self.note(name, {**index, "revision": hashlib.sha256(text.encode()).hexdigest()})
+            return text
+
+    def ports(self, name: Name) -> Mapping[str, int]:
+        """Return the ports of a process."""
+        return self._ports.of(str(name))
+
+    def listens(self, name: Name) -> bool:
+        """Whether a process listens on one of the ports of a name."""
+        return any(is_taken(number) for number in self.ports(name).values())
+
+    def index(self, name: Name) -> dict[str, Any]:
+        """Return the index of a process; empty if there is none."""
+        return read_json(self._directory(name) / INDEX_FILE)
+
+    def note(self, name: Name, index: Mapping[str, object]) -> None:
+        """Replace the index of what runs in a host; called under the lock of the host. Raises OSError."""
+        write_json(self._directory(name) / INDEX_FILE, index)
 
     def find(self, *, instance: str | None = None, **labels: str | int) -> list[Running]:
         """Return the processes with these labels (`tenant`, `service`, `generation`), sorted by name.
@@ -274,10 +347,11 @@ class Launcher:
         """Return the last bytes of the output, at most `limit`."""
         return read_tail(self._directory(name) / "log", limit).data
 
-    def write(self, name: Name, path: str, text: str) -> None:
-        """Write a file to a process' directory, owned by its user. Raises LaunchError, OSError."""
-        labels = read_json(self._directory(name) / INDEX_FILE).get("labels", {})
-        write_file(self._directory(name) / "work", path, text, owner=self._user(labels.get("tenant", "")))
+    def write(self, name: Name, path: str, text: str, *, replace: bool = False) -> None:
+        """Write a file to a process' directory, owned by its user; see `write_file`. Raises LaunchError, OSError."""
+        labels = self.index(name).get("labels", {})
+        owner = self._user(labels.get("tenant", ""))
+        write_file(self._directory(name) / "work", path, text, owner=owner, replace=replace)
 
     @contextlib.contextmanager
     def attached(self, name: Name, command: Sequence[str], environment: Mapping[str, str]) -> Iterator[Spawn]:
@@ -333,7 +407,7 @@ class Launcher:
             "grace": order.grace,
             "isolated": self._sandbox is not None,
         }
-        self._write_index(order, index)
+        self._write_index(order.name, order.labels.tenant, index)
         self._checkpoint("index written")
         try:
             numbers, reservations = self._ports.reserve(str(order.name), order.ports)
@@ -357,15 +431,15 @@ class Launcher:
         assert found is not None, "its lock is held"
         return found
 
-    def _write_index(self, order: ProcessOrder, index: Mapping[str, object]) -> None:
+    def _write_index(self, name: Name, tenant: str, index: Mapping[str, object]) -> None:
         """Write the index; without a sandbox, only if no other tenant's process runs. Raises LaunchError."""
-        path = self._directory(order.name) / INDEX_FILE
+        path = self._directory(name) / INDEX_FILE
         if self._sandbox is not None or self._shared:
             write_json(path, index)
             return
         # Concurrent launchers then see this process' index and held lock.
         with locks.open_and_take(self._tenants):
-            if refusal := self.refusal(order.labels.tenant):
+            if not _is_ours(name, tenant) and (refusal := self.refusal(tenant)):
                 raise LaunchError(refusal)
             write_json(path, index)
 
@@ -374,13 +448,17 @@ class Launcher:
         if self._sandbox is not None or self._shared:
             return ""
         for name in self.names():
-            labels = read_json(self._directory(name) / INDEX_FILE).get("labels", {})
-            if labels.get("tenant", tenant) != tenant and _is_held(self._directory(name) / "lock"):
-                return (
-                    "another tenant's processes run here, and this machine cannot isolate tenants; install bubblewrap "
-                    "(`archelon dev` and /readyz report what is missing), or allow it by `archelon dev --shared` or `shared` "
-                    "in the region's settings"
-                )
+            index = self.index(name)
+            other = index.get("labels", {}).get("tenant", tenant)
+            # A host that we share among tenants is nobody's, but has secrets of each.
+            is_used = bool(index.get("host")) and not index.get("stopped")
+            if other == tenant or _is_ours(name, other) or not (is_used or _is_held(self._directory(name) / "lock")):
+                continue
+            return (
+                "another tenant's processes run here, and this machine cannot isolate tenants; install bubblewrap "
+                "(`archelon dev` and /readyz report what is missing), or allow it by `archelon dev --shared` or `shared` "
+                "in the region's settings"
+            )
         return ""
 
     def _sandboxed(
@@ -470,7 +548,8 @@ class Launcher:
         while True:
             with self._lock(name, create=directory.exists()) as lock:
                 if lock is not None:
-                    self._kill_strays(name)
+                    if not self.index(name).get("host"):
+                        self._kill_strays(name)
                     self._checkpoint("ended")
                     if lock >= 0:
                         mark_stopped(directory, self._clock())
@@ -567,6 +646,11 @@ class Launcher:
 
     def _directory(self, name: Name) -> Path:
         return self.instances / name.instance / name.process
+
+
+def _is_ours(name: Name, tenant: str) -> bool:
+    """Whether a process runs only our own code, for all tenants."""
+    return name.instance == HOSTS and not tenant
 
 
 def _readable(descriptor: int, seconds: float) -> bool:

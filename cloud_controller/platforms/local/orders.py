@@ -12,6 +12,10 @@ from ..health import CannotSpawnError
 
 #: The address that local processes listen on.
 HERE = "127.0.0.1"
+#: In place of an instance, in the names of the processes that serve orchestrators of many. Instances' ids are UUIDs.
+HOSTS = "hosts"
+#: The name of an instance's orchestrator among its processes.
+ORCHESTRATOR = "orchestrator"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
 
@@ -70,6 +74,12 @@ class Restart:
     limit: int = 5
     backoff: float = 0.5
     backoff_limit: float = 30.0
+
+
+#: Default limits of an orchestrator, so that a leak terminates the orchestrator and not the machine.
+LIMITS = ProcessLimits(memory=2 << 30, files=1024)
+#: Default restart policy of orchestrators.
+RESTART = Restart("always", limit=5)
 
 
 @dataclass(frozen=True)
@@ -137,6 +147,7 @@ class Running:
         exit_status: of the last exit: 0 to 255, or the negative signal number.
         message: the reason for the state; may be empty.
         isolated: whether it runs, or ran, in a sandbox.
+        host: the process of `HOSTS` in which it runs; empty if it is a process of its own. Then state and pid are the host's.
     """
 
     name: Name
@@ -151,6 +162,7 @@ class Running:
     exit_status: int | None = None
     message: str = ""
     isolated: bool = False
+    host: str = ""
 
     @property
     def up(self) -> bool:

@@ -99,7 +99,7 @@ class PortAllocator:
         """
         with self._open() as index:
             for number in [number for number, entry in index.items() if entry[0] == owner]:
-                if not _bindable(number):
+                if is_taken(number):
                     raise PortError(
                         f"an unknown process still listens on port {number} of {owner}; "
                         f"find it with `ss -ltnp sport = {number}` and terminate it"
@@ -117,7 +117,7 @@ class PortAllocator:
             hold = _claim(number)
             if hold is None:
                 continue
-            if _bindable(number):
+            if not is_taken(number):
                 return number, hold
             hold.close()
         if fixed:
@@ -162,13 +162,14 @@ def _claim(number: int) -> socket.socket | None:
     return hold
 
 
-def _bindable(number: int) -> bool:
+def is_taken(number: int) -> bool:
+    """Whether a process listens on a port."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", number))
         except OSError as problem:
             if problem.errno == errno.EADDRINUSE:
-                return False
+                return True
             raise
-    return True
+    return False

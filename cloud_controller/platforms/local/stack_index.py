@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import socket
 import stat
 import time
 import uuid
@@ -239,6 +240,18 @@ def remove_below(work: Path, path: str) -> bool:
             return False
         remove_tree(inside(path).name, at=directory)
         return True
+
+
+def send_datagram(work: Path, name: str) -> None:
+    """Send an empty datagram to a process' socket in `work`, unless its buffer is full or it is not bound."""
+    try:
+        with opened(work, PurePosixPath()) as directory, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+            if stat.S_ISSOCK(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
+                sender.setblocking(False)
+                # The path of a socket is limited to 107 bytes.
+                sender.sendto(b"", f"/proc/self/fd/{directory}/{name}")
+    except (FileNotFoundError, ConnectionRefusedError, BlockingIOError):
+        pass  # a datagram is waiting already, or the process has not started yet
 
 
 @contextlib.contextmanager

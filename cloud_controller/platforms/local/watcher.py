@@ -5,7 +5,7 @@ kernel closes `lock` when it is killed. So a supervisor need not know of the wat
 this and the checks; it runs while `follow` is called.
 
 When it starts, processes that do not run are reported at once, and the others little by little: nobody watched them before, and
-the steps that follow hand over their checks.
+the steps that follow hand over their checks. What happens to a host happens to all orchestrators in it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from ..interface import Change, Changed
 from ..recurring_checks import RecurringChecks
 from . import inotify
 from .launcher import Launcher
-from .orders import Name, ProcessState
+from .orders import HOSTS, Name, ProcessState
+from .stack_index import listing
 
 #: Seconds between two calls of `follow`, and after the last call until the thread ends.
 _EVERY: Final = 30.0
@@ -129,7 +130,7 @@ class LocalWatcher:
             self._watch(())
             for name, state in self._states.items():
                 if state is not ProcessState.RUNNING:
-                    self._report(_change(name))
+                    self._report_process(name)
             self._loop = asyncio.get_running_loop()
             async with asyncio.TaskGroup() as tasks:
                 for each in (self._read_events, self._report_running, self._deliver, self._expire):
@@ -187,12 +188,20 @@ class LocalWatcher:
         # Only a supervisor restarts a process without being asked.
         expected = before is not ProcessState.RESTARTING if state is ProcessState.RUNNING else state in _EXPECTED
         if self._loop is not None and not expected:
-            self._report(_change(name))
+            self._report_process(name)
 
     async def _report_running(self) -> None:
         for name in [name for name, state in self._states.items() if state is ProcessState.RUNNING]:
-            self._report(_change(name))
+            self._report_process(name)
             await asyncio.sleep(_PACE)
+
+    def _report_process(self, name: Name) -> None:
+        if name.instance == HOSTS:
+            for instance in listing(self._launcher.instances / HOSTS / name.process / "members"):
+                self._report(Change("application", instance))
+            return
+        stack, dot, _ = name.process.partition(".")
+        self._report(Change("stack", stack) if dot else Change("application", name.instance))
 
     def _report(self, change: Change) -> None:
         if change not in self._is_pending:
@@ -215,8 +224,3 @@ class LocalWatcher:
             await asyncio.sleep(_EVERY)
         assert self._main is not None
         self._main.cancel()
-
-
-def _change(name: Name) -> Change:
-    stack, dot, _ = name.process.partition(".")
-    return Change("stack", stack) if dot else Change("application", name.instance)

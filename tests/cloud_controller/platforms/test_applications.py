@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -18,11 +19,13 @@ from cloud_controller.core.labels import Labels
 from cloud_controller.platforms.interface import ApplicationOrder, Applications, ApplicationState, DeployError
 from cloud_controller.platforms.local import processes
 from cloud_controller.platforms.local.applications import LocalApplications
+from cloud_controller.platforms.local.hosts import Hosts
 from cloud_controller.platforms.local.launcher import Launcher
 from cloud_controller.platforms.local.orders import Restart
 from tests.waiting import until
 
 from .kubernetes.bed import Bed
+from .local import fake_host
 
 BUNDLE = """
 import http.server, os, signal, sys
@@ -102,6 +105,29 @@ def local_rig(tmp_path: Path) -> Rig:
     )
 
 
+def hosted_applications(root: Path) -> LocalApplications:
+    launcher = Launcher(root)
+    hosts = Hosts(launcher, program=(sys.executable, "-I", fake_host.__file__))
+    return LocalApplications(launcher, hosts=hosts)
+
+
+def hosted_rig(tmp_path: Path) -> Rig:
+    """One whose bundle has code, which a host runs."""
+    root = tmp_path / "root"
+    order = ordered(tmp_path / "bundle")
+    (tmp_path / "bundle" / "orchestrator.py").touch()
+
+    def running() -> list[str]:
+        found = [json.loads(each.read_bytes()) for each in root.glob("instances/hosts/*/work/states/i-1.json")]
+        return [str(each["pid"]) for each in found]
+
+    def kill() -> None:
+        for each in running():
+            os.kill(int(each), signal.SIGKILL)
+
+    return Rig(hosted_applications(root), order, lambda: hosted_applications(root), running, kill)
+
+
 def kubernetes_rig(bed: Bed, tmp_path: Path) -> Rig:
     instance = str(uuid.uuid4())
     order = replace(ordered(tmp_path / "bundle", instance=instance), command=("python3", "-I", "-u", "-c", UNPACK))
@@ -119,15 +145,18 @@ def kubernetes_rig(bed: Bed, tmp_path: Path) -> Rig:
     )
 
 
-@pytest.fixture(params=["local", pytest.param("kubernetes", marks=pytest.mark.kubernetes)])
+@pytest.fixture(params=["local", "hosted", pytest.param("kubernetes", marks=pytest.mark.kubernetes)])
 def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rig]:
-    made = local_rig(tmp_path) if request.param == "local" else kubernetes_rig(request.getfixturevalue("bed"), tmp_path)
+    if request.param == "kubernetes":
+        made = kubernetes_rig(request.getfixturevalue("bed"), tmp_path)
+    else:
+        made = local_rig(tmp_path) if request.param == "local" else hosted_rig(tmp_path)
     yield made
 
     def gone() -> bool:
         return made.applications.remove(made.instance) and not made.applications.remains(made.instance)
 
-    if request.param == "local":
+    if request.param != "kubernetes":
         until(gone)
     else:
         request.getfixturevalue("bed").leave(gone)
