@@ -48,6 +48,7 @@ APP_ENV: Final = "occi.app.env"
 BUNDLE_DIGEST: Final = attribute("bundle.digest")
 BUNDLE_IMAGE: Final = attribute("bundle.image")
 APPLICATION_ENV: Final = attribute("application.env")
+APPLICATION_HOSTING: Final = attribute("application.hosting")
 
 START: Final = Action(_ACTION_SCHEME, "start", "Start the application")
 STOP: Final = Action(_ACTION_SCHEME, "stop", "Stop the application, keeping what it stored")
@@ -85,6 +86,9 @@ ORCHESTRATOR: Final = Mixin(
         BUNDLE_DIGEST: Attribute("", pattern="[0-9a-f]{64}", description="SHA-256 of the bundle that it runs"),
         BUNDLE_IMAGE: Attribute("", description="image that it runs, instead of a bundle"),
         APPLICATION_ENV: Attribute("", type="object", secret=True, description="environment, name to value"),
+        APPLICATION_HOSTING: Attribute(
+            "", pattern="own", description="own: a process of its own, not one that serves many instances"
+        ),
     },
     location="/orchestrator/",
 )

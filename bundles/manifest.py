@@ -49,6 +49,13 @@ class OnFailedCreate(enum.StrEnum):
     ROLLBACK = "rollback"  # they are removed; the instance stays, as failed
 
 
+class Hosting(enum.StrEnum):
+    """Where the orchestrator of an instance runs."""
+
+    ANY = ""  # wherever the platform of its region runs it, perhaps in a process that serves many instances
+    OWN = "own"  # in a process or container of its own
+
+
 @dataclass(frozen=True, slots=True)
 class Attribute:
     """An attribute of the service's kind, or of one of its actions.
@@ -252,6 +259,7 @@ class Manifest:
         phases: retries and timeouts by phase.
         on_failed_create: keep or roll back.
         image: the orchestrator's container image, instead of code in the bundle.
+        hosting: where the orchestrator runs.
         quotas: default limits.
         extensions: keys beginning with `x-`, for other programs.
         source: the document; ignored in comparisons.
@@ -274,6 +282,7 @@ class Manifest:
     phases: Mapping[Phase, PhasePolicy] = field(default_factory=dict)
     on_failed_create: OnFailedCreate = OnFailedCreate.KEEP
     image: str | None = None
+    hosting: Hosting = Hosting.ANY
     quotas: Quotas = Quotas()
     extensions: Mapping[str, Json] = field(default_factory=dict)
 

@@ -22,6 +22,7 @@ from .manifest import (
     Attribute,
     Binding,
     Dependency,
+    Hosting,
     Input,
     InternalParameter,
     Manifest,
@@ -314,6 +315,7 @@ def _build(value: dict[str, Any], source: Source) -> Manifest:
         phases={Phase(phase): _policy(declared) for phase, declared in value.get("phases", {}).items()},
         on_failed_create=OnFailedCreate(value.get("on_failed_create", "keep")),
         image=value.get("image"),
+        hosting=Hosting(value.get("hosting", "")),
         quotas=Quotas(**value.get("quotas", {})),
         extensions={key: item for key, item in value.items() if key.startswith("x-")},
     )

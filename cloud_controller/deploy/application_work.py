@@ -43,6 +43,7 @@ class WantedApplication:
     digest: str
     image: str
     environment: Mapping[str, str]
+    hosting: str = ""
     problem: str = ""
 
 
@@ -87,8 +88,9 @@ class ApplicationWork(ResourceHandler[WantedApplication, ObservedApplication]):
         if len(image) == 64 and "/" not in image and not digest:
             digest, image = image, ""
         shown = {name: attributes.get(name) for name in (deploy.APP_URL, deploy.APP_STATE, deploy.APP_STATE_MESSAGE)}
+        hosting = str(attributes.get(deploy.APPLICATION_HOSTING) or "")
         try:
-            return WantedApplication(present, shown, digest, image, environment_of(attributes))
+            return WantedApplication(present, shown, digest, image, environment_of(attributes), hosting)
         except HttpError as error:
             return WantedApplication(present, shown, digest, image, {}, problem=error.message)
 
@@ -160,6 +162,7 @@ class ApplicationWork(ResourceHandler[WantedApplication, ObservedApplication]):
                 archive=functools.partial(self._unpacked.archive, wanted.digest) if wanted.digest else None,
                 image=wanted.image,
                 environment=wanted.environment,
+                hosting=wanted.hosting,
             )
         )
 

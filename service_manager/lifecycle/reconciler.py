@@ -273,6 +273,8 @@ class Reconciler(queue.Handler[LoadedInstance, InstanceChange]):
                 orchestrator.ENV_DIGEST: seen.digest,
             },
         }
+        if order.manifest.hosting:
+            attributes[deploy.APPLICATION_HOSTING] = order.manifest.hosting.value
         if order.manifest.image is not None:
             attributes[deploy.BUNDLE_IMAGE] = order.manifest.image
         else:

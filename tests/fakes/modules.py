@@ -104,7 +104,12 @@ class Applications(Behaviour):
         order = _order(entity, extras)
         container = self.cloud.containers[order.instance] = Container(self.cloud, order)
         self.cloud.effect(
-            "application created", entity, generation=order.generation, runs=order.runs, tenant=order.tenant
+            "application created",
+            entity,
+            generation=order.generation,
+            runs=order.runs,
+            tenant=order.tenant,
+            hosting=entity.attributes.get(deploy.APPLICATION_HOSTING),
         )
         container.start(self.cloud.fault("never_start", "error"))
         self.retrieve(entity, extras)

@@ -113,10 +113,10 @@ def remove_tree(path: Path | str, *, at: int | None = None) -> None:
     """Remove a file or directory tree, if it exists: also directories without permissions, and without following links.
 
     Args:
-        at: descriptor of the directory that a relative path starts from.
+        at: descriptor of the directory that a relative path starts from, in which processes may run.
 
     Raises:
-        OSError: something cannot be removed, or processes add to it faster than it is removed.
+        OSError: something cannot be removed, or with `at`, removal takes long, since processes may add to it for ever.
     """
     _permit(path, at)
     try:
@@ -130,7 +130,7 @@ def remove_tree(path: Path | str, *, at: int | None = None) -> None:
     try:
         # Moves deeper directories to the top: a tree may be deeper than recursion or open descriptors allow.
         while names := os.listdir(top):  # noqa: PTH208 - of a descriptor
-            if time.monotonic() > until:
+            if at is not None and time.monotonic() > until:
                 raise OSError(errno.ENOTEMPTY, "it is too large to be removed at once; removal continues")
             for name in names:
                 if _is_directory(name, top):

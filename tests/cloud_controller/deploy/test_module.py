@@ -21,7 +21,13 @@ from archelon_core.queue import Item, Token
 from cloud_controller.app.worker import topics_of, worker_of
 from cloud_controller.core.notifications import TOPIC, Notification
 from cloud_controller.platforms.declarative_stacks import DeclarativeStacks
-from cloud_controller.platforms.interface import DelegationEndedError, DeployError, Log
+from cloud_controller.platforms.interface import (
+    ApplicationOrder,
+    ApplicationState,
+    DelegationEndedError,
+    DeployError,
+    Log,
+)
 from occi_service import client
 
 from ..infrastructure.descriptions import sleepers
@@ -254,6 +260,23 @@ def test_a_newer_generation_with_another_bundle_restarts_with_it(system: System)
         system.wait(lambda: b"second" in system.call("GET", path + "/logs", query="since=0").content)
         system.wait(lambda: system.attributes(path)[deploy.APP_STATE] == "active")
         assert len(system.platform.launcher.find()) == 1
+
+
+def test_the_platform_is_told_of_a_process_of_its_own(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+
+    def start(order: ApplicationOrder) -> ApplicationState:
+        told.append(order.hosting)
+        return ApplicationState("active")
+
+    monkeypatch.setattr(system.platform.applications, "start", start)
+    put_bundle(system)
+    for hosting in ("own", None):
+        assert put_application(system, new_instance(), **{deploy.APPLICATION_HOSTING: hosting}).status_code == 201
+    refused = put_application(system, new_instance(), **{deploy.APPLICATION_HOSTING: "shared"})
+    assert refused.status_code == 400
+    with system.worker():
+        system.wait(lambda: sorted(told) == ["", "own"])
 
 
 def test_hurtles_app_is_an_application(system: System) -> None:

@@ -312,6 +312,18 @@ def test_the_manifest_sets_the_timeout_and_retries_of_a_phase(
         manager.await_state(path, None)
 
 
+def test_a_manifest_can_ask_for_a_process_of_its_own(
+    manager: ServiceManager, cloud: FakeCloudProcess, tenant: client.Client, tmp_path: Any
+) -> None:
+    kind = "http://schemas.example.org/occi/sm#alone"
+    manager.publish(make_bundle(tmp_path / "alone", service_type=kind, hosting="own"))
+    for each, hosting in ((kind, "own"), (TYPE, None)):
+        path = tenant.create(each, {})
+        manager.await_state(path, "active")
+        [created] = cloud.entries().effects("application created", id_of(path))
+        assert created["hosting"] == hosting
+
+
 def test_internal_parameters_reach_the_orchestrator_and_never_the_tenant(
     manager: ServiceManager, cloud: FakeCloudProcess, tmp_path: Any
 ) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from archelon_core.log_segments import LogSegments
+from cloud_controller.platforms.local.applications import LocalApplications
 from cloud_controller.platforms.local.inventory import LocalInventory
 from cloud_controller.platforms.local.launcher import Launcher
 from cloud_controller.platforms.local.logs import read_log
@@ -145,7 +146,7 @@ def test_disposal_removes_a_process_without_a_directory(launcher: Launcher, dire
     started = start(launcher, order(ports={"http": 0}), "sleep", "1000")
     shutil.rmtree(directory)
     assert f"process {started.pid} of i-1/web.0" in launcher.remains("i-1")
-    inventory = LocalInventory(launcher)
+    inventory = LocalInventory(launcher, LocalApplications(launcher))
     until(lambda: inventory.remove("i-1") and not inventory.remains("i-1"))
 
 
