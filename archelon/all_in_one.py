@@ -34,10 +34,10 @@ PROCESSES: Final = ("cloud-controller-web", "service-manager-web", "cloud-contro
 _ERROR: Final = re.compile(r"[A-Za-z_][\w.]*(Error|Exception)\b")
 #: Our own packages that a bundle may import.
 _BUNDLE_PACKAGES: Final = ("archelon_api", "archelon_core", "bundles", "occi_service", "sdk")
-#: Runs a bundle with this installation's SDK, independently of the working directory and the environment.
-_RUN_BUNDLE: Final = (
+#: Runs a module of this installation's SDK, independently of the working directory and the environment.
+_RUN: Final = (
     "import runpy, sys; sys.path.insert(0, sys.argv.pop(1)); "
-    "runpy.run_module('sdk.serve', run_name='__main__', alter_sys=True)"
+    "runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
 )
 
 
@@ -79,10 +79,14 @@ class AllInOne:
 
     def stop_tenant_processes(self) -> list[str]:
         """Stop orchestrators and nodes; returns the names of those that did not stop. Call it only while no worker runs."""
-        # Orchestrators first: they recreate nodes that disappear.
-        found = list(self.running())
-        orchestrators = [each for each in found if each[1].process == "orchestrator"]
-        others = [each for each in found if each[1].process != "orchestrator"]
+        from cloud_controller.platforms.local.orders import HOSTS, ORCHESTRATOR
+
+        # Orchestrators first, alone or in hosts: they recreate nodes that disappear.
+        orchestrators: list[tuple[Any, Any]] = []
+        others: list[tuple[Any, Any]] = []
+        for found in self.running():
+            is_first = found[1].instance == HOSTS or found[1].process == ORCHESTRATOR
+            (orchestrators if is_first else others).append(found)
         left: list[str] = []
         with concurrent.futures.ThreadPoolExecutor(max_workers=16) as pool:
             for some in (orchestrators, others):
@@ -207,6 +211,7 @@ class AllInOne:
         for region in further.values():
             if region.get("platform") == "local":
                 region["settings"] = {**ours, **(region.get("settings") or {})}
+        run = [sys.executable, "-u", "-c", _RUN, str(_ROOT)]
         return {
             "database_url": state.database("cloud-controller"),
             "state_directory": str(state.cloud.resolve()),
@@ -215,7 +220,7 @@ class AllInOne:
             "regions": {
                 REGION: {
                     "platform": "local",
-                    "settings": {"runner": [sys.executable, "-u", "-c", _RUN_BUNDLE, str(_ROOT)], **ours},
+                    "settings": {"runner": [*run, "sdk.serve"], "host": [*run, "sdk.host"], **ours},
                 },
                 **further,
             },

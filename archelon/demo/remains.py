@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 from ..state_directory import StateDirectory
@@ -39,19 +40,33 @@ def left(state: StateDirectory) -> list[str]:
 def _on_the_machine(state: StateDirectory) -> Iterator[str]:
     import psutil
 
+    from cloud_controller.platforms.local.hosts import SHARED
     from cloud_controller.platforms.local.launcher import Launcher
+    from cloud_controller.platforms.local.orders import HOSTS
     from cloud_controller.platforms.local.port_allocator import PortAllocator
 
     regions = state.cloud / "regions"
-    for region in sorted(regions.iterdir()) if regions.is_dir() else []:
-        yield from [f"directory of {name}" for name in Launcher(region).names()]
+    for region in sorted(each.resolve() for each in regions.iterdir()) if regions.is_dir() else []:
+        # A host that all tenants share stays, as part of the installation, but serves nothing.
+        shared = list((region / "instances" / HOSTS).glob(f"{SHARED}-*"))
+        kept = {f"{HOSTS}/{host.name}" for host in shared}
+        yield from [str(file.relative_to(region)) for host in shared for file in _files_of_instances(host)]
+        yield from [f"directory of {name}" for name in Launcher(region).names() if str(name) not in kept]
         for number, (owner, name) in PortAllocator(region, numbers=range(1, 65536)).allocated("").items():
-            yield f"port {number} ({name}) of {owner}"
+            if owner not in kept:
+                yield f"port {number} ({name}) of {owner}"
         # By working directory, to find processes that the launcher does not know.
-        inside = str((region / "instances").resolve())
+        inside = str(region / "instances")
         for process in psutil.process_iter(["pid", "cwd", "name"]):
-            if str(process.info["cwd"] or "").startswith(inside):
+            directory = str(process.info["cwd"] or "")
+            if directory.startswith(inside) and not any(Path(directory).is_relative_to(host) for host in shared):
                 yield f"process {process.info['pid']} ({process.info['name']})"
+
+
+def _files_of_instances(host: Path) -> Iterator[Path]:
+    """The files of instances in the directory of a host."""
+    for directory in ("members", "work/orders", "work/states", "work/logs"):
+        yield from (host / directory).glob("*")
 
 
 def _in_databases(state: StateDirectory) -> Iterator[str]:
