@@ -204,9 +204,9 @@ class Hosts:
                 self._launcher.note(self._name(instance), index)
                 self._checkpoint("stop recorded")
             work = self._work(host)
-            for path in (_order(instance), f"{_order(instance)}.new"):
-                remove_below(work, path)
-            self._checkpoint("order removed")
+            remove_below(work, f"{_order(instance)}.new")
+            if remove_below(work, _order(instance)):
+                self._checkpoint("order removed")
             send_datagram(work, "host.sock")
             if _group_of(host) != SHARED and all(
                 self._index(each).get("stopped") or self._index(each).get("host") != host
