@@ -40,7 +40,9 @@ def begin(kind: str, instance: str, content: bytes) -> Running:
         if pid == 0:
             os.dup2(output, 1)
             os.dup2(output, 2)
-            os.execve(sys.executable, [sys.executable, "-I", given["bundle"]], given["environment"])
+            # Like a fork without an exec, it shows that it is the launcher's.
+            environment = {**given["environment"], "ARCHELON_PROCESS": os.environ["ARCHELON_PROCESS"]}
+            os.execve(sys.executable, [sys.executable, "-I", given["bundle"]], environment)
     else:
         os.write(output, f"serving {instance} of {len(given['environment'].get('TOKEN', ''))}\n".encode())
     os.close(output)
