@@ -87,17 +87,18 @@ def _used(system: AllInOne, stage: Stage) -> Mapping[str, float]:
 
 def _clocks(system: AllInOne, stage: Stage) -> Iterator[tuple[tuple[str, Any], float]]:
     """Yield the role and the processor seconds of every process, so far."""
-    roots = [(name, psutil.Process(system.supervisor.pid(name))) for name in PROCESSES]
+    roots = {psutil.Process(system.supervisor.pid(name)): name for name in PROCESSES}
     supervisors: set[psutil.Process] = set()
     for node in stage.nodes():
         if node.pid is not None:
             process = psutil.Process(node.pid)
-            roots.append(("orchestrators" if node.is_orchestrator else "nodes", process))
+            # A host serves several orchestrators.
+            roots[process] = "orchestrators" if node.is_orchestrator else "nodes"
             parent = process.parent()
             if parent is not None:
                 supervisors.add(parent)
     yield from ((("supervisors", each), _clock(each)) for each in supervisors)
-    for role, root in roots:
+    for root, role in roots.items():
         for each in (root, *root.children(recursive=True)):
             yield (role, each), _clock(each)
 

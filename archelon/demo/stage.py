@@ -41,12 +41,18 @@ class Answer:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RunningNode:
-    """A process of an instance: an orchestrator, or a node of one of its stacks. `pid` is None if it does not run."""
+    """An orchestrator, or a node of one of an instance's stacks.
+
+    Attributes:
+        pid: None if it does not run; of an orchestrator in a host, the host's, which serves others too.
+        host: name of that host, or empty.
+    """
 
     instance: str
     process: str
     pid: int | None
     ports: Mapping[str, int]
+    host: str = ""
 
     @property
     def is_orchestrator(self) -> bool:
@@ -163,13 +169,15 @@ class Stage:
 
     def nodes(self, instance: str | None = None) -> list[RunningNode]:
         """Return processes of the local region, of all instances or of one."""
+        from cloud_controller.platforms.local.orders import HOSTS
+
         found = []
         for launcher, name in self.system.running():
-            if instance is not None and name.instance != instance:
+            if name.instance == HOSTS or instance not in (None, name.instance):
                 continue
             running = launcher.observe(name)
             if running is not None:
-                found.append(RunningNode(name.instance, name.process, running.pid, dict(running.ports)))
+                found.append(RunningNode(name.instance, name.process, running.pid, dict(running.ports), running.host))
         return found
 
     @property

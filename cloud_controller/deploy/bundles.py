@@ -98,8 +98,6 @@ class Unpacked:
         self._directory = directory
         self._database = database
         private_directory(directory)
-        # A process that runs bundles of many tenants reads them as a user of its own; above, no other user has access.
-        directory.chmod(0o711)
 
     def path(self, digest: str) -> Path:
         """Return the directory of a bundle. Raises LookupError for an unknown digest."""

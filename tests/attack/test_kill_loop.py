@@ -39,6 +39,8 @@ from archelon.demo.stage import Stage
 from archelon.service import await_entry, offer
 from archelon.state_directory import StateDirectory
 from archelon_api import service_manager as wire
+from cloud_controller.platforms.local.hosts import SHARED
+from cloud_controller.platforms.local.orders import HOSTS
 from occi_service import client
 from tests.archelon.harness import ROOT, first_port
 from tests.conftest import missing
@@ -161,11 +163,15 @@ class Installation:
         return [*found, *self._processes(wanted)]
 
     def _processes(self, wanted: Mapping[str, str]) -> Iterator[str]:
-        recorded = collections.Counter((each.instance, each.process) for each in self.stage.nodes() if each.pid)
-        per = collections.Counter(instance for instance, process in recorded if process == "orchestrator")
+        nodes = [each for each in self.stage.nodes() if each.pid]
+        per = collections.Counter(each.instance for each in nodes if each.is_orchestrator)
         if per != collections.Counter(list(wanted)):
             yield f"orchestrators are recorded for {dict(per)}"
-        running = collections.Counter(_roots(self.state))
+        # Of a host, there is one process.
+        recorded = collections.Counter(
+            {(HOSTS, each.host) if each.host else (each.instance, each.process) for each in nodes}
+        )
+        running = collections.Counter(each for each in _roots(self.state) if each != (HOSTS, f"{SHARED}-0"))
         if running != recorded:
             yield f"{dict(running - recorded)} run unrecorded, {dict(recorded - running)} are recorded and do not run"
 

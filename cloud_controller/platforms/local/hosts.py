@@ -283,7 +283,10 @@ class Hosts:
                 files=limits.files + self._per_host * _FILES,
             )
         command = (*self._program, SHARED if shared else "forked")
-        readable = str(Path(order.bundle).parent) if shared else order.bundle
+        readable = order.bundle
+        if shared:
+            readable = str(Path(order.bundle).parent)
+            self._launcher.let_enter(Path(readable), "")
         content = [command, self._environment, vars(limits), readable]
         launch = ProcessOrder(
             name=Name(HOSTS, host),

@@ -352,7 +352,7 @@ def test_hosts_see_no_more_than_they_need(make: Callable[..., Bench], tmp_path: 
     if not isinstance(found, Sandbox):
         missing(f"a sandbox: {found}")
     bench = make(sandbox=found, shared=False)
-    bench.bundles.chmod(0o711)
+    bench.bundles.chmod(0o700)
     bench.run(bench.order("i-1"), bench.order("i-2", "plain-2", tenant="u"))
     bench.run(bench.order("i-3", "code"), bench.order("i-4", "code-2", tenant="u"))
     seen = {}
