@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import stat
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -41,6 +42,9 @@ def process_files() -> Iterator[str]:
 
 def holds(path: str, needles: Sequence[bytes]) -> bool:
     try:
+        # A pipe would never end.
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            return False
         with open(path, "rb") as stream:
             data = stream.read(4 << 20)
     except OSError:
