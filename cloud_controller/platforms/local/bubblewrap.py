@@ -12,11 +12,11 @@ from collections.abc import Sequence
 ENVIRONMENT = "/run/environment"
 
 
-def in_memory(text: str) -> int:
-    """Return the descriptor of a memory file with this text, positioned at its start and not inheritable."""
+def in_memory(content: str | bytes) -> int:
+    """Return the descriptor of a memory file with this content, positioned at its start and not inheritable."""
     descriptor = os.memfd_create("sandbox")
     with open(descriptor, "wb", closefd=False) as stream:
-        stream.write(text.encode(errors="surrogateescape"))
+        stream.write(content if isinstance(content, bytes) else content.encode(errors="surrogateescape"))
     os.lseek(descriptor, 0, os.SEEK_SET)
     return descriptor
 

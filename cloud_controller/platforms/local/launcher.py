@@ -24,28 +24,28 @@ import contextlib
 import dataclasses
 import errno
 import hashlib
-import json
+import marshal
 import os
 import select
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import cloud_controller
+from archelon_core.fork_server import ForkError, ForkServer
 from archelon_core.private_files import private_directory
 
 from ...core.labels import Labels
 from ..health import Spawn
 from . import locks, processes
+from .bubblewrap import in_memory
 from .logs import LogChunk, read_log, read_tail
 from .orders import HOSTS, LaunchError, Name, ProcessOrder, ProcessProgram, ProcessState, Running
 from .port_allocator import PortAllocator, PortError, is_taken
 from .sandbox import Sandbox
 from .stack_index import (
+    FINAL_STATES,
     INDEX_FILE,
     inside,
     listing,
@@ -64,9 +64,9 @@ from .stack_index import (
 _READY = 10.0
 #: Seconds beyond a process' grace after which its supervisor is killed.
 _OVERDUE = 5.0
-_BOOTSTRAP = (
-    "import sys; sys.path.insert(0, sys.argv[1]); "
-    "from cloud_controller.platforms.local.supervisor import main; main(sys.argv[2:])"
+#: One for all launchers of this process.
+_SUPERVISORS = ForkServer(
+    ["cloud_controller.platforms.local.supervisor:prepare"], title="archelon-supervisors", seconds=_READY
 )
 
 
@@ -127,12 +127,17 @@ class Launcher:
             LaunchError: the order cannot be carried out: a port is taken, a path leaves the directory, the disk is full.
         """
         until = time.monotonic() + max(wait, _READY)
+        repeated = False
         while True:
             with self._lock(order.name, create=True) as lock:
                 if lock is not None:
                     try:
                         return self._start(order, program, lock)
                     except OSError as problem:
+                        if isinstance(problem, ForkError) and problem.errno == errno.EPIPE and not repeated:
+                            # If it was forked after all, it keeps the lock.
+                            repeated = True
+                            continue
                         raise LaunchError(f"{order.name} cannot be started: {problem.strerror or problem}") from problem
             found = self.observe(order.name)
             if found is None:
@@ -211,7 +216,7 @@ class Launcher:
             state=state,
             revision=index.get("revision", ""),
             labels=Labels(**labels) if labels else None,
-            ports=self._ports.of(str(name)),
+            ports=index["ports"] if "ports" in index else self._ports.of(str(name)),
             notes=index.get("notes", {}),
             pid=status.get("pid") if state is ProcessState.RUNNING else None,
             since=status.get("since", 0.0),
@@ -316,28 +321,26 @@ class Launcher:
         """List an instance's remaining directories, ports and processes; empty if verified absent."""
         left = [f"directory of {name}" for name in self.names(instance)]
         left += [f"port {number} of {entry[0]}" for number, entry in self._ports.allocated(f"{instance}/").items()]
-        table = processes.table()
-        for variable, kind in ((processes.VARIABLE, "process"), (processes.SUPERVISOR_VARIABLE, "supervisor")):
-            prefix = f"{self._id}:{instance}/"
-            for process, marker in processes.with_marker(variable, prefix, table.values()):
-                left.append(f"{kind} {process.pid} of {marker.removeprefix(f'{self._id}:')}")
+        kinds = {processes.VARIABLE: "process", processes.SUPERVISOR_VARIABLE: "supervisor"}
+        left += sorted(
+            f"{kinds[variable]} {process.pid} of {marker.removeprefix(f'{self._id}:')}"
+            for process, variable, marker in processes.marked(f"{self._id}:{instance}/")
+        )
         return tuple(left)
 
     def orphans(self, instance: str) -> list[Name]:
         """Return an instance's names with a process or port but without a directory, which was removed by others."""
         owners = {entry[0] for entry in self._ports.allocated(f"{instance}/").values()}
-        table = processes.table()
-        for variable in (processes.VARIABLE, processes.SUPERVISOR_VARIABLE):
-            for _process, marker in processes.with_marker(variable, f"{self._id}:{instance}/", table.values()):
-                owners.add(marker.removeprefix(f"{self._id}:"))
+        for _process, _variable, marker in processes.marked(f"{self._id}:{instance}/"):
+            owners.add(marker.removeprefix(f"{self._id}:"))
         names = [Name(*owner.split("/", 1)) for owner in sorted(owners)]
         return [name for name in names if not self._directory(name).exists()]
 
     def _remove_orphan(self, name: Name) -> bool:
         """Kill a process without a directory and release its ports."""
         marker = f"{self._id}:{name}"
-        for process, whole in processes.with_marker(processes.SUPERVISOR_VARIABLE, marker, processes.table().values()):
-            if whole == marker:
+        for process, variable, whole in processes.marked(marker):
+            if whole == marker and variable == processes.SUPERVISOR_VARIABLE:
                 processes.send(process.pid, process.start, signal.SIGKILL)
         self._kill_strays(name)
         try:
@@ -403,7 +406,8 @@ class Launcher:
         directory = self._directory(order.name)
         old = read_json(directory / INDEX_FILE)
         self._checkpoint("lock taken")
-        self._kill_strays(order.name)
+        if self._may_have_left(directory):
+            self._kill_strays(order.name)
         for stale in ("status.json", "stop"):
             (directory / stale).unlink(missing_ok=True)
         index = {
@@ -426,7 +430,8 @@ class Launcher:
             paths = [str(inside(path)) for path in complete.files]
             # Record both sets of files before any change, so that no revision's file is left behind.
             files = sorted({*index["files"], *paths})
-            write_json(directory / INDEX_FILE, {**index, "files": files, "readable": complete.readable})
+            complete_index = {**index, "files": files, "readable": complete.readable, "ports": numbers}
+            write_json(directory / INDEX_FILE, complete_index)
             owner = self._user(order.labels.tenant)
             write_files(directory / "work", order, complete, obsolete=set(index["files"]) - set(paths), owner=owner)
             self._checkpoint("files written")
@@ -508,44 +513,34 @@ class Launcher:
             "log_segment": self._log_segment,
             "log_segments": self._log_segments,
         }
-        package = str(Path(cloud_controller.__file__).parent.parent)
         # Receives the traceback of a failing supervisor, which contains code but no values.
         errors = os.open(
             self._directory(order.name) / "supervisor.err", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600
         )
         ready, ready_writer = os.pipe()
+        content = in_memory(marshal.dumps(message))
         try:
-            arguments = [str(self._directory(order.name)), str(ready_writer), *map(str, inherited)]
-            child = subprocess.Popen(  # noqa: S603 - our own program
-                [sys.executable, "-I", "-S", "-c", _BOOTSTRAP, package, *arguments],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=errors,
-                cwd="/",
-                env={processes.SUPERVISOR_VARIABLE: marker},
-                pass_fds=[ready_writer, *inherited],
-                start_new_session=True,
+            self._checkpoint("supervisor ordered")
+            _SUPERVISORS.fork(
+                "cloud_controller.platforms.local.supervisor:main",
+                str(self._directory(order.name)),
+                self._sandbox is not None,
+                title=("archelon-supervisor", str(order.name)),
+                shown={processes.SUPERVISOR_VARIABLE: marker},
+                descriptors=(content, ready_writer, *inherited),
+                output=errors,
+                errors=errors,
             )
-        except OSError:
-            os.close(ready)
-            raise
-        finally:
             os.close(ready_writer)
-            os.close(errors)
-        try:
+            ready_writer = -1
             self._checkpoint("supervisor forked")
-            # A supervisor that dies at once closes its end, which the read below detects.
-            with contextlib.suppress(BrokenPipeError):
-                child.communicate(json.dumps(message).encode(), timeout=_READY)
-            self._checkpoint("order sent")
+            # A supervisor that dies at once closes its end, which is seen as readable.
             if not _readable(ready, _READY) or not os.read(ready, 1):
                 raise LaunchError(f"the supervisor of {order.name} did not start; see supervisor.err in its directory")
-        except subprocess.TimeoutExpired as problem:
-            child.kill()
-            child.wait()
-            raise LaunchError(f"the supervisor of {order.name} did not start within {_READY:g} s") from problem
         finally:
-            os.close(ready)
+            for descriptor in (ready, ready_writer, content, errors):
+                if descriptor >= 0:
+                    os.close(descriptor)
 
     @contextlib.contextmanager
     def _stopped(self, name: Name, *, wait: float) -> Iterator[int | None]:
@@ -555,7 +550,7 @@ class Launcher:
         while True:
             with self._lock(name, create=directory.exists()) as lock:
                 if lock is not None:
-                    if not self.index(name).get("host"):
+                    if not self.index(name).get("host") and self._may_have_left(directory):
                         self._kill_strays(name)
                     self._checkpoint("ended")
                     if lock >= 0:
@@ -609,12 +604,22 @@ class Launcher:
         finally:
             os.close(handle)
 
+    @staticmethod
+    def _may_have_left(directory: Path) -> bool:
+        """Whether something of a process may run although its lock is free: the search reads a file of every process."""
+        index = read_json(directory / INDEX_FILE)
+        if not index:
+            return False  # it was never started here, or its removal was interrupted
+        # A sandbox ends as a whole, and its supervisor reports that at the very end.
+        state = read_json(directory / "status.json").get("state")
+        return not (index.get("isolated") and state in FINAL_STATES)
+
     def _kill_strays(self, name: Name) -> None:
         """Kill processes left by a killed supervisor; called with the lock held, so none of them is meant to run."""
         marker = f"{self._id}:{name}"
         while True:
-            found = processes.with_marker(processes.VARIABLE, marker, processes.table().values())
-            strays = [process for process, whole in found if whole == marker]
+            found = processes.marked(marker)
+            strays = [each for each, variable, whole in found if whole == marker and variable == processes.VARIABLE]
             if not strays:
                 return
             for process in strays:

@@ -48,6 +48,8 @@ class ProcessNodes:
     def __init__(self, launcher: Launcher, *, environment: Mapping[str, str] | None = None) -> None:
         self._launcher = launcher
         self._environment = dict(_PATH if environment is None else environment)
+        #: The instances of stacks with processes, which never change.
+        self._instances: dict[str, str] = {}
 
     @staticmethod
     def check(implementation: Implementation) -> None:
@@ -111,12 +113,13 @@ class ProcessNodes:
 
     def _names(self, stack: str, key: str | None) -> list[Name]:
         # By name, not by notes: an interrupted removal may have deleted those.
-        found = []
-        for name in self._launcher.names():
-            of_stack, _, of_key = name.process.partition(".")
-            if of_stack == stack and key in (None, of_key):
-                found.append(name)
-        return found
+        names = self._launcher.names(self._instances.get(stack))
+        found = [name for name in names if name.process.partition(".")[0] == stack]
+        if found:
+            self._instances[stack] = found[0].instance
+        else:
+            self._instances.pop(stack, None)
+        return [name for name in found if key in (None, name.process.partition(".")[2])]
 
     def _program(self, wanted: WantedNode, attributes: Mapping[str, Scalar]) -> ProcessProgram:
         content = filled(wanted, attributes)

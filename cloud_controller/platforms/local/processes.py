@@ -35,8 +35,12 @@ class Process:
 def read(pid: int) -> Process | None:
     """Return the process with this id; None if there is none, or only a zombie."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as stream:  # noqa: PTH123 - pathlib costs a supervisor 10 ms at start
-            line = stream.read()
+        # Without a stream, whose code a supervisor would copy into its own memory.
+        descriptor = os.open(f"/proc/{pid}/stat", os.O_RDONLY)
+        try:
+            line = os.read(descriptor, 4096)
+        finally:
+            os.close(descriptor)
     except (FileNotFoundError, ProcessLookupError):
         return None
     # The program's name is in parentheses and may itself contain parentheses.
@@ -78,28 +82,73 @@ def descendants(root: int, processes: dict[int, Process]) -> list[Process]:
     return found
 
 
+def listed_descendants(root: int) -> list[Process]:
+    """Return descendants of `root`, without the process table; may miss some while others exit.
+
+    Raises:
+        FileNotFoundError: this kernel does not list children (CONFIG_PROC_CHILDREN).
+    """
+    with open(f"/proc/{root}/task/{root}/children", "rb") as stream:  # noqa: PTH123
+        pending = stream.read().split()
+    found = []
+    while pending:
+        process = read(int(pending.pop()))
+        if process is None:
+            continue
+        found.append(process)
+        try:
+            for thread in os.listdir(f"/proc/{process.pid}/task"):  # noqa: PTH208
+                with open(f"/proc/{process.pid}/task/{thread}/children", "rb") as stream:  # noqa: PTH123
+                    pending += stream.read().split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it has exited
+    return found
+
+
 def with_marker(variable: str, prefix: str, processes: Iterable[Process]) -> list[tuple[Process, str]]:
     """Return the processes started with a value of `variable` with this prefix, and the value.
 
     Processes of other users are unreadable and not ours.
     """
-    wanted = f"{variable}={prefix}".encode()
-    skip = len(variable) + 1
     found = []
     for process in processes:
-        try:
-            with open(f"/proc/{process.pid}/environ", "rb") as stream:  # noqa: PTH123
-                environment = stream.read()
-        except (FileNotFoundError, ProcessLookupError, PermissionError):
-            continue
-        if wanted not in environment:
-            continue
-        for entry in environment.split(b"\0"):
-            if entry.startswith(wanted):
-                if _started_by_us(process.pid):
-                    found.append((process, entry[skip:].decode(errors="replace")))
-                break
+        marker = _value(variable, prefix, _environment(process.pid))
+        if marker is not None and _started_by_us(process.pid):
+            found.append((process, marker))
     return found
+
+
+def marked(prefix: str) -> list[tuple[Process, str, str]]:
+    """Return the processes with a marker with this prefix, the marker's variable and its value; see `with_marker`.
+
+    Faster: it reads one file of each other process.
+    """
+    wanted = f"={prefix}".encode()
+    found = []
+    for entry in os.listdir("/proc"):  # noqa: PTH208
+        if not entry.isdigit() or wanted not in (environment := _environment(int(entry))):
+            continue
+        for variable in (VARIABLE, SUPERVISOR_VARIABLE):
+            marker = _value(variable, prefix, environment)
+            if marker is not None and (process := read(int(entry))) is not None and _started_by_us(process.pid):
+                found.append((process, variable, marker))
+    return found
+
+
+def _environment(pid: int) -> bytes:
+    try:
+        with open(f"/proc/{pid}/environ", "rb", buffering=0) as stream:  # noqa: PTH123
+            return stream.read()
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return b""
+
+
+def _value(variable: str, prefix: str, environment: bytes) -> str | None:
+    wanted = f"{variable}={prefix}".encode()
+    if wanted not in environment:
+        return None
+    entry = next((entry for entry in environment.split(b"\0") if entry.startswith(wanted)), None)
+    return None if entry is None else entry[len(variable) + 1 :].decode(errors="replace")
 
 
 def _started_by_us(pid: int) -> bool:

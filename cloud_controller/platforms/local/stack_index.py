@@ -20,6 +20,8 @@ from .orders import LaunchError, ProcessOrder, ProcessProgram, ProcessState
 
 #: The file with a process' index.
 INDEX_FILE = "book.json"
+#: What a supervisor reports at its end.
+FINAL_STATES = frozenset({ProcessState.STOPPED.value, ProcessState.EXITED.value, ProcessState.FAILED.value})
 #: Opens a directory without following links.
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 #: Seconds after which the removal of a tree is left to the next attempt.
@@ -50,7 +52,7 @@ def inside(path: str) -> PurePosixPath:
 def listing(directory: Path) -> list[str]:
     """Return the sorted names in a directory; empty if it does not exist."""
     try:
-        return sorted(entry.name for entry in directory.iterdir())
+        return sorted(os.listdir(directory))  # noqa: PTH208 - called for each instance
     except (FileNotFoundError, NotADirectoryError):
         return []
 
@@ -64,10 +66,7 @@ def state_of(status: Mapping[str, Any], *, held: bool, stopping: bool) -> Proces
         return ProcessState(status["state"]) if status else ProcessState.STARTING
     if not status:
         return ProcessState.RESERVED
-    reported = ProcessState(status["state"])
-    return (
-        reported if reported in (ProcessState.STOPPED, ProcessState.EXITED, ProcessState.FAILED) else ProcessState.LOST
-    )
+    return ProcessState(status["state"]) if status["state"] in FINAL_STATES else ProcessState.LOST
 
 
 def message_of(state: ProcessState, status: Mapping[str, Any]) -> str:

@@ -1,8 +1,9 @@
 """The parent program of each launched process.
 
-It inherits the process' file lock, which the launcher took before the fork, and holds it until the last child has exited, so
-the lock is never free while anything runs. It reads its order from standard input, all or nothing, so secrets are in no command
-line and in no file of ours. It starts the process in a new session, writes the output to a rotated log, restarts the process
+It is forked by a fork server (`archelon_core.fork_server`), so that a thousand of them share the interpreter's memory. It
+inherits the process' file lock, which the launcher took before, and holds it until the last child has exited, so the lock is
+never free while anything runs. It reads its order from a file in memory, so secrets are in no command line and in no file of
+ours. It starts the process in a new session, writes the output to a rotated log, restarts the process
 with backoff up to a limit, and on SIGTERM terminates the whole tree: as subreaper (prctl(2), PR_SET_CHILD_SUBREAPER) it adopts
 daemonized children, and it finds the others by the marker in the environment.
 
@@ -19,15 +20,16 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import fcntl
-import json
+import functools
+import gc
+import marshal
 import os
 import resource
 import select
 import signal
-import sys
 import time
 from collections.abc import Mapping
+from json.encoder import encode_basestring_ascii as quoted
 from typing import Any, NoReturn
 
 from archelon_core.log_segments import LogSegments
@@ -47,48 +49,80 @@ _LIMITS = {
 _WINDOW = 60.0
 #: Seconds after which a failed write of the status is retried.
 _WRITE_RETRY = 1.0
+#: From a process before its execution: the status could not be written.
+_UNWRITTEN = b"!"
+
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+class _Stop:
+    wanted = False
+
+
+#: Whether this process was told to stop.
+_stop = _Stop()
+
+
+def _on_terminate(_number: int, _frame: object) -> None:
+    _stop.wanted = True
+
+
+def prepare() -> None:
+    """Set the handlers of signals, in the fork server: each fork inherits them."""
+    signal.signal(signal.SIGTERM, _on_terminate)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    for ignored in (signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
+        signal.signal(ignored, signal.SIG_IGN)
 
 
 class _Supervisor:
-    def __init__(self, directory: str, order: Mapping[str, Any], ready: int) -> None:
+    """Args: directory: of the process. isolated: whether the order has a sandbox. order: a descriptor. ready: another, or -1."""
+
+    def __init__(self, directory: str, order: int, ready: int, *, isolated: bool) -> None:
         self._directory = directory
-        self._order = order
+        self._isolated = isolated
+        self._ordered = order
         self._ready = ready
-        self._libc = ctypes.CDLL(None, use_errno=True)
-        self._terminate = False
         self._restarts = 0
         self._status: dict[str, object] = {}
         self._is_written = True
-        self._own_process = processes.read(os.getpid())
-        self._log = LogSegments(f"{directory}/log", segment=order["log_segment"], kept=order["log_segments"])
+        self._pid = os.getpid()
+        self._written: LogSegments | None = None
         self._output, self._child_output = os.pipe()
         os.set_blocking(self._output, False)
         self._wakeup, wakeup = os.pipe()
         os.set_blocking(self._wakeup, False)
         os.set_blocking(wakeup, False)
         signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
-        signal.signal(signal.SIGTERM, self._on_terminate)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
-        for ignored in (signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
-            signal.signal(ignored, signal.SIG_IGN)
         self._poll = select.poll()
         self._poll.register(self._output, select.POLLIN)
         self._poll.register(self._wakeup, select.POLLIN)
         self._exits: dict[int, int] = {}
         self._wrapper = 0
-        self._libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+    @functools.cached_property
+    def _order(self) -> Mapping[str, Any]:
+        content = os.pread(self._ordered, os.fstat(self._ordered).st_size, 0)
+        loaded: dict[str, Any] = marshal.loads(content)  # nosec  # noqa: S302 - the launcher's
+        return loaded
+
+    @property
+    def _log(self) -> LogSegments:
+        if self._written is None:
+            segment, kept = self._order["log_segment"], self._order["log_segments"]
+            self._written = LogSegments(f"{self._directory}/log", segment=segment, kept=kept)
+        return self._written
 
     def run(self) -> None:
-        backoff = self._order["backoff"]
-        while not self._terminate:
+        while not _stop.wanted:
             started = time.monotonic()
             pid, problem = self._spawn()
             code: int | None
             if pid is None:
                 code, message = 127, problem
             else:
-                child = processes.read(pid)
-                self._report("running", pid=pid, start=child.start if child else 0)
                 code = self._until_exit(pid)
                 if code is None:
                     break
@@ -111,20 +145,20 @@ class _Supervisor:
                 self._report("failed", exit_status=code, message=message)
                 return
             # Not archelon_core.backoff: only the standard library is imported here. Beyond 64 a float might overflow.
-            wait = min(backoff * 2.0 ** min(self._restarts, 64), self._order["backoff_limit"])
+            wait = min(self._order["backoff"] * 2.0 ** min(self._restarts, 64), self._order["backoff_limit"])
             self._restarts += 1
             self._report(
                 "restarting", exit_status=code, message=f"{message}; restart {self._restarts} of {limit} in {wait:g} s"
             )
             until = time.monotonic() + wait
-            while not self._terminate and time.monotonic() < until:
+            while not _stop.wanted and time.monotonic() < until:
                 self._pump(until - time.monotonic())
         self._report("stopping")
         self._end_tree(grace=self._order["grace"])
         self._report("stopped")
 
     def _stop_wanted(self) -> bool:
-        return self._terminate
+        return _stop.wanted
 
     def _spawn(self) -> tuple[int | None, str]:
         errors, child_errors = os.pipe()
@@ -137,12 +171,18 @@ class _Supervisor:
         if pid == 0:
             self._execute(child_errors)
         os.close(child_errors)
-        sandbox = self._order["sandbox"]
         # A sandbox keeps the pipe open as long as it runs, so it also reports success.
         problem = os.read(errors, 1024)
+        unwritten = problem.startswith(_UNWRITTEN)
+        if unwritten:
+            problem = problem.removeprefix(_UNWRITTEN) or os.read(errors, 1024)
         os.close(errors)
-        if problem == (b"+" if sandbox else b""):
-            self._wrapper = pid if sandbox else 0
+        if problem == (b"+" if self._isolated else b""):
+            self._wrapper = pid if self._isolated else 0
+            if unwritten:
+                self._report("running", **_identity("pid", "start", pid))
+            else:
+                self._end_start()
             return pid, ""
         os.waitpid(pid, 0)
         problem = problem or b"its sandbox cannot be created; see its log"
@@ -150,14 +190,18 @@ class _Supervisor:
 
     def _execute(self, errors: int) -> NoReturn:
         """Execute the process in this fork; write a failure to `errors`."""
-        command: list[str] = self._order["command"]
         failure = "cannot prepare"
         try:
             os.setsid()
-            self._libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-            self._libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-            if self._own_process is None or os.getppid() != self._own_process.pid:
+            _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+            _LIBC.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+            if os.getppid() != self._pid:
                 os._exit(127)  # the supervisor died before the death signal was set
+            command: list[str] = self._order["command"]
+            # Not by the supervisor: what it does stays in its memory, and this process' memory ends with the next line.
+            self._report("running", **_identity("pid", "start", os.getpid()))
+            if not self._is_written:
+                os.write(errors, _UNWRITTEN)
             if not self._order["sandbox"]:
                 failure = f"cannot enter the directory {self._order['directory']!r}"
                 os.chdir(f"{self._directory}/work/{self._order['directory']}")
@@ -198,7 +242,7 @@ class _Supervisor:
 
     def _until_exit(self, pid: int) -> int | None:
         """Return the exit status of the process (negative: the signal), or None for a stop request."""
-        while not self._terminate:
+        while not _stop.wanted:
             self._reap()
             if pid in self._exits:
                 return self._exits.pop(pid)
@@ -219,31 +263,36 @@ class _Supervisor:
             if descriptor == self._output:
                 self._log.write(data)
 
-    def _reap(self) -> None:
+    def _reap(self) -> bool:
+        """Collect exit statuses; return whether a child remains. As a subreaper, it then has a descendant."""
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
-                return
+                return False
             if pid == 0:
-                return
+                return True
             self._exits[pid] = os.waitstatus_to_exitcode(status)
 
     def _tree(self) -> list[processes.Process]:
+        """Return what runs of the process. Outside of a sandbox, that includes commands that the launcher attached."""
+        if self._isolated:
+            with contextlib.suppress(FileNotFoundError):  # the kernel does not list children
+                return processes.listed_descendants(self._pid)
         table = processes.table()
-        tree = {process.pid: process for process in processes.descendants(os.getpid(), table)}
+        tree = {process.pid: process for process in processes.descendants(self._pid, table)}
         prefix = self._order["marker"]
         for process, marker in processes.with_marker(processes.VARIABLE, prefix, table.values()):
             if marker == prefix:
                 tree[process.pid] = process
-        tree.pop(os.getpid(), None)
+        tree.pop(self._pid, None)
         return list(tree.values())
 
     def _end_tree(self, *, grace: float) -> None:
         """Send SIGTERM to all, SIGKILL to the rest after `grace` seconds; return when all are gone."""
         deadline = time.monotonic() + grace
         terminated: set[tuple[int, int]] = set()
-        while tree := self._tree():
+        while (tree := self._tree() if self._reap() or not self._isolated else []) or self._reap():
             late = time.monotonic() >= deadline
             for process in tree:
                 key = (process.pid, process.start)
@@ -254,8 +303,6 @@ class _Supervisor:
                     processes.send(*key, signal.SIGTERM)
             # SIGCHLD covers only our own children; poll for deeper descendants.
             self._pump(0.02)
-            self._reap()
-        self._reap()
         self._exits.clear()
         self._pump(0)
 
@@ -264,8 +311,7 @@ class _Supervisor:
             "state": state,
             "since": time.time(),
             "restarts": self._restarts,
-            "supervisor": os.getpid(),
-            "supervisor_start": self._own_process.start if self._own_process else 0,
+            **_identity("supervisor", "supervisor_start", self._pid),
             **facts,
         }
         self._write_status()
@@ -274,13 +320,21 @@ class _Supervisor:
         """Write the status; `_pump` retries on a full disk, and until then the lock is authoritative."""
         path = f"{self._directory}/status.json"
         try:
-            with open(f"{path}.new", "w", encoding="utf-8") as stream:  # noqa: PTH123
-                json.dump(self._status, stream)
+            descriptor = os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            try:
+                os.write(descriptor, _as_json(self._status))
+            finally:
+                os.close(descriptor)
             os.replace(f"{path}.new", path)  # noqa: PTH105
         except OSError:
             self._is_written = False
             return
         self._is_written = True
+        if self._pid == os.getpid():
+            self._end_start()
+
+    def _end_start(self) -> None:
+        """Report to the launcher, once, that the status is written."""
         if self._ready >= 0:
             # The launcher may be gone; the next one reads the file.
             with contextlib.suppress(BrokenPipeError):
@@ -288,8 +342,16 @@ class _Supervisor:
             os.close(self._ready)
             self._ready = -1
 
-    def _on_terminate(self, _number: int, _frame: object) -> None:
-        self._terminate = True
+
+def _identity(pid_name: str, start_name: str, pid: int) -> dict[str, int]:
+    found = processes.read(pid)
+    return {pid_name: pid, start_name: found.start if found is not None else 0}
+
+
+def _as_json(status: Mapping[str, object]) -> bytes:
+    """Return texts and numbers as JSON, without the encoder, which is written in Python for a part."""
+    members = [f'"{name}": {quoted(value) if isinstance(value, str) else value}' for name, value in status.items()]
+    return f"{{{', '.join(members)}}}".encode("ascii")
 
 
 def _signal_name(number: int) -> str:
@@ -299,22 +361,20 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def main(arguments: list[str]) -> None:
-    """Run as `main([directory, ready descriptor, inherited descriptor, …])`, with the order as JSON on standard input.
+def main(directory: str, isolated: bool, order: int, ready: int, *_inherited: int) -> None:
+    """Supervise until the process has ended; called in a fork.
 
-    The inherited descriptors (lock and port reservations) stay open for this process' lifetime, and are not inherited further.
+    Args:
+        directory: of the process. isolated: whether the order has a sandbox.
+        order: descriptor of a file with the order, marshalled by the same Python.
+        ready: descriptor to report the start to.
+        _inherited: lock and port reservations, which stay open for this process' lifetime.
     """
+    # Reference counting suffices, and a collection would copy the pages shared with other supervisors.
+    gc.disable()
+    _stop.wanted = False  # in the fork server, it may be set
     os.umask(0o077)
-    directory, ready = arguments[0], int(arguments[1])
-    for descriptor in (ready, *map(int, arguments[2:])):
-        fcntl.fcntl(descriptor, fcntl.F_SETFD, fcntl.FD_CLOEXEC)
-    try:
-        order = json.loads(sys.stdin.buffer.read())
-    except ValueError:
-        return  # the launcher was killed while sending; nothing has started
-    if os.fork():
-        os._exit(0)  # the launcher waits for this one; init inherits the other
     os.chdir("/")
-    null = os.open(os.devnull, os.O_RDWR)
-    os.dup2(null, 0)
-    _Supervisor(directory, order, ready).run()
+    _Supervisor(directory, order, ready, isolated=isolated).run()
+    # Without the interpreter's own clean-up, which would take longer than all of the above.
+    os._exit(0)

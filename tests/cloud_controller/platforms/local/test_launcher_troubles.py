@@ -18,11 +18,12 @@ from pathlib import Path
 import pytest
 
 from archelon_core.log_segments import LogSegments
+from cloud_controller.platforms.local import processes
 from cloud_controller.platforms.local.applications import LocalApplications
 from cloud_controller.platforms.local.inventory import LocalInventory
-from cloud_controller.platforms.local.launcher import Launcher
+from cloud_controller.platforms.local.launcher import _SUPERVISORS, Launcher
 from cloud_controller.platforms.local.logs import read_log
-from cloud_controller.platforms.local.orders import LaunchError, ProcessState, Restart
+from cloud_controller.platforms.local.orders import LaunchError, Name, ProcessState, Restart
 from cloud_controller.platforms.local.sandbox import Sandbox
 from cloud_controller.platforms.local.stack_index import INDEX_FILE
 from cloud_controller.platforms.local.supervisor import _Supervisor
@@ -120,6 +121,7 @@ def test_failing_forks_are_reported_and_leave_nothing_open(launcher: Launcher, m
     before = open_files()
     with monkeypatch.context() as patched:
         patched.setattr(subprocess, "Popen", fail)
+        _SUPERVISORS.close()
         with pytest.raises(LaunchError, match="cannot be started: Resource temporarily unavailable"):
             start(launcher, order(), "sleep", "1000")
         patched.setattr(os, "fork", fail)
@@ -128,6 +130,47 @@ def test_failing_forks_are_reported_and_leave_nothing_open(launcher: Launcher, m
     assert result == (None, "cannot fork: Resource temporarily unavailable")
     # Other open files may have been closed meanwhile.
     assert open_files() <= before
+
+
+@pytest.mark.crash
+@pytest.mark.parametrize("point", ["supervisor ordered", "supervisor forked"])
+def test_a_killed_fork_server_is_replaced_and_nothing_is_started_twice(tmp_path: Path, point: str) -> None:
+    def kill_before(name: str) -> None:
+        if name == point and _SUPERVISORS.pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(_SUPERVISORS.pid, signal.SIGKILL)
+
+    launcher = Launcher(tmp_path / "root", shared=True, checkpoint=kill_before)
+    try:
+        for number in range(3):
+            name = Name("i-1", f"web.{number}")
+            first = start(launcher, order(name), "sleep", "1000")
+            assert start(launcher, order(name), "sleep", "1000").pid == first.pid
+        left = launcher.remains("i-1")
+        assert sorted(line.split()[0] for line in left) == ["directory"] * 3 + ["process"] * 3 + ["supervisor"] * 3
+    finally:
+        for process in launcher.find():
+            assert launcher.remove(process.name, wait=60)
+    assert launcher.remains("i-1") == ()
+
+
+def test_the_process_table_is_searched_only_after_a_crash(
+    launcher: Launcher, monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox | None
+) -> None:
+    searches: list[str] = []
+    search = processes.marked
+    monkeypatch.setattr(processes, "marked", lambda prefix: searches.append(prefix) or search(prefix))
+    start(launcher, order(), "sleep", "1000")
+    assert searches == []
+    assert launcher.stop(NAME, wait=60)
+    # Without a sandbox, a command that was attached to the process may be left.
+    assert (searches == []) == (sandbox is not None)
+    start(launcher, order(), "sleep", "1000")
+    os.kill(supervisor_of(launcher), signal.SIGKILL)
+    until(lambda: is_in(launcher, ProcessState.LOST))
+    searches.clear()
+    start(launcher, order(), "sleep", "1000")
+    assert searches
 
 
 @pytest.mark.parametrize("name", [INDEX_FILE, "status.json"])
