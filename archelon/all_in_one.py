@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import http.client
 import json
 import os
 import re
 import socket
 import sys
 import time
+import urllib.parse
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -30,6 +32,8 @@ REGION: Final = "local"
 _ROOT: Final = Path(__file__).resolve().parent.parent
 #: In the order in which `up` waits for them; the port of a web process is named after its service.
 PROCESSES: Final = ("cloud-controller-web", "service-manager-web", "cloud-controller-worker", "service-manager-worker")
+#: What they import.
+_MODULES: Final = ("archelon.serving", "cloud_controller.app.worker", "service_manager.__main__")
 #: The line of a traceback that contains the error; the error's text may continue below it.
 _ERROR: Final = re.compile(r"[A-Za-z_][\w.]*(Error|Exception)\b")
 #: Our own packages that a bundle may import.
@@ -52,7 +56,15 @@ class AllInOne:
     def __init__(self, state: StateDirectory, notify: Notify, *, shared: bool = False) -> None:
         self.state = state
         self._shared = shared
-        self.supervisor = Supervisor(notify)
+        # The user's ARCHELON_… variables configure the command line, not the services.
+        self._environment = {name: value for name, value in os.environ.items() if not name.startswith("ARCHELON_")}
+        paths = [str(_ROOT), *filter(None, [self._environment.get("PYTHONPATH")])]
+        self._environment["PYTHONPATH"] = os.pathsep.join(paths)
+        self.supervisor = Supervisor(notify, modules=_MODULES, environment=self._environment)
+
+    def prepare(self) -> None:
+        """Begin with what `up` needs and the state directory does not. Raises OSError."""
+        self.supervisor.prepare()
 
     def up(self, *, timeout: float = 60.0) -> None:
         """Start the four processes and wait until they are ready. Raises CommandError, also if a port is in use."""
@@ -106,49 +118,42 @@ class AllInOne:
 
     def isolation(self) -> str:
         """Return how the worker isolates tenants' processes; call it after `up`. Raises CommandError if it is not reported."""
-        import urllib3
-
-        url = f"http://127.0.0.1:{self.state.ports().cloud_controller_worker}/readyz"
+        url = f"http://127.0.0.1:{self.state.ports().cloud_controller_worker}"
         try:
-            with urllib3.PoolManager(retries=False, timeout=10.0) as pool:
-                return str(pool.request("GET", url).json()["checks"][f"isolation in {REGION}"])
-        except (urllib3.exceptions.HTTPError, ValueError, KeyError) as error:
-            raise CommandError(f"{url} does not report how tenants are isolated: {type(error).__name__}") from error
+            return str(json.loads(_readiness(url)[1])["checks"][f"isolation in {REGION}"])
+        except (ValueError, KeyError) as error:
+            raise CommandError(f"{url}/readyz does not report how tenants are isolated") from error
 
     # processes --------------------------------------------------------------------------------------------------------
 
     def _start(self, process: str, service: str, arguments: list[str]) -> None:
-        # The user's ARCHELON_… variables configure the command line, not the services.
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith("ARCHELON_")}
-        environment = {
-            **inherited,
-            "PYTHONPATH": os.pathsep.join([str(_ROOT), *filter(None, [inherited.get("PYTHONPATH")])]),
-            "ARCHELON_CONFIG": str(self.state.path / f"{service}.yaml"),
-        }
-        command = [sys.executable, "-m", "archelon", *arguments]
-        self.supervisor.start(Program(process, command, environment, self.state.log(process)))
+        # The first variable is certainly shown by `ps`.
+        environment = {"ARCHELON_CONFIG": str(self.state.path / f"{service}.yaml"), **self._environment}
+        self.supervisor.start(
+            Program(
+                process,
+                "archelon.main:main",
+                [arguments],
+                ["archelon", *arguments],
+                environment,
+                self.state.log(process),
+            )
+        )
 
     def _await_ready(self, process: str, deadline: float) -> None:
-        import urllib3
-
         name = process.removesuffix("-web").replace("-", "_")
         worker_url = f"http://127.0.0.1:{getattr(self.state.ports(), name)}"
         url = self.state.url(name) if process.endswith("-web") else worker_url
-        with urllib3.PoolManager(retries=False, timeout=2.0) as pool:
-            while True:
-                try:
-                    if pool.request("GET", f"{url}/readyz").status == 200:
-                        return
-                except urllib3.exceptions.HTTPError:
-                    pass
-                # A process that exits before it was ever ready will not recover by a restart.
-                ended = [each for each in PROCESSES if self.supervisor.ends(each)]
-                if ended or time.monotonic() > deadline:
-                    late = ended[0] if ended else process
-                    raise CommandError(
-                        f"{late} does not become ready: {self.last_error(late)}; its log: {self.state.log(late)}"
-                    )
-                time.sleep(0.05)
+        while _readiness(url)[0] != 200:
+            # A process that exits before it was ever ready will not recover by a restart.
+            ended = [each for each in PROCESSES if self.supervisor.ends(each)]
+            if ended or time.monotonic() > deadline:
+                late = ended[0] if ended else process
+                raise CommandError(
+                    f"{late} does not become ready: {self.last_error(late)}; its log: {self.state.log(late)}"
+                )
+            # Until it listens; then the request itself waits.
+            time.sleep(0.01)
 
     def last_error(self, process: str) -> str:
         """The last error in a process's log, or its last line that is not a log record."""
@@ -216,6 +221,7 @@ class AllInOne:
             "database_url": state.database("cloud-controller"),
             "state_directory": str(state.cloud.resolve()),
             "cloud_controller_bind": f"{_bracketed(state.host())}:{state.ports().cloud_controller}",
+            "web_processes": 1,
             "cloud_controller_url": state.url("cloud_controller"),
             "regions": {
                 REGION: {
@@ -231,6 +237,20 @@ class AllInOne:
             "force_embedded": True,
             "trusted_keys": {"service-manager": str(state.key("service-manager", public=True).resolve())},
         }
+
+
+def _readiness(url: str) -> tuple[int, bytes]:
+    """Return status and body of `/readyz`; 0 if nothing answers."""
+    parts = urllib.parse.urlsplit(url)
+    connection = http.client.HTTPConnection(str(parts.hostname), parts.port, timeout=5.0)
+    try:
+        connection.request("GET", "/readyz")
+        response = connection.getresponse()
+        return response.status, response.read()
+    except (OSError, http.client.HTTPException):
+        return 0, b""
+    finally:
+        connection.close()
 
 
 def _bracketed(host: str) -> str:

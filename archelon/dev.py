@@ -54,10 +54,11 @@ def dev(state: Path, host: str | None, force: bool, port: int | None, shared: bo
         )
     begun = time.monotonic()
     with directory.locked():
+        system = AllInOne(directory, lambda line: click.echo(line, err=True), shared=shared)
+        system.prepare()
         directory.make(host=listen, **({"first_port": port} if port else {}))
         if directory.host() != listen:
             directory.move(listen)
-        system = AllInOne(directory, lambda line: click.echo(line, err=True), shared=shared)
         stopped = threading.Event()
         with stop_signals(stopped):
             try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import signal
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -13,7 +12,6 @@ import click
 from archelon_core.private_files import private_umask
 
 from .errors import CommandError, Status
-from .supervision import end_with_parent
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -23,12 +21,11 @@ _of = click.option("--of", "service", type=click.Choice(_SERVICES), required=Tru
 
 
 def _process(command: Command) -> Command:
-    """Decorate a service command: it exits with the all-in-one that started it, and reports invalid settings."""
+    """Decorate a service command: it reports invalid settings."""
 
     @functools.wraps(command)
     def wrapped(*arguments: Any, **options: Any) -> Any:
         private_umask()
-        end_with_parent(os.environ, interrupt=lambda: os.kill(os.getpid(), signal.SIGTERM))
         # This variable of the command line may be set in the user's shell; it is not a setting of a service.
         os.environ.pop("ARCHELON_TOKEN", None)
         try:

@@ -1,19 +1,18 @@
 """Keeps processes running: restarts each one that exits, and stops all together.
 
-A thread waits for each process, so exits are noticed at once without polling. Remaining children of an exited process are
-terminated, because they may hold the port that its replacement needs. Restarts back off exponentially. Processes run in their own
-sessions, so that Ctrl-C reaches only the supervisor, which stops them in order. Each inherits the reading end of a pipe whose
-writing end closes with the supervisor, so none survives `kill -9` of it. Logs are rotated by size, one old file each.
+The processes are attached children of a fork server (`archelon_core.fork_server`), which imports their code once: they share its
+memory, none survives `kill -9` of the supervisor or of the fork server, and nothing of an exited process holds the port that its
+replacement needs. A thread waits for each, so exits are noticed at once without polling. Restarts back off exponentially.
+Processes run in their own sessions, so that Ctrl-C reaches only the supervisor, which stops them in order. Logs are rotated by
+size, one old file each.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 import shutil
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,9 +21,10 @@ from typing import Final
 
 from archelon_core import private_files
 from archelon_core.backoff import Backoff
+from archelon_core.fork_server import Forked, ForkServer
 
-#: Environment variable with the pipe's descriptor. Its prefix differs from that of the services' settings.
-LIFELINE: Final = "LIFELINE_OF_ARCHELON"
+#: Seconds that a start may take, including the imports.
+_FORK_TIMEOUT: Final = 60.0
 #: Seconds before a restart.
 _PAUSES: Final = Backoff(0.1, longest=10.0)
 #: Seconds of running after which the backoff is reset: four times the duration of a start.
@@ -35,10 +35,17 @@ _LOG_LIMIT: Final = 16 << 20
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Program:
-    """A program to run, with a log that its output is appended to."""
+    """A function of our own code to run in a process, with a log that its output is appended to.
+
+    Args:
+        function: `module:name`; returns the exit status. arguments: plain values.
+        title: command line to show.
+    """
 
     name: str
-    arguments: Sequence[str]
+    function: str
+    arguments: Sequence[object]
+    title: Sequence[str]
     environment: Mapping[str, str] = dataclasses.field(repr=False)
     log: Path
 
@@ -48,6 +55,8 @@ class Supervisor:
 
     Args:
         notify: called from other threads with a message whenever a process has exited.
+        modules: the programs' modules, which the fork server imports first.
+        environment: of the fork server.
         log_limit: size in bytes at which a log is rotated.
         rotation_interval: seconds between two checks of the logs' sizes.
     """
@@ -56,6 +65,8 @@ class Supervisor:
         self,
         notify: Callable[[str], None],
         *,
+        modules: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
         clock: Callable[[], float] = time.monotonic,
         log_limit: int = _LOG_LIMIT,
         rotation_interval: float = 60.0,
@@ -67,12 +78,20 @@ class Supervisor:
         self._logs: list[Path] = []
         self._stopping = threading.Event()
         self._lock = threading.Lock()
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._forks = ForkServer(
+            modules,
+            options=(),
+            environment=dict(os.environ) if environment is None else environment,
+            title="archelon fork server",
+            seconds=_FORK_TIMEOUT,
+        )
+        self._processes: dict[str, Forked] = {}
         self._ends: dict[str, int] = {}
         self._threads: dict[str, threading.Thread] = {}
-        self._open: tuple[int, ...] = os.pipe()
-        self._read = self._open[0]
-        os.set_inheritable(self._read, True)
+
+    def prepare(self) -> None:
+        """Let the fork server begin its imports, which `start` waits for. Raises OSError."""
+        self._forks.open()
 
     def start(self, program: Program) -> None:
         """Start a program and keep it running. Raises OSError if it cannot be started."""
@@ -97,9 +116,10 @@ class Supervisor:
 
     def kill(self, name: str) -> int:
         """Simulate a crash: send SIGKILL to a program's process and its children. Returns the process id."""
-        pid = self.pid(name)
-        os.killpg(pid, signal.SIGKILL)
-        return pid
+        with self._lock:
+            process = self._processes[name]
+        process.send(signal.SIGKILL)
+        return process.pid
 
     def stop(self, *, grace: float = 20.0) -> list[str]:
         """Terminate all, the last started first, and wait `grace` seconds in total. Returns the names of those killed then."""
@@ -107,26 +127,18 @@ class Supervisor:
         with self._lock:
             running = dict(reversed(self._processes.items()))
         for process in running.values():
-            with contextlib.suppress(ProcessLookupError):
-                process.terminate()
+            process.send(signal.SIGTERM)
         deadline = self._clock() + grace
         killed = []
         for name, process in running.items():
-            try:
-                process.wait(timeout=max(0.0, deadline - self._clock()))
-            except subprocess.TimeoutExpired:
+            self._threads[name].join(max(0.0, deadline - self._clock()))
+            if self._threads[name].is_alive():
                 killed.append(name)
-            # Even after a clean exit: children may remain in its session.
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+                process.send(signal.SIGKILL)
         for thread in self._threads.values():
             thread.join(timeout=5.0)
-        with self._lock:
-            descriptors, self._open = self._open, ()
-        # Close only once: by the second call, the numbers may have been reused.
-        for descriptor in descriptors:
-            os.close(descriptor)
+        self._forks.close()
+        self._forks.join()
         return killed
 
     def _launch(self, program: Program) -> None:
@@ -135,21 +147,19 @@ class Supervisor:
                 return
             private_files.close_to_others(program.log, make=True)
             with program.log.open("ab") as log:
-                self._processes[program.name] = subprocess.Popen(  # noqa: S603 - our own argument list
-                    list(program.arguments),
-                    env={**program.environment, LIFELINE: str(self._read)},
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    pass_fds=(self._read,),
-                    start_new_session=True,
+                self._processes[program.name] = self._forks.fork_attached(
+                    program.function,
+                    *program.arguments,
+                    title=program.title,
+                    environment=program.environment,
+                    output=log.fileno(),
                 )
 
     def _keep(self, program: Program) -> None:
         pauses = iter(_PAUSES)
         while True:
             begun = self._clock()
-            status = self._await_end(self._processes[program.name])
+            status = self._processes[program.name].wait()
             if self._stopping.is_set():
                 return
             with self._lock:
@@ -167,15 +177,6 @@ class Supervisor:
                     self._notify(f"{program.name} cannot be started: {problem.strerror}; retrying in {pause:g} s")
             if self._stopping.is_set():
                 return
-
-    def _await_end(self, process: subprocess.Popen[bytes]) -> int:
-        """Wait until a process exits and terminate its remaining children. Returns the exit status."""
-        # WNOWAIT keeps the process id reserved until the group is signalled; during `stop`, that may reap the process.
-        with contextlib.suppress(ChildProcessError, ProcessLookupError):
-            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-            if not self._stopping.is_set():
-                os.killpg(process.pid, signal.SIGTERM)
-        return process.wait()
 
     def _rotate_logs(self) -> None:
         while not self._stopping.wait(self._rotation_interval):
@@ -195,21 +196,6 @@ def _rotate(log: Path, limit: int) -> None:
             shutil.copyfile(log, before)
         finally:
             os.truncate(log, 0)
-
-
-def end_with_parent(environment: Mapping[str, str], *, interrupt: Callable[[], None]) -> None:
-    """In a child: call `interrupt` when the supervisor has exited. Does nothing without a supervisor."""
-    descriptor = environment.get(LIFELINE, "")
-    if not descriptor.isdigit():
-        return
-
-    def wait() -> None:
-        with contextlib.suppress(OSError):
-            while os.read(int(descriptor), 1):
-                continue
-        interrupt()
-
-    threading.Thread(target=wait, name="lifeline", daemon=True).start()
 
 
 def _describe(status: int) -> str:

@@ -62,13 +62,15 @@ class Forked:
 
     def __init__(self, pid: int, handle: int, status: int) -> None:
         self.pid = pid
+        self._lock = allocate_lock()
         self._handle = handle
         self._status = status
 
     def send(self, number: int) -> None:
-        """Send a signal, unless it has ended. Call it only before `wait` returns."""
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self._handle, number)
+        """Send a signal, unless it has ended."""
+        with self._lock, contextlib.suppress(ProcessLookupError):
+            if self._handle >= 0:
+                signal.pidfd_send_signal(self._handle, number)
 
     def wait(self) -> int:
         """Wait until nothing of its session runs; return the exit status, negative for a signal. Call it once."""
@@ -79,7 +81,9 @@ class Forked:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)
             select.select([self._handle], [], [])
-        os.close(self._handle)
+        with self._lock:
+            handle, self._handle = self._handle, -1
+            os.close(handle)
         return int(written) if written else -signal.SIGKILL
 
 

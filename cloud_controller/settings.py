@@ -30,6 +30,7 @@ class CloudControllerSettings(WebSettings):
         description="directory for local processes' data, unpacked bundles and keys", examples=["/var/lib/archelon"]
     )
     cloud_controller_bind: str = pydantic.Field("127.0.0.1:8090", description="address and port to listen on")
+    web_processes: int = pydantic.Field(2, ge=1, le=64, description="web processes")
     force_embedded: bool = pydantic.Field(
         False,
         description="allow an address that other machines reach although a region is local, which runs bundles as this user",

@@ -102,12 +102,14 @@ def configuration() -> Any:
 def serve_alone(
     app_factory: Callable[[], WSGIApplication],
     *,
-    bind: str,
+    bind: str | Sequence[str],
     server: str,
     threads: int,
     keep_alive: int,
     graceful_timeout: int,
     limits: ConnectionLimits | None = None,
+    trusted_proxies: Sequence[str] = (),
+    when_ready: Callable[[Sequence[tuple[str, int]]], None] | None = None,
 ) -> None:
     """Serve in this process until SIGTERM (finish running requests, then return) or SIGINT (SystemExit at once).
 
@@ -122,10 +124,12 @@ def serve_alone(
         graceful_timeout=graceful_timeout,
         limits=limits or ConnectionLimits(),
     )
-    for name, value in {**options, "forwarded_allow_ips": ""}.items():
+    for name, value in {**options, "forwarded_allow_ips": ",".join(trusted_proxies)}.items():
         config.set(name, value)
     logger = Logger(config)
     sockets = gunicorn.sock.create_sockets(config, logger)
+    if when_ready is not None:
+        when_ready([listener.getsockname() for listener in sockets])
     worker = config.worker_class(0, os.getppid(), sockets, _Application(app_factory), config.timeout, config, logger)
     worker.pid = os.getpid()
     # There is no arbiter whose death would end the worker.

@@ -29,7 +29,7 @@ import gunicorn.app.base
 import gunicorn.arbiter
 
 from .connection import ConnectionLimits
-from .gunicorn_worker import ENDING, options_of
+from .gunicorn_worker import ENDING, options_of, serve_alone
 
 if TYPE_CHECKING:
     import prometheus_client
@@ -66,18 +66,31 @@ def serve(
         app_factory: creates the application, once in each worker process.
         bind: `host:port`, `unix:path`, or several of these; port 0 takes a free one.
         server: value of the Server field; see `server_field`.
-        workers: number of processes.
+        workers: number of processes. A single one has no arbiter, which would replace it if its main loop hung.
         threads: of each process; the number of concurrent requests.
         keep_alive: seconds that an idle connection stays open.
         graceful_timeout: seconds that running requests may take at the end.
         limits: limits on slow clients; see `ConnectionLimits`.
         share_metrics: whether the processes add up their metrics (`metrics.share_through`).
         trusted_proxies: addresses or networks whose X-Forwarded-* fields are trusted.
-        when_ready: called once in the arbiter process with the addresses listened on.
+        when_ready: called once, by several workers in the arbiter process, with the addresses listened on.
 
     Raises:
         SystemExit: always, at the end; its code is 0 on success.
     """
+    if workers == 1:
+        serve_alone(
+            app_factory,
+            bind=bind,
+            server=server,
+            threads=threads,
+            keep_alive=keep_alive,
+            graceful_timeout=graceful_timeout,
+            limits=limits,
+            trusted_proxies=trusted_proxies,
+            when_ready=when_ready,
+        )
+        raise SystemExit(0)
     shared = _shared_directory() if share_metrics else None
 
     def load() -> WSGIApplication:

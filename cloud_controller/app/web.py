@@ -171,6 +171,7 @@ def serve(settings: CloudControllerSettings, names: Sequence[str] = MODULES) -> 
         lambda: application(Dependencies.of(settings), names, base_url=settings.cloud_controller_url),
         bind=settings.cloud_controller_bind,
         server=server_field("archelon", "0.1.0"),
+        workers=settings.web_processes,
         limits=ConnectionLimits.of(settings, body=lambda path: _body_limit(path.removeprefix("/deploy"))),
         trusted_proxies=[str(network) for network in settings.trusted_proxies],
     )

@@ -37,7 +37,7 @@ def supervisor(messages: list[str]) -> Iterator[Supervisor]:
 
 
 def program(directory: Path, code: str, name: str = "one") -> Program:
-    return Program(name, [sys.executable, "-c", code], {**os.environ}, directory / f"{name}.log")
+    return Program(name, "builtins:exec", [code], [name], {**os.environ}, directory / f"{name}.log")
 
 
 def starts(directory: Path, name: str = "one") -> int:
@@ -161,14 +161,10 @@ def test_a_second_stop_closes_no_reused_descriptors(supervisor: Supervisor, tmp_
 
 
 def test_no_process_outlives_a_killed_supervisor(tmp_path: Path) -> None:
-    child = (
-        "import os, signal, time; from archelon.supervision import end_with_parent; "
-        "end_with_parent(os.environ, interrupt=lambda: os.kill(os.getpid(), signal.SIGTERM)); "
-        "print('up', os.getpid(), flush=True); time.sleep(600)"
-    )
+    child = "import os, time; print('up', os.getpid(), flush=True); time.sleep(600)"
     parent = (
         "import sys, os, time; from pathlib import Path; from archelon.supervision import Program, Supervisor; "
-        f"s = Supervisor(print); s.start(Program('one', [sys.executable, '-c', {child!r}], dict(os.environ), "
+        f"s = Supervisor(print); s.start(Program('one', 'builtins:exec', [{child!r}], ['one'], dict(os.environ), "
         f"Path({str(tmp_path / 'one.log')!r}))); time.sleep(600)"
     )
     running = subprocess.Popen([sys.executable, "-c", parent], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
