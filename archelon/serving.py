@@ -105,9 +105,8 @@ def upgrade(service: str, url: str | None) -> None:
 
 
 def _upgrade(service: str, url: str) -> None:
-    from alembic.util import CommandError as SchemaError
-
     from archelon_core.database import Database
+    from occi_service.registry.schema import SchemaError
     from occi_service.registry.schema import upgrade as upgrade_schema
 
     if service == "service-manager":

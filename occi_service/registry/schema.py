@@ -4,23 +4,21 @@ Every package that owns tables has a chain of Alembic revisions in its `migratio
 package's branch label. `upgrade` migrates the given chains, and the base's, to their heads. Any number of processes may call it
 at their start: one migrates, the others wait for it.
 
-To add a revision, write `versions/<package>_<number>_<what>.py` by hand; `drift` checks, in a test of each package, that the
-chain and the tables agree.
+To add a revision, write `versions/<package>_<number>_<what>.py` by hand, with the id `<package>_<number>`; `drift` checks, in a
+test of each package, that the chain and the tables agree. A schema that is up to date is recognized by these names, without
+Alembic, whose import and reading of the chains would take most of a service's start and memory.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
-from alembic import autogenerate, command
-from alembic.config import Config
-from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
 
 import archelon_core
 from archelon_core.auth.sql_revocations import revocations
@@ -29,6 +27,9 @@ from archelon_core.queue.table import work
 
 from .tables import entities, facts, user_mixins
 
+if TYPE_CHECKING:
+    from alembic.config import Config
+
 _MIGRATIONS: Final = Path(archelon_core.__file__).parent / "migrations"
 
 #: Number of PostgreSQL's advisory lock for migrations; unique within the database.
@@ -36,6 +37,10 @@ _LOCK: Final = 0x41524348  # "ARCH"
 
 #: The tables that the base's chain creates.
 TABLES: Final[tuple[sa.Table, ...]] = (work, entities, facts, user_mixins, revocations)
+
+
+class SchemaError(Exception):
+    """A schema cannot be migrated; the text says why."""
 
 
 def upgrade(database: Database, *packages: Path) -> None:
@@ -47,18 +52,38 @@ def upgrade(database: Database, *packages: Path) -> None:
 
     Raises:
         FileNotFoundError: a package's directory does not exist.
-        alembic.util.CommandError: the database is at a revision that no chain contains, as after a downgrade of Archelon, or
-            without a package that created it.
+        SchemaError: the database is at a revision that no chain contains, as after a downgrade of Archelon, or without a
+            package that created it.
     """
+    if _is_current(database, [_MIGRATIONS / "versions", *packages]):
+        return  # as nearly every start finds it
+    from alembic import command, util
+    from alembic.migration import MigrationContext
+    from alembic.script import ScriptDirectory
+
     config = configuration(*packages)
     heads = set(ScriptDirectory.from_config(config).get_heads())
     with database.read() as connection:
-        # Nearly every start finds the schema up to date, and takes no lock.
         if set(MigrationContext.configure(connection).get_current_heads()) == heads:
             return
-    with _exclusive(database) as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, "heads")
+    try:
+        with _exclusive(database) as connection:
+            config.attributes["connection"] = connection
+            command.upgrade(config, "heads")
+    except util.CommandError as error:
+        raise SchemaError(str(error)) from error
+
+
+def _is_current(database: Database, chains: Sequence[Path]) -> bool:
+    """Whether the database is at the last revision of each chain, by the names of their files."""
+    names = [max((path.name for path in chain.glob("*.py")), default="") for chain in chains]
+    latest = {found[1] for found in (re.match(r"(\w+_\d{4})_", name) for name in names) if found is not None}
+    try:
+        with database.read() as connection:
+            present = set(connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalars())
+    except sa.exc.DatabaseError:
+        return False  # without this table it is new; if it cannot be reached, the migration reports it
+    return len(latest) == len(chains) and latest == present
 
 
 def configuration(*packages: Path) -> Config:
@@ -66,6 +91,8 @@ def configuration(*packages: Path) -> Config:
     for package in packages:
         if not package.is_dir():
             raise FileNotFoundError(f"no revisions at {package}: a package keeps them in migrations/versions")
+    from alembic.config import Config
+
     config = Config()
     config.set_main_option("script_location", _escape(str(_MIGRATIONS)))
     config.set_main_option("path_separator", "os")
@@ -76,6 +103,9 @@ def configuration(*packages: Path) -> Config:
 
 def drift(database: Database, tables: Sequence[sa.Table]) -> list[Any]:
     """Return Alembic's list of differences between these tables in the code and in the database."""
+    from alembic import autogenerate
+    from alembic.migration import MigrationContext
+
     names = {table.name for table in tables}
 
     def ours(_object: object, name: str | None, kind: str, _reflected: bool, _other: object) -> bool:
