@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 import sys
-import traceback
 from collections.abc import Sequence
 from typing import Final
 
@@ -99,6 +98,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return Status.DONE
     except Exception as error:  # noqa: BLE001 - the top level reports all errors
         if "--debug" in given[:1]:
+            import traceback
+
             traceback.print_exc()
         failure = as_command_error(error)
         if failure is None:

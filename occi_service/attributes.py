@@ -12,8 +12,6 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, Literal, cast, get_args
 
-from archelon_core import logs
-
 from .renderings import grammar
 from .renderings.documents import AttributeDocument, Bare, MalformedDocumentError
 from .renderings.json import load
@@ -157,6 +155,8 @@ def check(name: str, value: Any, definition: Attribute) -> Any:
             secret or not: errors are logged, stored and shown to others than the sender.
     """
     if definition.secret:
+        from archelon_core import logs  # here, because command lines import this module and keep no log
+
         logs.hide_in_request(value)
     fitted = _fit(value, definition)
     if definition.longest is not None:
