@@ -270,15 +270,30 @@ def test_a_restart_continues_with_the_existing_state(tmp_path: Path) -> None:
         until(lambda: left(StateDirectory(system.state)) == [], "nothing is left")
 
 
-def test_killed_processes_are_restarted(running: Dev, greeter: str) -> None:
+@pytest.mark.parametrize("victim", ["services", "their parent"])
+def test_killed_processes_are_restarted(running: Dev, greeter: str, victim: str) -> None:
     assert running.process is not None
-    system = psutil.Process(running.process.pid)
-    killed = set(system.children())
-    assert len(killed) == 4
-    for child in killed:
-        os.killpg(child.pid, signal.SIGKILL)
+
+    def services() -> set[psutil.Process]:
+        assert running.process is not None
+        parents = psutil.Process(running.process.pid).children()
+        return {child for parent in parents for child in parent.children()}
+
+    killed = services()
+    assert sorted(" ".join(each.cmdline()).strip() for each in killed) == sorted(
+        [
+            "archelon cloud-controller",
+            "archelon service-manager",
+            f"archelon worker --of cloud-controller --port {StateDirectory(running.state).ports().cloud_controller_worker}",
+            "archelon worker --of service-manager",
+        ]
+    )
+    for process in killed if victim == "services" else {process.parent() for process in killed}:
+        assert process is not None
+        process.kill()
     # The killed processes may still be listed for a moment.
-    until(lambda: len(set(system.children()) - killed) == 4, "four again")
+    until(lambda: len(services() - killed) == 4, "four again")
+    assert not any(process.is_running() for process in killed)
     result = until(lambda: _done(running("service", "list", "-o", "json")), "it responds again")
     assert json.loads(result)[0]["service"] == greeter
 

@@ -30,7 +30,7 @@ def test_the_commands_of_tenants_import_only_what_a_request_needs() -> None:
     script = "import sys, archelon.instance, archelon.status, archelon.service; print(sorted(sys.modules))"
     ended = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     heavy = ("sqlalchemy", "falcon", "rich", "pydantic", "jsonschema", "yaml", "cryptography", "bundles")
-    for name in (*heavy, "pythonjsonlogger", "archelon_core.logs", "traceback", "subprocess"):
+    for name in (*heavy, "pythonjsonlogger", "archelon_core.logs", "subprocess"):
         assert f"'{name}'" not in ended.stdout
 
 
