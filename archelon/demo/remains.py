@@ -22,6 +22,7 @@ _RECURRING: Final = (
     "disposal.instance",
     "deploy.retention",
     "deploy.watch",
+    "bundle.retention",
     "record.expiry",
     "catalogue.look",
     "catalogue.entry",
