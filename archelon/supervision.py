@@ -82,7 +82,7 @@ class Supervisor:
             modules,
             options=(),
             environment=dict(os.environ) if environment is None else environment,
-            title="archelon fork server",
+            title="archelon-services",
             seconds=_FORK_TIMEOUT,
         )
         self._processes: dict[str, Forked] = {}

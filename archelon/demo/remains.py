@@ -15,7 +15,7 @@ from ..state_directory import StateDirectory
 #: Paths that remain: bundles and services outlive instances; records and audits are their history.
 _KEPT: Final = ("/published/", "/record/", "/bundle/", "/service/", "/disposal/")
 #: Recurring work of the services, and the expiry of records and audits.
-_RECURRING: Final = (
+RECURRING: Final = (
     "instance.counts",
     "work.retention",
     "disposal.sweep",
@@ -84,7 +84,7 @@ def _in_databases(state: StateDirectory) -> Iterator[str]:
                 if not str(identifier).startswith(_KEPT):
                     yield f"entity {identifier} of the {service}"
             for topic, key in rows("SELECT topic, key FROM work WHERE outcome IS NULL"):
-                if topic not in _RECURRING:
+                if topic not in RECURRING:
                     yield f"work {topic} on {key} of the {service}"
 
 

@@ -98,6 +98,9 @@ def _add_python(target: Path) -> Path:
     (target / "usr/bin/python3").symlink_to(version)
     library = target / "usr" / sys.platlibdir / version
     shutil.copytree(sysconfig.get_path("stdlib"), library, ignore=_LEFT_OUT, symlinks=False)
+    for compiled in library.rglob("*.pyc"):
+        # Python gives bytecode the mode of whoever first imported it, which may have been private.
+        compiled.chmod(0o644)
     script = "import json, site, sys; json.dump([sys.prefix, site.getsitepackages()], sys.stdout)"
     printed = subprocess.check_output([str(interpreter), "-I", "-c", script], timeout=60)  # noqa: S603 - our own interpreter
     prefix, directories = json.loads(printed)

@@ -16,22 +16,16 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from archelon.demo.remains import RECURRING
 from archelon_api import service_manager as wire
-from archelon_core import queue
 from archelon_core.database import Database
 from archelon_core.queue.table import work as work_rows
 from occi_service import client
 from occi_service.registry.tables import entities
-from service_manager.lifecycle.history import EXPIRY_TOPIC
-from service_manager.remote import discovery
 from service_manager.store import tables
-from service_manager.store.services import ENTRY_TOPIC
 from tests.fakes.cloud import FakeCloudProcess, JournalEntries
 
 from .harness import ROOT, TYPE, Keys, ServiceManager, make_bundle
-
-#: Topics with rows that stay armed: recurring work, and the expiry of records.
-_RECURRING = ("instance.counts", queue.RETENTION, EXPIRY_TOPIC, ENTRY_TOPIC, discovery.TOPIC)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -306,7 +300,7 @@ class Bench:
     def _left_in_database(self) -> Sequence[str]:
         own = entities.c.kind.not_in([kind.scheme + kind.term for kind in (wire.RECORD, wire.PUBLISHED)])
         armed = (work_rows.c.due.is_not(None) | work_rows.c.lease_end.is_not(None)) & work_rows.c.topic.not_in(
-            _RECURRING
+            RECURRING
         )
         dead = work_rows.c.outcome == "dead"
         with self.database.read() as connection:
