@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -49,22 +50,31 @@ def _among(topics: Sequence[str]) -> sa.ColumnElement[bool]:
     return work.c.topic.in_([sa.bindparam(f"topic_{place}", name) for place, name in enumerate(topics)])
 
 
-def _candidates(topics: Sequence[str]) -> list[sa.Select[Any]]:
+def _candidates(topics: Sequence[str], *, line_first: bool) -> list[sa.Select[Any]]:
     """Queries for one row each, in order of preference; each reads one range of one index, however full the table is.
 
-    Expired leases come first: their work has begun, and would otherwise wait behind the whole backlog.
+    Expired leases come first: their work has begun, and would otherwise wait behind the whole backlog. Within a priority, either
+    the rows that are due by time come first, or those in line: alternating, a worker delays neither by more than a factor of two.
     """
     now: sa.BindParameter[float] = sa.bindparam("now")
     found = sa.select(work.c.topic, work.c.key, work.c.token, work.c.due, work.c.lease_end)
     found = found.where(_among(topics)).limit(1)
     ended = found.where(work.c.lease_end <= now).order_by(work.c.lease_end)
-    free = found.where(work.c.lease_end.is_(None), work.c.due <= now).order_by(work.c.due)
+    free = found.where(work.c.lease_end.is_(None), work.c.due <= now)
+    timed = free.where(work.c.rank.is_(None)).order_by(work.c.due)
+    lined = free.where(work.c.rank.is_not(None)).order_by(work.c.rank, work.c.due)
+    both = (lined, timed) if line_first else (timed, lined)
     # A literal priority, so that the plan can use it.
-    return [ended, *[free.where(work.c.priority == sa.literal_column(str(int(one)))) for one in Priority]]
+    return [ended, *[each.where(work.c.priority == _literal(one)) for one in Priority for each in both]]
+
+
+def _literal(priority: Priority) -> sa.ColumnElement[int]:
+    return sa.literal_column(str(int(priority)))
 
 
 _CLAIMED: Final[dict[str, Any]] = {
     "due": None,
+    "rank": None,
     "lease_owner": sa.bindparam("owner"),
     "lease_end": sa.bindparam("lease_end"),
     "token": work.c.token + 1,
@@ -83,10 +93,10 @@ _RETURNED: Final = (
 )
 
 
-def _claim_postgresql(topics: Sequence[str]) -> Any:
+def _claim_postgresql(topics: Sequence[str], *, line_first: bool) -> Any:
     """One statement, one round trip: each candidate is queried only if those before it found nothing."""
     tried: list[Any] = []
-    for place, candidate in enumerate(_candidates(topics)):
+    for place, candidate in enumerate(_candidates(topics, line_first=line_first)):
         for former in tried:
             candidate = candidate.where(~sa.exists(sa.select(former.c.key)))
         tried.append(candidate.with_for_update(skip_locked=True).cte(f"candidate_{place}"))
@@ -99,9 +109,9 @@ def _claim_postgresql(topics: Sequence[str]) -> Any:
     )
 
 
-def _find_sqlite(topics: Sequence[str]) -> Any:
+def _find_sqlite(topics: Sequence[str], *, line_first: bool) -> Any:
     placed = []
-    for place, candidate in enumerate(_candidates(topics)):
+    for place, candidate in enumerate(_candidates(topics, line_first=line_first)):
         row = candidate.subquery()
         placed.append(sa.select(sa.literal_column(str(place)).label("place"), row))
     found = sa.union_all(*placed).subquery()
@@ -138,6 +148,7 @@ _KEEP: Final = Statement(
         attempt=0,
         # The next load sees everything enqueued up to here.
         due=sa.case((work.c.due <= sa.bindparam("now"), None), else_=work.c.due),
+        rank=sa.case((work.c.due <= sa.bindparam("now"), None), else_=work.c.rank),
     )
     .returning(work.c.generation)
 )
@@ -150,6 +161,7 @@ _REARM: Final = Statement(
         attempt=sa.bindparam("failures"),
         reason=sa.bindparam("why"),
         due=sa.case((work.c.due < sa.bindparam("next"), work.c.due), else_=sa.bindparam("next")),
+        rank=sa.case((work.c.due < sa.bindparam("next"), work.c.rank)),
     )
 )
 _END: Final = Statement(
@@ -167,22 +179,24 @@ _END: Final = Statement(
 
 
 def _next_ready(topics: Sequence[str]) -> Any:
-    """The soonest time of each index range (one per priority), up to now and after it.
+    """The soonest time of each index range (two per priority), up to now and after it.
 
     The two are queried separately: a row that is ready, and perhaps being claimed just now, would otherwise hide the next time.
     """
     mine = _among(topics)
     now: sa.BindParameter[float] = sa.bindparam("now")
 
-    def soonest(time: sa.Column[Any], *conditions: sa.ColumnElement[bool]) -> Any:
-        row = sa.select(time).where(mine, *conditions).order_by(time).limit(1).subquery()
+    def soonest(time: sa.Column[Any], *conditions: sa.ColumnElement[bool], by: Sequence[sa.Column[Any]] = ()) -> Any:
+        row = sa.select(time).where(mine, *conditions).order_by(*by or (time,)).limit(1).subquery()
         return sa.select(row.c[0].label("time"))
 
     def over_ranges(of: Callable[[sa.Column[Any]], sa.ColumnElement[bool]]) -> Any:
         ranges = [soonest(work.c.lease_end, of(work.c.lease_end))]
         for priority in Priority:
-            of_priority = work.c.priority == sa.literal_column(str(int(priority)))
-            ranges.append(soonest(work.c.due, work.c.lease_end.is_(None), of_priority, of(work.c.due)))
+            free = (work.c.lease_end.is_(None), work.c.priority == _literal(priority), of(work.c.due))
+            ranges.append(soonest(work.c.due, *free, work.c.rank.is_(None)))
+            # The first in line: all are due, except by the clock of a machine that is late.
+            ranges.append(soonest(work.c.due, *free, work.c.rank.is_not(None), by=(work.c.rank, work.c.due)))
         times = sa.union_all(*ranges).subquery()
         return sa.select(sa.func.min(times.c.time)).scalar_subquery()
 
@@ -212,7 +226,10 @@ class Leases:
         self._held = lease * _HELD
         sqlite = self._database.dialect == "sqlite"
         self._find = self._claim_sqlite if sqlite else self._claim_postgresql
-        self._candidate = Statement((_find_sqlite if sqlite else _claim_postgresql)(topics))
+        candidate = _find_sqlite if sqlite else _claim_postgresql
+        statements = [Statement(candidate(topics, line_first=line_first)) for line_first in (False, True)]
+        # Shared by threads, which must only not claim in the same order all the time.
+        self._candidates = itertools.cycle(statements)
         self._next = Statement(_next_ready(topics))
         self._holders = Statement(_holders(topics))
 
@@ -241,13 +258,13 @@ class Leases:
     # Both claim in autocommit mode: a statement is a transaction, and BEGIN and COMMIT would cost two more round trips.
     def _claim_postgresql(self, values: dict[str, Any]) -> Any:
         with self._database.single() as connection:
-            return self._candidate.row(connection, values)
+            return next(self._candidates).row(connection, values)
 
     def _claim_sqlite(self, values: dict[str, Any]) -> Any:
         # SQLite's RETURNING has new values only, so the former ones are read before; the token shows that they still held.
         with self._database.single() as connection:
             while True:
-                found = self._candidate.row(connection, values)
+                found = next(self._candidates).row(connection, values)
                 if found is None:
                     return None
                 place = {"found_topic": found.topic, "found_key": found.key, "found_token": found.token}

@@ -73,6 +73,27 @@ class Lease:
     attempt: int
 
 
+#: Distance between the places of a tenant's rows. Places begin at a time, and grow slower than time does.
+STRIDE: Final = 0.01
+
+
+def _rank() -> sa.ColumnElement[Any]:
+    """The place in line: each lookup reads one entry of an index, so a tenant's thousandth row costs as much as its first."""
+    line = work.alias("line")
+    waits = sa.and_(
+        line.c.priority == sa.bindparam("priority"),
+        line.c.lease_end.is_(None),
+        line.c.due.is_not(None),
+        line.c.rank.is_not(None),
+    )
+    place = sa.select(line.c.rank).where(waits).limit(1)
+    own_last = place.where(line.c.tenant == sa.bindparam("tenant")).order_by(line.c.rank.desc()).scalar_subquery()
+    first = place.order_by(line.c.rank, line.c.due).scalar_subquery()
+    # psycopg leaves the type of a None open.
+    start = sa.cast(sa.bindparam("start"), sa.Double)
+    return sa.case((start.is_not(None), sa.func.coalesce(own_last + STRIDE, first, start)))
+
+
 def _upsert(insert: Any, *, rearm: bool) -> Any:
     new = insert(work).values(
         topic=sa.bindparam("topic"),
@@ -81,6 +102,7 @@ def _upsert(insert: Any, *, rearm: bool) -> Any:
         request_id=sa.bindparam("request_id"),
         priority=sa.bindparam("priority"),
         due=sa.bindparam("due"),
+        rank=_rank(),
         generation=1,
         token=sa.bindparam("first_token"),
         attempt=0,
@@ -96,6 +118,7 @@ def _upsert(insert: Any, *, rearm: bool) -> Any:
             "request_id": sa.func.coalesce(given.request_id, work.c.request_id),
             "priority": sa.case((over | (given.priority < work.c.priority), given.priority), else_=work.c.priority),
             "due": sa.case((work.c.due < given.due, work.c.due), else_=given.due),
+            "rank": sa.case((work.c.due < given.due, work.c.rank), else_=given.rank),
             "generation": work.c.generation + 1,
             "attempt": sa.case((over, 0), else_=work.c.attempt),
             "outcome": None,
@@ -165,7 +188,8 @@ class WorkQueue:
             connection: inside `Database.write()`.
             topic: a topic's name.
             key: the object to reconcile, up to 255 characters; unique within the topic, over all tenants.
-            tenant: its owner; None for the system's own work. A row keeps the former one if None is given.
+            tenant: its owner; None for the system's own work. A row keeps the former one if None is given. Tenants with rows
+                that are due take turns, however many rows each has.
             request_id: id of the request that caused it, for logs; kept like `tenant`.
             after: seconds from now, 0 or more.
             priority: an armed row keeps the more urgent of its own and this.
@@ -222,6 +246,7 @@ class WorkQueue:
                 "request_id": request_id,
                 "priority": int(priority),
                 "due": now + after,
+                "start": now if tenant is not None and after == 0 else None,
                 "first_token": int(now * 1_000_000),
             },
         )

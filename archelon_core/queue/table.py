@@ -5,6 +5,9 @@ has the row, or NULL. A claim clears `due`, so an enqueueing during a step sets 
 with every claim; its first value is the time of insertion in microseconds, so a row that retention removed and an order
 recreated does not repeat earlier tokens.
 
+`rank` is the place in the line of its priority of a row that was enqueued for a tenant, to be due at once (start-time fair
+queueing): behind its tenant's last one there, or else beside the first of all. It is NULL for rows that are due by time alone.
+
 Times are seconds since the epoch, as doubles: the same on both databases, and easy to compute with an injected clock.
 """
 
@@ -23,6 +26,7 @@ work = sa.Table(
     sa.Column("request_id", sa.String(255)),
     sa.Column("priority", sa.SmallInteger, nullable=False),
     sa.Column("due", sa.Double),
+    sa.Column("rank", sa.Double),
     sa.Column("generation", sa.BigInteger, nullable=False),
     sa.Column("token", sa.BigInteger, nullable=False),
     sa.Column("lease_owner", sa.String(255)),
@@ -39,8 +43,13 @@ work = sa.Table(
 
 _free = work.c.lease_end.is_(None) & work.c.due.is_not(None)
 
-# For claims: free rows by priority and age, and leases by their end. Ended rows are in neither.
-sa.Index("ix_work_due", work.c.priority, work.c.due, sqlite_where=_free, postgresql_where=_free)
+# For claims: free rows by priority, and by age or place in line; and leases by their end. Ended rows are in none of these.
+_timed = _free & work.c.rank.is_(None)
+_lined = _free & work.c.rank.is_not(None)
+sa.Index("ix_work_due", work.c.priority, work.c.due, sqlite_where=_timed, postgresql_where=_timed)
+sa.Index("ix_work_rank", work.c.priority, work.c.rank, work.c.due, sqlite_where=_lined, postgresql_where=_lined)
+# For the place of a tenant's next row.
+sa.Index("ix_work_tenant", work.c.priority, work.c.tenant, work.c.rank, sqlite_where=_lined, postgresql_where=_lined)
 sa.Index(
     "ix_work_lease_end",
     work.c.lease_end,

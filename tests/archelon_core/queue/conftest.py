@@ -19,3 +19,11 @@ def database(database_url: str) -> Iterator[Database]:
     metadata.create_all(made.engine)
     yield made
     made.close()
+
+
+@pytest.fixture
+def sqlite_database(sqlite_url: str) -> Iterator[Database]:
+    made = Database(sqlite_url)
+    schema.upgrade(made)
+    yield made
+    made.close()

@@ -19,6 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from archelon_core import queue
 from archelon_core.database import Database
 from archelon_core.queue.leases import Claim, LeaseLostError, Leases
+from archelon_core.queue.queue import STRIDE
 from occi_service.registry import schema
 
 from .kettles import Kettles, ManualClock, kettles, metadata, order, saves
@@ -45,6 +46,7 @@ class Row:
     wanted: int = 0
     observed: int = 0
     due: float | None = None
+    rank: float | None = None
     holder: int | None = None
     """The number of the claim that holds it; None if there is none."""
     lease_end: float = -math.inf
@@ -98,7 +100,10 @@ class Interleavings(RuleBasedStateMachine):
         row = self.rows.setdefault(key, Row())
         row.wanted = wanted
         due = self.time + after
-        row.due = due if row.due is None else min(row.due, due)
+        if row.due is None or due <= row.due:
+            row.due = due
+            line = [each.rank for each in self.rows.values() if each.rank is not None and each.holder is None]
+            row.rank = None if after else max(line) + STRIDE if line else due
 
     # --- workers
 
@@ -112,14 +117,19 @@ class Interleavings(RuleBasedStateMachine):
             return
         key = claim.item.key
         ended = {key: when for key, when in ready.items() if self.rows[key].holder is not None}
-        # Expired leases go first, then the oldest.
-        assert ready[key] == min((ended or ready).values())
         row = self.rows[key]
+        # Expired leases go first, then the first in line, or the oldest of the others.
+        alike = {each for each in ended or ready if (self.rows[each].rank is None) == (row.rank is None) or ended}
+        assert key in alike
+        if ended or row.rank is None:
+            assert ready[key] == min(ready[each] for each in alike)
+        else:
+            assert row.rank == min(self.rows[each].rank or 0.0 for each in alike)
         assert claim.takeover == (row.holder is not None)
         row.claims += 1
         assert claim.item.token > row.token, "a token came twice, or fell"
         row.token = claim.item.token
-        row.holder, row.due, row.lease_end = row.claims, None, now + 0.9 * LEASE
+        row.holder, row.due, row.rank, row.lease_end = row.claims, None, None, now + 0.9 * LEASE
         with self.leases[worker].reading() as connection:
             loaded = self.handler.load(connection, claim.item)
         assert loaded == (row.wanted, row.observed)
@@ -163,16 +173,15 @@ class Interleavings(RuleBasedStateMachine):
         if how == "keep":
             row.lease_end = now + 0.9 * LEASE
             if row.due is not None and row.due <= now:
-                row.due = None
+                row.due = row.rank = None
             # Work enqueued for a later time is loaded too; the model keeps its due time.
             claimed.loaded = (row.wanted, row.observed)
             return
         self.held_claims[worker].remove(claimed)
         row.holder = None
-        if how == "wait":
-            row.due = min(now + 15.0, math.inf if row.due is None else row.due)
-        elif value != wanted and how == "done":
-            row.due = min(now, math.inf if row.due is None else row.due)
+        due = now + 15.0 if how == "wait" else now
+        if (how == "wait" or (value != wanted and how == "done")) and (row.due is None or due <= row.due):
+            row.due, row.rank = due, None
         elif how == "dead" and row.due is None and value != row.wanted:
             # Its owner was notified. Only a new order, which this model then waits for, restarts it.
             row.wanted = value
