@@ -29,6 +29,8 @@ _KEY: Final = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
 # SQLite creates row ids only for INTEGER PRIMARY KEY.
 _SEQUENCE: Final = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
+_IS_LINK: Final = sa.text("source IS NOT NULL")
+
 #: `owner` is the tenant; empty for entities without owner.
 entities = sa.Table(
     "occi_entities",
@@ -41,7 +43,8 @@ entities = sa.Table(
     sa.Column("document", sa.Text, nullable=False),
     sa.Column("secrets", sa.Text),
     sa.UniqueConstraint("owner", "identifier"),
-    sa.Index(None, "owner", "source"),
+    # Of links only: with all resources as one value in it, SQLite's statistics would advise against it.
+    sa.Index(None, "owner", "source", sqlite_where=_IS_LINK, postgresql_where=_IS_LINK),
     sa.Index(None, "owner", "sequence"),
 )
 
