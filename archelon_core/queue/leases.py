@@ -47,7 +47,10 @@ class Claim:
 
 
 def _among(topics: Sequence[str]) -> sa.ColumnElement[bool]:
-    return work.c.topic.in_([sa.bindparam(f"topic_{place}", name) for place, name in enumerate(topics)])
+    # An expression, or SQLite would read all rows of the topics, ended ones included, by the primary key, and sort them.
+    return work.c.topic.concat(sa.literal_column("''")).in_(
+        [sa.bindparam(f"topic_{place}", name) for place, name in enumerate(topics)]
+    )
 
 
 def _candidates(topics: Sequence[str], *, line_first: bool) -> list[sa.Select[Any]]:
