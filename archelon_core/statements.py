@@ -12,9 +12,11 @@ much as the round trips that it saves.
 from __future__ import annotations
 
 import collections
+import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
+import psycopg
 import sqlalchemy as sa
 import sqlalchemy.exc
 
@@ -82,7 +84,7 @@ class Statement:
         text = compiled.text
         values: Any = list(map(compiled.values, parameters)) if many else compiled.values(parameters)
         # Not from `execute`, which would begin a transaction in `Database.read`; a lost connection raises here.
-        cursor: Any = connection.connection.cursor()
+        cursor: Any = compiled.cursor(connection.connection.dbapi_connection)
         for hook in connection.engine.dispatch.before_cursor_execute:
             text, values = hook(connection, cursor, text, values, None, many)
         try:
@@ -100,15 +102,21 @@ class Compiled:
 
     Attributes:
         text: of the statement.
+        cursor: makes a cursor of a driver's connection.
     """
 
     def __init__(self, statement: Any, dialect: sa.Dialect) -> None:
+        self.cursor: Callable[[Any], Any] = sqlite3.Cursor
+        if dialect.name == "postgresql":
+            # Numbered parameters: for named ones, psycopg would parse the text, each time if it is long.
+            self.cursor = psycopg.RawCursor
+            sort: Any = type(dialect)
+            dialect = sort(paramstyle="numeric_dollar")
         compiled = statement.compile(dialect=dialect)
         if compiled.post_compile_params:
             raise TypeError("the values of an in_ have to be expressions: sa.literal or sa.bindparam, each")
         self.text = str(compiled)
-        #: The order of the parameters if the driver takes them by position.
-        self._order: Sequence[str] | None = compiled.positiontup
+        self._order: Sequence[str] = compiled.positiontup
         # The statement's own values; a parameter without one has to be given.
         given = {name for name, bind in compiled.binds.items() if bind.required}
         self._own = {name: value for name, value in compiled.params.items() if name not in given}
@@ -119,10 +127,10 @@ class Compiled:
                     f"column {column.name}: a {column.type!r} needs SQLAlchemy; execute the statement with it"
                 )
 
-    def values(self, parameters: Mapping[str, Any]) -> Mapping[str, Any] | Sequence[Any]:
-        """The parameters in the driver's form. Raises KeyError: one is missing."""
+    def values(self, parameters: Mapping[str, Any]) -> tuple[Any, ...]:
+        """The parameters in order. Raises KeyError: one is missing."""
         merged = {**self._own, **parameters} if self._own else parameters
-        return merged if self._order is None else tuple([merged[name] for name in self._order])
+        return tuple([merged[name] for name in self._order])
 
     def named(self, cursor: Any) -> list[Any]:
         """All rows of a cursor."""

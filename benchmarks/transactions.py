@@ -83,9 +83,9 @@ def _driver(database: Database) -> None:
             given = _values(number)
             if database.dialect == "sqlite":
                 driver.execute("BEGIN IMMEDIATE")
-            driver.execute(compiled[0].text, compiled[0].values(given)).fetchall()
+            compiled[0].cursor(driver).execute(compiled[0].text, compiled[0].values(given)).fetchall()
             for each in compiled[1:]:
-                driver.execute(each.text, each.values(given))
+                each.cursor(driver).execute(each.text, each.values(given))
             driver.commit()
 
 

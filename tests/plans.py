@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Collection, Iterator
 from typing import Any
 
+import psycopg
 import sqlalchemy as sa
 
 from archelon_core.database import Database
@@ -49,6 +50,10 @@ class Statements:
 
 def _steps(connection: sa.Connection, statement: str, parameters: Any) -> list[str]:
     explain = "EXPLAIN QUERY PLAN " if connection.dialect.name == "sqlite" else "EXPLAIN "
+    if isinstance(parameters, tuple) and connection.dialect.name == "postgresql":
+        # Of `archelon_core.statements`.
+        driver: Any = connection.connection.dbapi_connection
+        return [row[0] for row in psycopg.RawCursor(driver).execute(explain + statement, parameters)]
     rows = connection.exec_driver_sql(explain + statement, parameters)
     return [row[3] if connection.dialect.name == "sqlite" else row[0] for row in rows]
 
