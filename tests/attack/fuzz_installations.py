@@ -18,6 +18,7 @@ from archelon_api import orchestrator as orchestrator_wire
 from archelon_api import service_manager as wire
 from occi_service.attributes import Attribute, as_attribute
 from occi_service.model import type_id
+from sdk.runtime.app import Shared
 from sdk.runtime.app import application as orchestrator_application
 from sdk.settings import Settings
 from sdk.testing.http_fakes import Bench
@@ -136,7 +137,7 @@ class Installations:
         bench = self._stack.enter_context(Bench(TYPE))
         make_bundle(self._directory / "orchestrator")
         environment = {"HOST": "127.0.0.1", "PORT": "1", **bench.environment}
-        served = orchestrator_application(Settings.read(environment, self._directory / "orchestrator"))
+        served = orchestrator_application(Settings.read(environment, self._directory / "orchestrator"), Shared())
         attributes = {
             names.INSTANCE: bench.instance,
             names.TENANT: bench.tenant,

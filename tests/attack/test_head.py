@@ -26,6 +26,7 @@ from archelon_api import orchestrator as orchestrator_wire
 from archelon_core.http import gunicorn_worker
 from archelon_core.http.admin_port import serve_admin_port
 from archelon_core.http.connection import ConnectionLimits
+from sdk.runtime.app import Shared
 from sdk.runtime.app import application as orchestrator_application
 from sdk.settings import Settings
 from sdk.testing.http_fakes import Bench
@@ -140,7 +141,7 @@ def _orchestrator(directory: Path, routes: set[str], stack: contextlib.ExitStack
     bench = stack.enter_context(Bench(TYPE))
     make_bundle(directory / "bundle")
     environment = {"HOST": "127.0.0.1", "PORT": "1", **bench.environment}
-    made = orchestrator_application(Settings.read(environment, directory / "bundle"))
+    made = orchestrator_application(Settings.read(environment, directory / "bundle"), Shared())
     return Service(made, [*_paths(routes), orchestrator_wire.PATH], [bench.token()])
 
 
