@@ -231,7 +231,7 @@ class RegistryMachine(RuleBasedStateMachine):
                 )
             ):
                 expected.append(known["identifier"])
-        selection = Selection(path, category, categories, attributes, offset, limit, paths)
+        selection = Selection(path, category, categories, attributes, offset, limit, identifiers=paths)
         page = self.registry.select(selection, extras_of(tenant))
         end = None if limit is None else offset + limit
         assert [each.identifier for each in page.entities] == expected[offset:end]
