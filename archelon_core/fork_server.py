@@ -186,9 +186,13 @@ class ForkServer:
             if self._parent.poll() is None:
                 return self._socket
         if self._socket is not None:
-            # After a fork of the owner, the parent remains that of the first.
             self._socket.close()
             self._socket = None
+        if self._parent is not None:
+            if self._owner == os.getpid():
+                self._parent.wait()  # it ends with the socket
+            else:
+                self._parent.returncode = 0  # we are a fork of its owner, which waits for it
         import subprocess
 
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

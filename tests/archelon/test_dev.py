@@ -293,9 +293,16 @@ def test_killed_processes_are_restarted(running: Dev, greeter: str, victim: str)
         process.kill()
     # The killed processes may still be listed for a moment.
     until(lambda: len(services() - killed) == 4, "four again")
-    assert not any(process.is_running() for process in killed)
+    until(lambda: not any(map(_runs, killed)), "the killed ones have ended")
     result = until(lambda: _done(running("service", "list", "-o", "json")), "it responds again")
     assert json.loads(result)[0]["service"] == greeter
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def test_a_failed_start_reports_the_cause_and_leaves_nothing(tmp_path: Path) -> None:

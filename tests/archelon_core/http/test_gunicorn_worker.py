@@ -365,10 +365,8 @@ def test_a_large_body_is_in_a_file_until_it_is_complete(tmp_path: Path) -> None:
 @pytest.mark.parametrize("length", [200_000, 1 << 20])
 def test_a_body_that_no_file_can_keep_is_answered_with_503(tmp_path: Path, length: int) -> None:
     with serving(tmp_path, body=2 << 20) as running:
-        arbiter = psutil.Process(running.process.pid)
-        for each in until(arbiter.children, "the worker is there"):
-            # A file that cannot grow, as on a full disk.
-            each.rlimit(psutil.RLIMIT_FSIZE, (100_000, 100_000))
+        # A file that cannot grow, as on a full disk.
+        running.worker().rlimit(psutil.RLIMIT_FSIZE, (100_000, 100_000))
         asked = post(b"Content-Length: %d" % length) + b"x" * length
         [(status, body)] = answers(running.ask(asked))
         assert status == 503
@@ -502,12 +500,12 @@ def test_on_shutdown_requests_finish_and_slow_heads_are_dropped(tmp_path: Path) 
 
 
 def test_a_worker_exits_when_its_arbiter_is_gone(tmp_path: Path) -> None:
-    with serving(tmp_path) as running, running.connected() as connection:
+    with serving(tmp_path, options={"workers": 2}) as running, running.connected() as connection:
         connection.sendall(GET[:-2])
-        worker = running.worker()
+        arbiter = psutil.Process(running.process.pid)
+        workers = until(lambda: found if len(found := arbiter.children()) == 2 else None, "two workers are there")
         running.process.send_signal(signal.SIGKILL)
-        psutil.wait_procs([worker], timeout=60)
-        assert not worker.is_running()
+        assert psutil.wait_procs(workers, timeout=60)[1] == []
 
 
 # threads ------------------------------------------------------------------------------------------------------------------
