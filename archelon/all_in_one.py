@@ -32,8 +32,15 @@ REGION: Final = "local"
 _ROOT: Final = Path(__file__).resolve().parent.parent
 #: In the order in which `up` waits for them; the port of a web process is named after its service.
 PROCESSES: Final = ("cloud-controller-web", "service-manager-web", "cloud-controller-worker", "service-manager-worker")
+#: The services, by the names of their settings and databases.
+_SERVICES: Final = ("service-manager", "cloud-controller")
 #: What they import.
-_MODULES: Final = ("archelon.serving", "cloud_controller.app.worker", "service_manager.__main__")
+MODULES: Final = (
+    "archelon.serving",
+    "cloud_controller.app.worker",
+    "cloud_controller.platforms.local.factory",
+    "service_manager.__main__",
+)
 #: The line of a traceback that contains the error; the error's text may continue below it.
 _ERROR: Final = re.compile(r"[A-Za-z_][\w.]*(Error|Exception)\b")
 #: Our own packages that a bundle may import.
@@ -60,7 +67,9 @@ class AllInOne:
         self._environment = {name: value for name, value in os.environ.items() if not name.startswith("ARCHELON_")}
         paths = [str(_ROOT), *filter(None, [self._environment.get("PYTHONPATH")])]
         self._environment["PYTHONPATH"] = os.pathsep.join(paths)
-        self.supervisor = Supervisor(notify, modules=_MODULES, environment=self._environment)
+        # Each thread's own arena of the allocator would be a further copy of free memory.
+        parent = {"MALLOC_ARENA_MAX": "1", **self._environment}
+        self.supervisor = Supervisor(notify, modules=MODULES, environment=parent)
 
     def prepare(self) -> None:
         """Begin with what `up` needs and the state directory does not. Raises OSError."""
@@ -72,11 +81,19 @@ class AllInOne:
         self._check_ports()
         self.state.write_settings("service-manager", self._service_manager())
         self.state.write_settings("cloud-controller", self._cloud_controller())
+        # Whoever migrates keeps the memory of Alembic. What is wrong with a database, its services report.
+        new = [service for service in _SERVICES if not (self.state.path / f"{service}.db").exists()]
+        self.supervisor.run(
+            *(self._program(f"{each}-web", each, ["db", "upgrade", "--of", each]) for each in new),
+        )
         worker_port = ["--port", str(ports.cloud_controller_worker)]
-        self._start("cloud-controller-web", "cloud-controller", ["cloud-controller"])
-        self._start("service-manager-web", "service-manager", ["service-manager"])
-        self._start("cloud-controller-worker", "cloud-controller", ["worker", "--of", "cloud-controller", *worker_port])
-        self._start("service-manager-worker", "service-manager", ["worker", "--of", "service-manager"])
+        for process, service, arguments in (
+            ("cloud-controller-web", "cloud-controller", ["cloud-controller"]),
+            ("service-manager-web", "service-manager", ["service-manager"]),
+            ("cloud-controller-worker", "cloud-controller", ["worker", "--of", "cloud-controller", *worker_port]),
+            ("service-manager-worker", "service-manager", ["worker", "--of", "service-manager"]),
+        ):
+            self._start(process, service, arguments)
         deadline = time.monotonic() + timeout
         for process in PROCESSES:
             self._await_ready(process, deadline)
@@ -127,18 +144,13 @@ class AllInOne:
     # processes --------------------------------------------------------------------------------------------------------
 
     def _start(self, process: str, service: str, arguments: list[str]) -> None:
+        self.supervisor.start(self._program(process, service, arguments))
+
+    def _program(self, process: str, service: str, arguments: list[str]) -> Program:
         # The first variable is certainly shown by `ps`.
         environment = {"ARCHELON_CONFIG": str(self.state.path / f"{service}.yaml"), **self._environment}
-        self.supervisor.start(
-            Program(
-                process,
-                "archelon.main:main",
-                [arguments],
-                ["archelon", *arguments],
-                environment,
-                self.state.log(process),
-            )
-        )
+        title = ["archelon", *arguments]
+        return Program(process, "archelon.main:main", [arguments], title, environment, self.state.log(process))
 
     def _await_ready(self, process: str, deadline: float) -> None:
         name = process.removesuffix("-web").replace("-", "_")

@@ -93,6 +93,11 @@ class Supervisor:
         """Let the fork server begin its imports, which `start` waits for. Raises OSError."""
         self._forks.open()
 
+    def run(self, *programs: Program) -> None:
+        """Run programs at once, and wait until they have ended. Raises OSError if one cannot be started."""
+        for process in [self._fork(program) for program in programs]:
+            process.wait()
+
     def start(self, program: Program) -> None:
         """Start a program and keep it running. Raises OSError if it cannot be started."""
         self._launch(program)
@@ -145,15 +150,18 @@ class Supervisor:
         with self._lock:
             if self._stopping.is_set():
                 return
-            private_files.close_to_others(program.log, make=True)
-            with program.log.open("ab") as log:
-                self._processes[program.name] = self._forks.fork_attached(
-                    program.function,
-                    *program.arguments,
-                    title=program.title,
-                    environment=program.environment,
-                    output=log.fileno(),
-                )
+            self._processes[program.name] = self._fork(program)
+
+    def _fork(self, program: Program) -> Forked:
+        private_files.close_to_others(program.log, make=True)
+        with program.log.open("ab") as log:
+            return self._forks.fork_attached(
+                program.function,
+                *program.arguments,
+                title=program.title,
+                environment=program.environment,
+                output=log.fileno(),
+            )
 
     def _keep(self, program: Program) -> None:
         pauses = iter(_PAUSES)

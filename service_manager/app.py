@@ -31,8 +31,6 @@ from archelon_core.auth import (
     VerificationKeys,
     read_jwk_set,
 )
-from archelon_core.auth.keystone import KeystoneTokens, RoleMap
-from archelon_core.auth.keystone_api import Keystone
 from archelon_core.auth.policy import Policy
 from archelon_core.auth.size_limit import MAX_BODY
 from archelon_core.auth.sql_revocations import SqlRevocations
@@ -310,6 +308,10 @@ def verifier(dependencies: Dependencies) -> AnyOf:
     if settings.realm_file:
         sources.insert(0, Realm(RealmFile(Path(settings.realm_file), dependencies.clock), dependencies.clock))
     if settings.keystone_url:
+        # Not loaded by an installation without Keystone.
+        from archelon_core.auth.keystone import KeystoneTokens, RoleMap
+        from archelon_core.auth.keystone_api import Keystone
+
         keystone = Keystone(settings.keystone_url, ca_file=settings.keystone_ca_file)
         roles = RoleMap(settings.keystone_roles, operator_project=settings.keystone_operator_project)
         # Last, since it is the only remote one.

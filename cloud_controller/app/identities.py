@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import functools
 import time
+from typing import TYPE_CHECKING
 
 from archelon_core import auth
-from archelon_core.auth import keystone as keystone_tokens
-from archelon_core.auth.keystone_api import Keystone, ServiceUser
 
 from ..design.ports import Delegations, IdentityDownError, ServiceCatalogue
-from ..platforms.keystone.account import Account
-from ..platforms.keystone.catalogue import KeystoneCatalogue
-from ..platforms.keystone.delegations import KeystoneDelegations
 from ..platforms.local.delegations import LocalDelegations
 from ..settings import CloudControllerSettings
+
+if TYPE_CHECKING:
+    from ..platforms.keystone.account import Account
 
 Identities = tuple[auth.TokenVerifier | None, Delegations | None, ServiceCatalogue | None]
 
@@ -28,6 +27,14 @@ def identity_of(settings: CloudControllerSettings, issuer: auth.TokenIssuer) -> 
     verifiers: list[auth.TokenVerifier] = [auth.Realm(realm, time.time)] if realm is not None else []
     if not settings.keystone_url:
         return verifiers[0] if verifiers else None, LocalDelegations(realm, issuer, clock=time.time), None
+    # Not loaded by an installation without Keystone.
+    from archelon_core.auth import keystone as keystone_tokens
+    from archelon_core.auth.keystone_api import Keystone, ServiceUser
+
+    from ..platforms.keystone.account import Account
+    from ..platforms.keystone.catalogue import KeystoneCatalogue
+    from ..platforms.keystone.delegations import KeystoneDelegations
+
     keystone = Keystone(settings.keystone_url, ca_file=settings.keystone_ca_file)
     roles = keystone_tokens.RoleMap(settings.keystone_roles, operator_project=settings.keystone_operator_project)
     if not settings.keystone_user:

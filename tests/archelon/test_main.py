@@ -10,6 +10,7 @@ import click
 import pytest
 
 from archelon import main
+from archelon.all_in_one import MODULES
 from archelon.errors import CommandError, Status, as_command_error
 from archelon_core.settings import SettingsError
 from archelon_core.version import __version__
@@ -31,6 +32,13 @@ def test_the_commands_of_tenants_import_only_what_a_request_needs() -> None:
     ended = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     heavy = ("sqlalchemy", "falcon", "rich", "pydantic", "jsonschema", "yaml", "cryptography", "bundles")
     for name in (*heavy, "pythonjsonlogger", "archelon_core.logs", "subprocess"):
+        assert f"'{name}'" not in ended.stdout
+
+
+def test_the_services_load_no_library_that_most_installations_do_not_use() -> None:
+    script = f"import sys, {', '.join(MODULES)}; print(sorted(sys.modules))"
+    ended = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    for name in ("alembic", "keystoneauth1", "requests", "heatclient", "kubernetes", "jsonschema"):
         assert f"'{name}'" not in ended.stdout
 
 
