@@ -30,6 +30,8 @@ from .bundles import Unpacked
 #: Longest pause in seconds between polls of a failed application: it may recover by itself.
 _FAILED: Final = 1.0
 _SOONEST: Final = 0.1
+#: Pause in seconds before a failed removal is repeated.
+_REMOVAL: Final = 5.0
 #: Backoff before a failed application is restarted.
 _PAUSES: Final = Backoff(1.0, longest=60.0)
 
@@ -103,7 +105,7 @@ class ApplicationWork(ResourceHandler[WantedApplication, ObservedApplication]):
                 gone = self._applications.remove(instance)
             except DeployError as problem:
                 return Wait(
-                    self._applications.poll_intervals.steady,
+                    _REMOVAL,
                     ObservedApplication(present, shown, ApplicationState("error", str(problem)), present.kept),
                 )
             if not gone or self._applications.state(instance) is not None:
