@@ -99,6 +99,19 @@ def test_mysql_and_wordpress_as_published(driver: Driver, launcher: Launcher) ->
     assert driver.stacks.remains(wanted) == []
 
 
+def test_a_stack_is_observed_without_a_look_at_other_instances(
+    driver: Driver, launcher: Launcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes = ProcessNodes(launcher)
+    driver.settle(order(sleepers({"web": []})))
+    assert [seen.key for seen in nodes.observe("s1")] == ["web.0"]
+    asked: list[str | None] = []
+    names = launcher.names
+    monkeypatch.setattr(launcher, "names", lambda instance=None: asked.append(instance) or names(instance))
+    assert [seen.key for seen in nodes.observe("s1")] == ["web.0"]
+    assert asked == ["i-1"]
+
+
 def test_workers_scale_both_ways(driver: Driver, launcher: Launcher) -> None:
     wanted = order(CQUEUE)
     driver.settle(wanted)
