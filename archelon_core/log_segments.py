@@ -55,7 +55,8 @@ class LogSegments:
         self._file, self._start, self._size = new, self._start + self._size, 0
 
     def _starts(self) -> list[int]:
-        return sorted(int(name) for name in os.listdir(self._directory))  # noqa: PTH208
+        # The process whose output it is may have placed other files there.
+        return sorted(int(name) for name in os.listdir(self._directory) if name.isascii() and name.isdigit())  # noqa: PTH208
 
     def _open(self, start: int) -> int:
         return os.open(f"{self._directory}/{start}", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)

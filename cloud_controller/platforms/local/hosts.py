@@ -204,9 +204,14 @@ class Hosts:
                 self._launcher.note(self._name(instance), index)
                 self._checkpoint("stop recorded")
             work = self._work(host)
-            remove_below(work, f"{_order(instance)}.new")
-            if remove_below(work, _order(instance)):
-                self._checkpoint("order removed")
+            try:
+                remove_below(work, f"{_order(instance)}.new")
+                if remove_below(work, _order(instance)):
+                    self._checkpoint("order removed")
+            except OSError:
+                # The tenant's code may add to a directory in its place for ever: not after the host's end.
+                self._launcher.stop(Name(HOSTS, host), wait=0)
+                raise
             send_datagram(work, "host.sock")
             if _group_of(host) != SHARED and all(
                 self._index(each).get("stopped") or self._index(each).get("host") != host

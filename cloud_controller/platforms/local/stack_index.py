@@ -242,15 +242,17 @@ def remove_below(work: Path, path: str) -> bool:
 
 
 def send_datagram(work: Path, name: str) -> None:
-    """Send an empty datagram to a process' socket in `work`, unless its buffer is full or it is not bound."""
-    try:
-        with opened(work, PurePosixPath()) as directory, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
-            if stat.S_ISSOCK(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
-                sender.setblocking(False)
-                # The path of a socket is limited to 107 bytes.
-                sender.sendto(b"", f"/proc/self/fd/{directory}/{name}")
-    except (FileNotFoundError, ConnectionRefusedError, BlockingIOError):
-        pass  # a datagram is waiting already, or the process has not started yet
+    """Send an empty datagram to a process' socket in `work`, unless its buffer is full or nothing that receives it is bound."""
+    # What a process binds there is its own affair, such as a socket of another type; and a datagram only saves time.
+    with (
+        contextlib.suppress(OSError),
+        opened(work, PurePosixPath()) as directory,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender,
+    ):
+        if stat.S_ISSOCK(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
+            sender.setblocking(False)
+            # The path of a socket is limited to 107 bytes.
+            sender.sendto(b"", f"/proc/self/fd/{directory}/{name}")
 
 
 @contextlib.contextmanager

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -18,11 +20,12 @@ import bundles
 from cloud_controller.core.labels import Labels
 from cloud_controller.platforms.interface import ApplicationOrder, ApplicationState, Change, DeployError
 from cloud_controller.platforms.local import hosts as module
+from cloud_controller.platforms.local import stack_index
 from cloud_controller.platforms.local.applications import LocalApplications
 from cloud_controller.platforms.local.hosts import Hosts
 from cloud_controller.platforms.local.inventory import LocalInventory
 from cloud_controller.platforms.local.launcher import Launcher
-from cloud_controller.platforms.local.orders import HOSTS, Name
+from cloud_controller.platforms.local.orders import HOSTS, Name, ProcessState
 from cloud_controller.platforms.local.sandbox import Sandbox, detect_sandbox
 from cloud_controller.platforms.local.watcher import LocalWatcher
 from tests.conftest import missing
@@ -336,6 +339,33 @@ def test_links_of_a_hostile_process_are_not_followed(
     monkeypatch.setattr(module, "_OVERDUE", 0.0)
     bench.remove("i-1", "i-2")
     assert {each.read_text() for each in kept.rglob("*") if each.is_file()} == {"another's"}
+
+
+@pytest.mark.parametrize("obstacle", ["socket", "directory"])
+def test_a_hostile_process_does_not_keep_itself_from_being_removed(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, obstacle: str
+) -> None:
+    bench.run(bench.order("i-1", "code"))
+    host = Name(HOSTS, bench.host("i-1"))
+    work = bench.launcher.work(host)
+    with contextlib.ExitStack() as stack:
+        if obstacle == "socket":
+            (work / "host.sock").unlink()
+            other = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+            directory = os.open(work, os.O_RDONLY)
+            stack.callback(os.close, directory)
+            # The path of a socket is limited to 107 bytes.
+            other.bind(f"/proc/self/fd/{directory}/host.sock")
+        else:
+            # It is refilled as fast as it is emptied.
+            (work / "orders/i-1.json").unlink()
+            (work / "orders/i-1.json/more").mkdir(parents=True)
+            with monkeypatch.context() as patched:
+                patched.setattr(stack_index, "_LONGEST_REMOVAL", -1.0)
+                with pytest.raises(DeployError, match="too large to be removed at once"):
+                    bench.applications.remove("i-1")
+                until(lambda: bench.launcher.state(host) is ProcessState.STOPPED, "its host has ended")
+        bench.remove("i-1")
 
 
 def test_one_whose_index_was_removed_is_found_and_removed(bench: Bench) -> None:
