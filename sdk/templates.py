@@ -3,17 +3,24 @@
 Formats with a `parameters` section (`infrastructure`, `hot`) declare their parameters there; other formats refer to them by
 `${name}` in a leaf. Nothing is filled in here: the platform does that, where secrets may be. A template is read by its format's
 parser, which also names the files that are sent with it; one that it refuses is not sent.
+
+What was read of a bundle is kept, since its directory does not change: orders of one bundle, also concurrent ones, in a host that
+other tenants share, read its template once.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
+import threading
+from collections.abc import Iterable, Sequence
 from collections.abc import Mapping as AnyMapping
-from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
 
 import bundles
+from archelon_core.auth.size_limit import MAX_BODY
 from archelon_core.documents.reading import read_text
 from archelon_core.documents.tree import Mapping, descend
 from bundles import hot
@@ -23,6 +30,8 @@ from bundles.text_files import TextFiles
 
 from .errors import Failure
 
+#: Documents that are kept.
+_KEPT: Final = 32
 _REFERENCE: Final = re.compile(r"(?<!\$)\$\{\s*([A-Za-z0-9][A-Za-z0-9_.-]*)\s*\}")
 
 
@@ -38,11 +47,25 @@ class Document:
     def read(
         cls, bundle: bundles.Bundle, path: str, template_format: str, environments: Sequence[str] = ()
     ) -> Document:
-        """Read a template of a bundle. Raises Failure if it is missing or invalid.
+        """Read a template of a bundle. Raises Failure if it is missing, invalid or too large.
 
         Args:
             environments: paths of Heat environments.
         """
+        kept = _kept(bundle.directory, path, template_format, tuple(environments))
+        with kept.lock:
+            if kept.document is None and kept.failure is None:
+                try:
+                    kept.document = cls._read(bundle, path, template_format, environments)
+                    _check_size(path, (kept.document.text, *kept.document.files.values()))
+                except Failure as failure:
+                    kept.document, kept.failure = None, str(failure)
+        if kept.document is None:
+            raise Failure(kept.failure or "", permanent=True)
+        return kept.document
+
+    @classmethod
+    def _read(cls, bundle: bundles.Bundle, path: str, template_format: str, environments: Sequence[str]) -> Document:
         try:
             text = bundle.read(path).decode()
         except KeyError:
@@ -82,6 +105,29 @@ class Document:
         return cls(text, tuple(dict.fromkeys(each.name for each in references if each.node is None)), files.used)
 
 
+class _Kept:
+    """The document at a place, or why there is none, once one of its readers has found out."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.document: Document | None = None
+        self.failure: str | None = None
+
+
+@functools.lru_cache(_KEPT)
+def _kept(_directory: Path, _path: str, _format: str, _environments: tuple[str, ...]) -> _Kept:
+    return _Kept()
+
+
+def _check_size(path: str, texts: Iterable[str]) -> None:
+    """Refuse what deploy does not accept, before more of it is read. Raises Failure."""
+    if sum(len(each.encode()) for each in texts) > MAX_BODY:
+        message = (
+            f"the template {path} and its files have more than {MAX_BODY} bytes, which deploy refuses; shorten them"
+        )
+        raise Failure(message, permanent=True)
+
+
 def _declared(text: str, path: str) -> list[str]:
     try:
         documents = read_text(text, file=path)
@@ -98,17 +144,21 @@ def _declared(text: str, path: str) -> list[str]:
 def _named(bundle: bundles.Bundle, path: str, text: str, environments: Sequence[str]) -> dict[str, str]:
     """The files that a Heat template and its environments name, directly or indirectly."""
 
+    texts = {path: text}
+
     def read(name: str) -> str | None:
         try:
-            return bundle.read(name).decode()
+            texts[name] = bundle.read(name).decode()
         except (KeyError, UnicodeDecodeError):
             return None
+        _check_size(path, texts.values())
+        return texts[name]
 
     try:
         gathered = hot.gather(path, text, read=read, environments=environments)
     except bundles.BundleError as error:
         raise _failure(error) from None
-    return {name: str(read(name)) for name in gathered.names}
+    return {name: texts[name] for name in gathered.names}
 
 
 def _failure(error: bundles.BundleError) -> Failure:
