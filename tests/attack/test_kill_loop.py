@@ -1,10 +1,11 @@
 """Hundreds of `kill -9` on PostgreSQL, during whole lifecycles of compositions: the recorded objects match the running processes.
 
-One all-in-one runs on its own PostgreSQL. Tenants order guestbooks, each of which orders a store, and update, stop, start and
-delete them, one after another. Meanwhile processes are killed in an order that derives from a seed: web and worker of service
-manager and cloud controller, alone or with their children, orchestrators, and PostgreSQL (one connection's process or all). A
-kill happens as soon as its victim is ready again, at most one other victim is down, and an instance has made progress since the
-last kill, so kills are spread over the lifecycles, including the recovery from earlier kills.
+One all-in-one runs on its own PostgreSQL. Tenants order guestbooks, each of which orders a store, or hellos, whose
+orchestrators share a host, and update, stop, start and delete them, one after another. Meanwhile processes are killed in an
+order that derives from a seed: web and worker of service manager and cloud controller, alone or with their children, their fork
+server, a process of a host of orchestrators, supervisors and their fork server, and PostgreSQL (one connection's process or
+all). A kill happens as soon as its victim is ready again, at most one other victim is down, and an instance has made progress
+since the last kill, so kills are spread over the lifecycles, including the recovery from earlier kills.
 
 Afterwards, with one instance of each tenant alive, instances, applications, stacks and processes are compared, and every instance
 that was ever ordered with its record. Finally all are deleted, and nothing may be left.
@@ -54,13 +55,29 @@ Answer = TypeVar("Answer")
 
 KILLS: Final = int(os.environ.get("ARCHELON_TEST_KILLS", "200"))
 SEED: Final = int(os.environ.get("ARCHELON_TEST_SEED") or random.SystemRandom().randrange(2**32))
-TENANTS: Final = 4
-#: Kills by victim, of twenty.
-SHARES: Final = {**dict.fromkeys(PROCESSES, 3), "orchestrator": 6, "postgresql connection": 1, "postgresql": 1}
+#: Kills by victim, of twenty-four.
+SHARES: Final = {
+    **dict.fromkeys(PROCESSES, 3),
+    "fork server": 1,
+    "host": 6,
+    "supervisor": 2,
+    "supervisors' fork server": 1,
+    "postgresql connection": 1,
+    "postgresql": 1,
+}
+#: The services that a victim other than a service takes down.
+_DOWN: Final = {
+    **dict.fromkeys(SHARES, ()),
+    **{each: (each,) for each in PROCESSES},
+    "fork server": PROCESSES,
+    "postgresql": PROCESSES,
+}
 #: Timeout in seconds of every condition, despite interruptions and other load.
 TIMEOUT: Final = 300.0
 _SERVICES: Final = ("service-manager", "cloud-controller")
-_GUESTBOOK: Final = "http://schemas.archelon.org/occi/service#guestbook"
+_SCHEME: Final = "http://schemas.archelon.org/occi/service#"
+#: Service of each tenant, and the attribute with the title of its page.
+_SERVED: Final = [("guestbook", "guestbook.title")] * 3 + [("hello", "hello.greeting")]
 _STATE: Final = "mcn.service.state"
 
 
@@ -81,7 +98,7 @@ class Installation:
     def publish(self) -> None:
         connection = self.stage.connection("provider")
         with connection.open() as manager:
-            for name in ("store", "guestbook"):
+            for name in ("store", "guestbook", "hello"):
                 bundle = bundles.Bundle.load(ROOT / "orchestrators" / name)
                 offer(manager, bundle.pack())
                 await_entry(connection, bundle.manifest.type)
@@ -113,8 +130,26 @@ class Installation:
         except urllib3.exceptions.HTTPError:
             return False
 
-    def orchestrators(self) -> list[int]:
-        return [each.pid for each in self.stage.nodes() if each.is_orchestrator and each.pid is not None]
+    def _processes_of(self, victim: str) -> list[psutil.Process]:
+        """Return the processes that are this victim now. Raises psutil.NoSuchProcess: there is none, or it has just ended."""
+        if victim == "fork server":
+            found = [psutil.Process(self.system.supervisor.pid(PROCESSES[0])).parent()]
+            title = "archelon fork server"
+        elif victim == "supervisors' fork server":
+            found = psutil.Process(self.system.supervisor.pid("cloud-controller-worker")).children()
+            title = "archelon-supervisors"
+        else:
+            nodes = [each for each in self.stage.nodes() if each.pid and (victim == "supervisor" or each.host)]
+            roots = {psutil.Process(each.pid) for each in nodes}
+            if victim == "host":
+                # The host itself, what it forked, and what isolates them.
+                found, title = [each for root in roots for each in (root, *root.children(recursive=True))], ""
+            else:
+                found, title = [each.parent() for each in roots], "archelon-supervisor"
+        fitting = [each for each in found if each is not None and (not title or each.cmdline()[:1] == [title])]
+        if not fitting:
+            raise psutil.NoSuchProcess(0)
+        return sorted(fitting, key=lambda each: each.pid)
 
     def kill(self, victim: str, chance: random.Random) -> bool:
         """Kill a victim; return whether there was one."""
@@ -126,9 +161,11 @@ class Installation:
                 "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()",
             )
             return bool(found) and _killed(chance.choice(found).pid)
-        elif victim == "orchestrator":
-            found = self.orchestrators()
-            return bool(found) and _killed(chance.choice(found))
+        elif victim in ("fork server", "host", "supervisor", "supervisors' fork server"):
+            # A process that is looked at may have been killed before.
+            with contextlib.suppress(psutil.NoSuchProcess):
+                return _killed(chance.choice(self._processes_of(victim)).pid)
+            return False
         elif chance.random() < 0.5:
             self.system.supervisor.kill(victim)
         else:
@@ -171,7 +208,10 @@ class Installation:
         recorded = collections.Counter(
             {(HOSTS, each.host) if each.host else (each.instance, each.process) for each in nodes}
         )
-        running = collections.Counter(each for each in _roots(self.state) if each != (HOSTS, f"{SHARED}-0"))
+        running = collections.Counter(_roots(self.state))
+        if running[HOSTS, f"{SHARED}-0"] == 1:
+            # It stays without instances too.
+            recorded[HOSTS, f"{SHARED}-0"] = 1
         if running != recorded:
             yield f"{dict(running - recorded)} run unrecorded, {dict(recorded - running)} are recorded and do not run"
 
@@ -202,12 +242,14 @@ class Statistics:
     """Orders and kills of the run.
 
     Attributes:
-        lives: instance of each ordered guestbook, and whether it was deleted.
+        lives: instance of each order, and whether it was deleted.
+        ordered: number of orders by service.
         seen: number of instances by state at the kills.
         refused: 5xx responses other than 502, 503 and 504.
     """
 
     lives: dict[str, bool] = dataclasses.field(default_factory=dict)
+    ordered: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     kills: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     seen: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     refused: list[str] = dataclasses.field(default_factory=list)
@@ -217,7 +259,7 @@ class Statistics:
         """Return the table."""
         kills, ended = sum(self.kills.values()), sum(self.lives.values())
         lines = [
-            f"kill loop on PostgreSQL, seed {SEED}: {kills} kills in {seconds:.0f} s; {len(self.lives)} guestbooks ordered, "
+            f"kill loop on PostgreSQL, seed {SEED}: {kills} kills in {seconds:.0f} s; {len(self.lives)} services ordered, "
             f"{ended} deleted; {len(self.refused)} responses of 5xx other than 502, 503 and 504"
         ]
         lines += [f"  {victim:<24} {count:>4} kills" for victim, count in sorted(self.kills.items())]
@@ -226,9 +268,13 @@ class Statistics:
 
 
 class Tenant:
-    """Takes one guestbook after another through its lifecycle until the kills are over; the last one remains."""
+    """Takes one instance of its service after another through its lifecycle until the kills are over; the last one remains."""
 
-    def __init__(self, installation: Installation, statistics: Statistics, chance: random.Random) -> None:
+    def __init__(
+        self, installation: Installation, statistics: Statistics, chance: random.Random, service: str, title: str
+    ) -> None:
+        self.service = service
+        self._title = title
         self._statistics = statistics
         self._chance = chance
         self._stage = installation.stage
@@ -253,16 +299,17 @@ class Tenant:
     # lifecycle --------------------------------------------------------------------------------------------------------
 
     def order(self) -> None:
-        self.path, title = f"/guestbook/{uuid.uuid4()}", f"First {uuid.uuid4()}"
-        self._insist(lambda: self._manager.put(self.path, _GUESTBOOK, {"guestbook.title": title}))
+        self.path, title = f"/{self.service}/{uuid.uuid4()}", f"First {uuid.uuid4()}"
+        self._insist(lambda: self._manager.put(self.path, _SCHEME + self.service, {self._title: title}))
         self.instance = str(self._shown()["org.archelon.instance"])
         self._statistics.lives[self.instance] = False
+        self._statistics.ordered[_SCHEME + self.service] += 1
         self._reaches("active")
         self._await_title(title)
 
     def update(self) -> None:
         title = f"Then {uuid.uuid4()}"
-        self._insist(lambda: self._manager.update(self.path, {"guestbook.title": title}))
+        self._insist(lambda: self._manager.update(self.path, {self._title: title}))
         self._reaches("active")
         self._await_title(title)
 
@@ -307,10 +354,10 @@ class Tenant:
         until(reached, self._of(wanted), seconds=TIMEOUT, pause=0.5)
 
     def _await_title(self, title: str) -> None:
-        """Wait until the guestbook's page shows the latest title."""
+        """Wait until the instance's page shows the latest title."""
 
         def shown() -> bool:
-            status, text = self._stage.web("GET", str(self._shown()["guestbook.url"]), quiet=True)
+            status, text = self._stage.web("GET", str(self._shown()[f"{self.service}.url"]), quiet=True)
             return status == 200 and title in text
 
         until(shown, self._of(f"titled {title}"), seconds=TIMEOUT, pause=0.1)
@@ -368,10 +415,10 @@ def installation(tmp_path: Path) -> Iterator[Installation]:
 def test_records_and_processes_match_after_many_kills(installation: Installation, tables: Tables) -> None:
     chance = random.Random(SEED)
     statistics = Statistics()
-    tenants = [Tenant(installation, statistics, random.Random(chance.random())) for _ in range(TENANTS)]
+    tenants = [Tenant(installation, statistics, random.Random(chance.random()), *each) for each in _SERVED]
     begun = time.monotonic()
     try:
-        with concurrent.futures.ThreadPoolExecutor(TENANTS) as pool:
+        with concurrent.futures.ThreadPoolExecutor(len(tenants)) as pool:
             lives = [pool.submit(each.run) for each in tenants]
             try:
                 kill(installation, statistics, lives, chance)
@@ -422,19 +469,19 @@ def kill(
         until(hit, f"{victim} can be killed; seed {SEED}", seconds=TIMEOUT, pause=0.1)
         statistics.kills[victim] += 1
         # After PostgreSQL's kill, all processes lack their database for a while.
-        down.update({"orchestrator": (), "postgresql connection": (), "postgresql": PROCESSES}.get(victim, (victim,)))
+        down.update(_DOWN[victim])
 
 
 def check_consistency(installation: Installation, statistics: Statistics, tenants: Sequence[Tenant]) -> None:
-    """Compare records and processes while the last guestbook of each tenant is alive."""
+    """Compare records and processes while the last instance of each tenant is alive."""
     living = {tenant.instance for tenant in tenants}
     assert {instance for instance, deleted in statistics.lives.items() if not deleted} == living
     first = tenants[0]
     records = {instance: first.record(instance) for instance in first.records()}
     services = collections.Counter(str(each["org.archelon.service"]) for each in records.values())
-    # No guestbook was created twice, and none has ordered two stores.
-    assert services == dict.fromkeys(services, len(statistics.lives)), (services, len(statistics.lives))
-    assert len(services) == 2
+    # Nothing was created twice, and no guestbook has ordered two stores.
+    guestbooks = statistics.ordered[f"{_SCHEME}guestbook"]
+    assert services == {**statistics.ordered, f"{_SCHEME}store": guestbooks}
     assert set(statistics.lives) <= set(records)
     for instance, record in records.items():
         phases = [(each["phase"], each["generation"]) for each in record["org.archelon.record.phases"]]
@@ -444,8 +491,9 @@ def check_consistency(installation: Installation, statistics: Statistics, tenant
         for instance, record in records.items()
         if not record.get("org.archelon.record.ended")
     }
-    assert {instance for instance, service in wanted.items() if service == _GUESTBOOK} == living
-    assert len(wanted) == 2 * len(tenants)
+    stores = {instance for instance, service in wanted.items() if service == f"{_SCHEME}store"}
+    assert wanted.keys() - stores == living
+    assert len(stores) == sum(each.service == "guestbook" for each in tenants)
     found: list[str] = []
 
     def consistent() -> bool:
