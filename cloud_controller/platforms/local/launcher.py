@@ -550,7 +550,7 @@ class Launcher:
         while True:
             with self._lock(name, create=directory.exists()) as lock:
                 if lock is not None:
-                    if not self.index(name).get("host") and self._may_have_left(directory):
+                    if self._may_have_left(directory):
                         self._kill_strays(name)
                     self._checkpoint("ended")
                     if lock >= 0:
@@ -608,8 +608,8 @@ class Launcher:
     def _may_have_left(directory: Path) -> bool:
         """Whether something of a process may run although its lock is free: the search reads a file of every process."""
         index = read_json(directory / INDEX_FILE)
-        if not index:
-            return False  # it was never started here, or its removal was interrupted
+        if not index or "host" in index:
+            return False  # it was never started here, it has ended before it entered a host, or its removal was interrupted
         # A sandbox ends as a whole, and its supervisor reports that at the very end.
         state = read_json(directory / "status.json").get("state")
         return not (index.get("isolated") and state in FINAL_STATES)

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterable
+from _thread import allocate_lock
+from collections.abc import Iterable, Iterator
 
 #: In the environment of every launched process: `<root id>:<instance>/<name>`.
 VARIABLE = "ARCHELON_PROCESS"
@@ -121,18 +122,48 @@ def with_marker(variable: str, prefix: str, processes: Iterable[Process]) -> lis
 def marked(prefix: str) -> list[tuple[Process, str, str]]:
     """Return the processes with a marker with this prefix, the marker's variable and its value; see `with_marker`.
 
-    Faster: it reads one file of each other process.
+    Faster: it reads one file of each other process, and concurrent calls share that.
     """
-    wanted = f"={prefix}".encode()
     found = []
-    for entry in os.listdir("/proc"):  # noqa: PTH208
-        if not entry.isdigit() or wanted not in (environment := _environment(int(entry))):
+    for pid, variable, marker in _scan.result():
+        if not marker.startswith(prefix) or (process := read(pid)) is None:
             continue
-        for variable in (VARIABLE, SUPERVISOR_VARIABLE):
-            marker = _value(variable, prefix, environment)
-            if marker is not None and (process := read(int(entry))) is not None and _started_by_us(process.pid):
-                found.append((process, variable, marker))
+        # Read again, since the number may belong to another process by now.
+        if _value(variable, prefix, _environment(pid)) == marker and _started_by_us(pid):
+            found.append((process, variable, marker))
     return found
+
+
+class _Scan:
+    """Finds every process with a marker. Calls that wait for one another get the same result, of a scan that began after them."""
+
+    def __init__(self) -> None:
+        # Supervisors share this module's memory, and have no use for `threading`.
+        self._lock = allocate_lock()
+        self._begun = self._ended = 0
+        self._found: list[tuple[int, str, str]] = []
+
+    def result(self) -> list[tuple[int, str, str]]:
+        """Return number, variable and marker."""
+        begun = self._begun
+        with self._lock:
+            if self._ended <= begun:
+                self._begun += 1
+                self._found = [*self._run()]
+                self._ended = self._begun
+            return self._found
+
+    @staticmethod
+    def _run() -> Iterator[tuple[int, str, str]]:
+        for entry in os.listdir("/proc"):  # noqa: PTH208
+            if not entry.isdigit() or b"=" not in (environment := _environment(int(entry))):
+                continue
+            for variable in (VARIABLE, SUPERVISOR_VARIABLE):
+                if marker := _value(variable, "", environment):
+                    yield int(entry), variable, marker
+
+
+_scan = _Scan()
 
 
 def _environment(pid: int) -> bytes:

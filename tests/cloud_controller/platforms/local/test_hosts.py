@@ -20,7 +20,7 @@ import bundles
 from cloud_controller.core.labels import Labels
 from cloud_controller.platforms.interface import ApplicationOrder, ApplicationState, Change, DeployError
 from cloud_controller.platforms.local import hosts as module
-from cloud_controller.platforms.local import stack_index
+from cloud_controller.platforms.local import processes, stack_index
 from cloud_controller.platforms.local.applications import LocalApplications
 from cloud_controller.platforms.local.hosts import Hosts
 from cloud_controller.platforms.local.inventory import LocalInventory
@@ -366,6 +366,17 @@ def test_a_hostile_process_does_not_keep_itself_from_being_removed(
                     bench.applications.remove("i-1")
                 until(lambda: bench.launcher.state(host) is ProcessState.STOPPED, "its host has ended")
         bench.remove("i-1")
+
+
+def test_the_process_table_is_not_searched_for_what_leaves_a_host(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.run(bench.order("i-1"))
+    searches: list[str] = []
+    search = processes.marked
+    monkeypatch.setattr(processes, "marked", lambda prefix: searches.append(prefix) or search(prefix))
+    until(lambda: bench.applications.remove("i-1"))
+    assert searches == []
 
 
 def test_one_whose_index_was_removed_is_found_and_removed(bench: Bench) -> None:

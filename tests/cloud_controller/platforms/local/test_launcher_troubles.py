@@ -12,7 +12,9 @@ import resource
 import shutil
 import signal
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -171,6 +173,37 @@ def test_the_process_table_is_searched_only_after_a_crash(
     searches.clear()
     start(launcher, order(), "sleep", "1000")
     assert searches
+
+
+def test_concurrent_searches_share_one_that_began_after_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    scan, lock, asked, go = processes._Scan(), threading.Lock(), threading.Semaphore(0), threading.Semaphore(0)
+    runs: list[int] = []
+
+    class Turns:
+        def __enter__(self) -> None:
+            asked.release()
+            lock.acquire()
+
+        def __exit__(self, *_: object) -> None:
+            lock.release()
+
+    def run() -> Iterator[tuple[int, str, str]]:
+        runs.append(len(runs))
+        go.acquire()
+        yield runs[-1], processes.VARIABLE, "marker"
+
+    monkeypatch.setattr(scan, "_lock", Turns())
+    monkeypatch.setattr(scan, "_run", run)
+    with ThreadPoolExecutor(4) as pool:
+        first = pool.submit(scan.result)
+        until(lambda: runs)
+        others = [pool.submit(scan.result) for _ in range(3)]
+        for _ in range(4):
+            asked.acquire()
+        go.release(2)
+        assert first.result()[0][0] == 0
+        assert {each.result()[0][0] for each in others} == {1}
+    assert runs == [0, 1]
 
 
 @pytest.mark.parametrize("name", [INDEX_FILE, "status.json"])
