@@ -98,8 +98,15 @@ def _clocks(system: AllInOne, stage: Stage) -> Iterator[tuple[tuple[str, Any], f
             if parent is not None:
                 supervisors.add(parent)
     yield from ((("supervisors", each), _clock(each)) for each in supervisors)
+    # psutil would read the process table for each root.
+    children: dict[int, list[psutil.Process]] = collections.defaultdict(list)
+    for process in psutil.process_iter(["ppid"]):
+        children[process.info["ppid"]].append(process)
     for root, role in roots.items():
-        for each in (root, *root.children(recursive=True)):
+        pending = [root]
+        while pending:
+            each = pending.pop()
+            pending += children[each.pid]
             yield (role, each), _clock(each)
 
 
