@@ -30,6 +30,7 @@ from typing import Final, NoReturn
 
 import bundles
 from archelon_core import logs, redaction
+from archelon_core.auth import read_jwk_set
 from archelon_core.backoff import Backoff
 from archelon_core.http import gunicorn_worker
 from archelon_core.log_segments import LogSegments
@@ -37,11 +38,15 @@ from archelon_core.private_files import private_umask
 
 from .. import serve
 from ..runtime import app
+from ..runtime.http import OrchestratorApplication
+from ..settings import ENV_KEYS
 from .directory import LOOK, WRITE_RETRY, HostDirectory, Order, OrderError, Stamp, drain
 
 _LOG: Final = logging.getLogger("archelon.host")
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_CHILD_SUBREAPER: Final = 36
+#: JWK sets that are kept: a service manager has one, and replaces it seldom.
+_KEY_SETS: Final = 4
 #: Children that import the author's code and load the rest at the same time.
 _AT_ONCE: Final = 4
 _BACKOFF: Final = Backoff(0.5, longest=30.0)
@@ -95,7 +100,13 @@ class ForkedHost:
 
     def __init__(self, root: Path) -> None:
         self._directory = HostDirectory(root)
-        self._shared = app.Shared(load=functools.cache(app.load_checked))
+        application = OrchestratorApplication()
+        self._shared = app.Shared(
+            load=functools.cache(app.load_checked),
+            keys=functools.lru_cache(_KEY_SETS)(read_jwk_set),
+            # Each process needs one.
+            applications=lambda: application,
+        )
         self._hosted: dict[str, _Hosted] = {}
         self._terminated = self._announced = False
         self._libc = ctypes.CDLL(None, use_errno=True)
@@ -191,7 +202,7 @@ class ForkedHost:
         try:
             order = self._directory.read(hosted.instance)
             hosted.digest = order.digest
-            self._preload(order.bundle)
+            self._preload(order)
             pid, output, loading = self._fork(order)
         except FileNotFoundError:
             # It is gone since it was listed.
@@ -228,13 +239,14 @@ class ForkedHost:
         os.close(child_loading)
         return pid, output, loading
 
-    def _preload(self, bundle: Path) -> None:
+    def _preload(self, order: Order) -> None:
         """Load what each process of the bundle needs, so that they share it."""
         try:
-            self._shared.load(bundle)
-        except bundles.BundleError:
-            # The process reports it with its first phase.
-            _LOG.warning("%s cannot be loaded", bundle)
+            self._shared.load(order.bundle)
+            self._shared.keys(order.environment.get(ENV_KEYS, ""))
+        except (bundles.BundleError, ValueError, RecursionError) as error:
+            # The process reports it, in its log or with its first phase.
+            _LOG.warning("what %s needs cannot be loaded: %s", order.bundle, type(error).__name__)
         # Collections must not touch, and so copy, what the processes share.
         gc.freeze()
 

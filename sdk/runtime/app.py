@@ -49,11 +49,13 @@ class Shared:
         clients: of other services.
         load: loads a bundle by its directory.
         keys: reads a JWK set; raises ValueError.
+        applications: makes the application of an orchestrator, which is assigned later.
     """
 
     clients: Clients = dataclasses.field(default_factory=Clients)
     load: Callable[[Path], bundles.Bundle] = load_checked
     keys: Callable[[str], VerificationKeys] = read_jwk_set
+    applications: Callable[[], OrchestratorApplication] = OrchestratorApplication
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -101,7 +103,8 @@ def assemble(settings: Settings, shared: Shared) -> Assembled:
         revocations=MemoryRevocations(time.time),
         clock=time.time,
     )
-    application = OrchestratorApplication(settings.instance, engine, report_queue)
+    application = shared.applications()
+    application.assign(settings.instance, engine, report_queue)
     report_queue.on_order(application.take_order)
     authentication = Authentication(
         application, verifier, cache=TokenCache(time.time, entries=64), render_error=application.render_error

@@ -51,24 +51,26 @@ class _OneRegistry(InMemoryRegistry):
 
 
 class OrchestratorApplication(Application):
-    """The WSGI application.
+    """The WSGI application, for the orchestrator that `assign` names: a process can make it before it knows which."""
 
-    Args:
-        instance: id of the orchestrator's instance.
-        engine: carries out requests.
-        report_queue: takes the tokens of an activation.
-    """
-
-    def __init__(self, instance: str, engine: Engine, report_queue: ReportQueue) -> None:
+    def __init__(self) -> None:
         super().__init__(_OneRegistry())
-        backend = _Backend(instance, engine, report_queue)
-        self.register_backend(wire.ORCHESTRATOR, backend)
-        for action in wire.ORCHESTRATOR.actions:
-            self.register_backend(action, backend)
-        self._engine = engine
-        self._backend = backend
+        self._backend = _Backend()
+        for each in (wire.ORCHESTRATOR, *wire.ORCHESTRATOR.actions):
+            self.register_backend(each, self._backend)
         # Runs after the backend, when the request no longer holds the registry's lock.
         self.falcon.add_middleware(self)
+
+    def assign(self, instance: str, engine: Engine, report_queue: ReportQueue) -> None:
+        """Set what is served, once, and before the first request.
+
+        Args:
+            instance: id of the orchestrator's instance.
+            engine: carries out requests.
+            report_queue: takes the tokens of an activation.
+        """
+        self._backend.assign(instance, engine, report_queue)
+        self._engine = engine
 
     def __call__(self, environ: dict[str, Any], response: StartResponse) -> Iterable[bytes]:
         """WSGI, behind the middleware."""
@@ -111,7 +113,7 @@ def _alive(_environ: WSGIEnvironment, response: StartResponse) -> Iterable[bytes
 
 
 class _Backend(KindBackend, ActionBackend):
-    def __init__(self, instance: str, engine: Engine, report_queue: ReportQueue) -> None:
+    def assign(self, instance: str, engine: Engine, report_queue: ReportQueue) -> None:
         self._instance = instance
         self._engine = engine
         self._report_queue = report_queue

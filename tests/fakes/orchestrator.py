@@ -95,7 +95,8 @@ class OrchestratorProcess:
             revocations=MemoryRevocations(time.time),
             clock=time.time,
         )
-        application = OrchestratorApplication(self._id, self, self._report_queue)
+        application = OrchestratorApplication()
+        application.assign(self._id, self, self._report_queue)
         self._report_queue.on_order(functools.partial(self._take_order, application))
         self.application = Authentication(application, verifier, cache=TokenCache(time.time, entries=64))
         self._alive = True

@@ -29,6 +29,22 @@ forked._BACKOFF = Backoff(0.01, longest=0.05)
 forked._GRACE = 0.5
 forked.main()
 """
+#: Prints which process makes what instances have in common.
+TRACED = """
+import os
+from sdk.host import forked
+from sdk.runtime.http import OrchestratorApplication
+
+def traced(make):
+    def made(*given):
+        print(make.__name__, "in", os.getpid(), flush=True)
+        return make(*given)
+    return made
+
+forked.read_jwk_set = traced(forked.read_jwk_set)
+OrchestratorApplication.__init__ = traced(OrchestratorApplication.__init__)
+forked.main()
+"""
 CODE = """
 import os, signal, subprocess, sys
 import sdk
@@ -135,6 +151,22 @@ def _check_processes(platform: Platform, process: HostProcess, instances: list[S
     assert '"phase_event":"done"' in log
     assert other.bench.instance not in log
     assert one.bench.start_token not in log
+
+
+def test_what_instances_have_in_common_is_made_before_the_fork(
+    platform: Platform, instances: list[Served], bundle: Path, tmp_path: Path
+) -> None:
+    with HostProcess(platform, tmp_path / "log", "-c", TRACED) as process:
+        one, other = instances
+        for each in (one, other):
+            each.serve(platform, bundle)
+        one.deploy()
+        made = [line for line in process.log.read_text().splitlines() if " in " in line]
+        # Each service manager of the test has keys of its own.
+        assert made == [f"{what} in {process.pid}" for what in ("__init__", "read_jwk_set", "read_jwk_set")]
+        for each in (one, other):
+            assert "read_jwk_set" not in platform.log(each.bench.instance)
+            assert "__init__" not in platform.log(each.bench.instance)
 
 
 def test_nothing_of_an_instance_remains_after_its_order(

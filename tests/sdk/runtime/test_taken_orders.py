@@ -181,7 +181,8 @@ def test_a_newer_order_cancels_the_following_phase(tmp_path: Path) -> None:
 def test_the_adapter_takes_an_order_like_an_activation(tmp_path: Path) -> None:
     system = System(tmp_path, Plain)
     queue = ReportQueue("http://127.0.0.1:1/taken/1", "start")
-    application = OrchestratorApplication(INSTANCE, system.engine, queue)
+    application = OrchestratorApplication()
+    application.assign(INSTANCE, system.engine, queue)
     order = {
         names.INSTANCE: INSTANCE,
         names.TENANT: "t",
