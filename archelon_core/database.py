@@ -25,7 +25,7 @@ import re
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -261,12 +261,17 @@ class Database:
     @contextlib.contextmanager
     def read(self) -> Iterator[sa.Connection]:
         """A connection in autocommit mode, for SELECTs."""
-        connection = self._take()
+        connection = self._take(autocommit=True)
         try:
-            if self.dialect == "postgresql":
-                # An assignment without a round trip. Without a BEGIN, SQLite is in this mode anyway.
-                _driver(connection).autocommit = True
             yield connection
+        finally:
+            self._give(connection)
+
+    def rows(self, statement: Statement, parameters: Mapping[str, Any]) -> list[Any]:
+        """All rows of one SELECT, as in `read`, for half its cost. Raises like `Statement.rows`."""
+        connection = self._take(autocommit=True)
+        try:
+            return statement.rows(connection, parameters)
         finally:
             self._give(connection)
 
@@ -281,7 +286,7 @@ class Database:
         """
         actions: dict[Callable[[], None], None] = {}
         with self._write_lock or _NO_LOCK:
-            connection = self._take()
+            connection = self._take(autocommit=False)
             try:
                 with connection.begin(), transactions.opened:
                     connection.info[_AFTER_COMMIT] = actions
@@ -309,20 +314,25 @@ class Database:
         """
         connection.info[_AFTER_COMMIT][action] = None
 
-    def _take(self) -> sa.Connection:
-        """An open connection, which only the caller uses until `_give`."""
+    def _take(self, *, autocommit: bool) -> sa.Connection:
+        """An open connection, which only the caller uses until `_give`. Without a BEGIN, SQLite is in autocommit mode anyway."""
         try:
             connection, since = self._idle.pop()
         except IndexError:
-            return self.engine.connect()
-        if self.dialect == "sqlite" or self._clock() <= since + _PING_AFTER_IDLE:
+            connection, since = self.engine.connect(), math.inf
+        if self.dialect == "sqlite":
             return connection
-        try:
-            self.engine.dialect.do_ping(_driver(connection))
-        except self.engine.dialect.loaded_dbapi.Error:
-            connection.invalidate()
-            self._give(connection)
-            return self.engine.connect()
+        if self._clock() > since + _PING_AFTER_IDLE:
+            try:
+                self.engine.dialect.do_ping(_driver(connection))
+            except self.engine.dialect.loaded_dbapi.Error:
+                connection.invalidate()
+                self._give(connection)
+                connection = self.engine.connect()
+        driver = _driver(connection)
+        if driver.autocommit != autocommit:
+            # No round trip, but as expensive as the rest of a short SELECT, so a connection stays in its mode.
+            driver.autocommit = autocommit
         return connection
 
     def _give(self, connection: sa.Connection) -> None:
@@ -335,15 +345,16 @@ class Database:
             # That of a read, which SQLAlchemy believes to be in one.
             connection.rollback()
         driver = _driver(connection)
-        if self.dialect == "postgresql":
-            # Raises in a transaction, which would be committed with the next one.
-            driver.autocommit = False
-        elif driver.in_transaction:
+        postgresql = self.dialect == "postgresql"
+        if driver.pgconn.transaction_status if postgresql else driver.in_transaction:
             driver.rollback()
         if len(self._idle) < self._pool_size:
             self._idle.append((connection, self._clock()))
-        else:
-            connection.close()
+            return
+        if postgresql:
+            # As SQLAlchemy's pool expects it.
+            driver.autocommit = False
+        connection.close()
 
     def _close_idle(self, *, lost: bool = False) -> None:
         with contextlib.suppress(IndexError):

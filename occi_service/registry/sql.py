@@ -54,6 +54,21 @@ _SOURCES_AT_ONCE: Final = 500
 _DATABASE_ERRORS: Final = (sqlalchemy.exc.SQLAlchemyError, psycopg.Error, UnstorableError)
 
 
+class _Refusals:
+    """Raises what a client gets for a failure of the database."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        refusal = refusal_of(error) if isinstance(error, _DATABASE_ERRORS) else None
+        if refusal is not None:
+            raise refusal from error
+
+
+_REFUSALS: Final = _Refusals()
+
+
 class SqlRegistry(Registry):
     """A registry in a database.
 
@@ -191,8 +206,8 @@ class SqlRegistry(Registry):
         """Return the rows of an entity and its links, without a lock. Raises KeyError if there are none."""
         if not _can_be_key(key):
             raise KeyError(key)
-        with self._reading(None) as connection:
-            rows = _READ.rows(connection, {"owner": owner, "key": key})
+        with _REFUSALS:
+            rows = self._database.rows(_READ, {"owner": owner, "key": key})
         if not rows:
             raise KeyError(key)
         return rows
@@ -348,18 +363,12 @@ class SqlRegistry(Registry):
         if extras.get("connection") is not None:
             yield
             return
-        try:
-            with self._database.write() as connection:
-                extras["connection"] = connection
-                try:
-                    yield
-                finally:
-                    del extras["connection"]
-        except _DATABASE_ERRORS as error:
-            refusal = refusal_of(error)
-            if refusal is None:
-                raise
-            raise refusal from error
+        with _REFUSALS, self._database.write() as connection:
+            extras["connection"] = connection
+            try:
+                yield
+            finally:
+                del extras["connection"]
 
     def add_resource(self, key: str, entity: Entity, extras: Any) -> None:
         """Store an entity at a path, replacing an existing one, together with its new links."""
@@ -441,14 +450,8 @@ class SqlRegistry(Registry):
         if connection is not None:
             yield connection
             return
-        try:
-            with self._database.read() as connection:
-                yield connection
-        except _DATABASE_ERRORS as error:
-            refusal = refusal_of(error)
-            if refusal is None:
-                raise
-            raise refusal from error
+        with _REFUSALS, self._database.read() as connection:
+            yield connection
 
     @contextlib.contextmanager
     def _writing(self, extras: Any) -> Iterator[sa.Connection]:

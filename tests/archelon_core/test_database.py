@@ -10,11 +10,13 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import psycopg
 import pytest
 import sqlalchemy as sa
 
 from archelon_core.database import Database, UnstorableError, refusal_of
 from archelon_core.errors import BadRequestError, ConflictError, HttpError, UnavailableError
+from archelon_core.statements import Statement
 
 counters = sa.Table(
     "counters", sa.MetaData(), sa.Column("name", sa.String, primary_key=True), sa.Column("value", sa.Integer)
@@ -54,6 +56,45 @@ def test_an_exception_rolls_back(database_url: str) -> None:
     # The connection returns to the pool without the aborted transaction, and can write again.
     with database.write() as connection:
         connection.execute(counters.insert().values(name="hits", value=0))
+    database.close()
+
+
+def test_a_transaction_after_reads_on_its_connection_rolls_back(database_url: str) -> None:
+    database = Database(database_url, pool_size=1)
+    counters.metadata.create_all(database.engine)
+    select = Statement(sa.select(counters.c.name))
+    for number in range(2):
+        assert len(database.rows(select, {})) == number
+        with pytest.raises(LookupError), database.write() as connection:
+            connection.execute(counters.insert().values(name="lost", value=0))
+            raise LookupError
+        assert len(database.rows(select, {})) == number
+        with database.write() as connection:
+            connection.execute(counters.insert().values(name=f"{number}", value=0))
+    database.close()
+
+
+@pytest.mark.postgres
+def test_a_connection_stays_in_the_mode_of_its_last_use(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    database = Database(postgres_url, pool_size=1)
+    one = Statement(sa.text("SELECT 1"))
+    switched: list[bool] = []
+    switch = psycopg.Connection._set_autocommit
+    assert database.rows(one, {}) == [(1,)]
+    monkeypatch.setattr(
+        psycopg.Connection, "_set_autocommit", lambda self, value: (switched.append(value), switch(self, value))
+    )
+    assert database.rows(one, {}) == [(1,)]
+    with database.read() as connection:
+        assert one.value(connection, {}) == 1
+    assert switched == []
+    with database.write() as connection:
+        assert one.value(connection, {}) == 1
+    assert switched == [False]
+    # SQLAlchemy's pool gets a connection back as it gave it.
+    with database.read() as first, database.read():
+        driver: Any = first.connection.dbapi_connection
+    assert not driver.autocommit
     database.close()
 
 
