@@ -44,7 +44,7 @@ from ..renderings.html import Html
 from .endpoints import QUERY_PATHS, CollectionEndpoint, Endpoint, EntityEndpoint, QueryEndpoint
 from .own_urls import OwnUrl
 from .pyssf_renderings import ForeignRendering
-from .request import RequestLimits, Service, writer_of
+from .request import RequestLimits, Service, shown_before, writer_of
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +110,10 @@ class Application:
     Attributes:
         registry: as given.
         falcon: Falcon's application, for routes outside OCCI (`application.falcon.add_route("/healthz", …)`).
+        default_fields: fields of responses that do not set them.
     """
+
+    default_fields: tuple[tuple[str, str], ...] = ()
 
     def __init__(
         self,
@@ -143,6 +146,7 @@ class Application:
             new_id=new_id,
         )
         self.server = f"{product or f'archelon/{__version__}'} OCCI/1.2"
+        self.added_fields: tuple[tuple[str, str], ...] = (("Server", self.server), *self.default_fields)
         self.falcon: falcon.App[falcon.Request, falcon.Response] = falcon.App(router=_Router(self._service))
         self.falcon.req_options.keep_blank_qs_values = True
         self.falcon.resp_options.default_media_type = "text/plain"
@@ -168,10 +172,19 @@ class Application:
     def _call_occi(self, environ: dict[str, Any], response: StartResponse, **extras: Any) -> Iterable[bytes]:
         """Serve a request; `extras` reach every backend and the registry."""
         environ[_EXTRAS] = extras
-        server = self.server
+        added = self.added_fields
+        if environ.get("REQUEST_METHOD") == "GET":
+            try:
+                found = shown_before(environ, extras, self._service)
+            except Exception as error:  # noqa: BLE001 - as Falcon's handlers do
+                return self.render_exception(environ, response, error)
+            if found is not None:
+                response(falcon.HTTP_200, [*found.fields, *added])
+                return [found.payload.body]
 
         def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
-            headers.append(("Server", server))
+            named = [name.lower() for name, _ in headers]
+            headers += [each for each in added if each[0].lower() not in named]
             return response(status, headers)
 
         return self.falcon(environ, start)

@@ -21,11 +21,12 @@ _ENTRY: Final = 1024
 
 
 class Rendered(NamedTuple):
-    """A rendered entity, its ETag, and the state (`Reading.state`) of what was rendered."""
+    """A rendered entity, its ETag, the state (`Reading.state`) of what was rendered, and all fields of the response."""
 
     payload: Payload
     tag: str
     state: Any
+    fields: tuple[tuple[str, str], ...] = ()
 
 
 class RenderedEntities:
@@ -36,6 +37,9 @@ class RenderedEntities:
         self._size = 0
         self._lock = threading.Lock()
         self._kept: dict[Hashable, tuple[Rendered, int]] = {}
+
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._kept
 
     def get(self, key: Hashable, state: Any) -> Rendered | None:
         """Return what is kept under a key, if it was rendered from the same state. Takes no lock: one lookup is atomic."""

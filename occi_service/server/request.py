@@ -12,7 +12,7 @@ import dataclasses
 import hashlib
 import re
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import falcon
@@ -134,7 +134,7 @@ class Exchange:
         environ = request.env
         self.extras: Any = environ.get("archelon.extras")
         own = chosen(service.own_urls, environ)
-        self.prefix: str = (own.path if own is not None else "") + environ.get("SCRIPT_NAME", "")
+        self.prefix: str = _prefix(own, environ)
         self._base: str | None = own.origin if own is not None else None
         self._body: bytes | None = None
         self._rendering: Rendering | None = None
@@ -144,9 +144,7 @@ class Exchange:
         self.checked: dict[str, Any] = {}
         #: Parses and checks the request as its write will; for `backends.call_first`.
         self.ahead: Callable[[], Any] = lambda: None
-        agent = environ.get("HTTP_USER_AGENT")
-        if agent is not None and "OCCI/" in agent:
-            _check_version(agent)
+        _check_version(environ)
         #: Whether the client asks for the response alone, with nothing changed; backends find it in the extras.
         self.dry_run = bool(environ.get("QUERY_STRING")) and self._asks_for_dry_run()
 
@@ -269,7 +267,8 @@ class Exchange:
     def writer(self) -> Rendering:
         """The rendering that the client accepts."""
         if self._rendering is None:
-            self._rendering = _writer_at(self.prefix, self.request, self.service)
+            accepted = _accepted(self.request.env, self.service)
+            self._rendering = self.service.renderings[accepted].mounted_at(self.prefix)
         return self._rendering
 
     def negotiate(self) -> None:
@@ -416,7 +415,8 @@ class Exchange:
         payload = self._entity(self.document(entity))
         tag = etag_of(writer, payload)
         self._answer(payload, tag=tag)
-        service.rendered.put(key, Rendered(payload, tag, state), reading.size)
+        fields = (*self.response.headers.items(), ("content-length", str(len(payload.body))))
+        service.rendered.put(key, Rendered(payload, tag, state, fields), reading.size)
         return True
 
     def answer_entities(self, entities: list[Entity]) -> Answer:
@@ -523,16 +523,41 @@ def writer_of(request: falcon.Request, service: Service) -> Rendering:
     Raises:
         BadRequestError, NotAcceptableError: see `negotiation.accepted`.
     """
-    own = chosen(service.own_urls, request.env)
-    return _writer_at((own.path if own is not None else "") + request.env.get("SCRIPT_NAME", ""), request, service)
+    prefix = _prefix(chosen(service.own_urls, request.env), request.env)
+    return service.renderings[_accepted(request.env, service)].mounted_at(prefix)
 
 
-def _writer_at(prefix: str, request: falcon.Request, service: Service) -> Rendering:
+def _prefix(own: OwnUrl | None, environ: Mapping[str, Any]) -> str:
+    script: str = environ.get("SCRIPT_NAME", "")
+    return script if own is None else own.path + script
+
+
+def _accepted(environ: Mapping[str, Any], service: Service) -> str:
     default = service.registry.get_default_type()
     if default not in service.renderings:
         default = service.offered[0]
-    media_type = negotiation.accepted(request.env.get("HTTP_ACCEPT"), service.offered, default)
-    return service.renderings[media_type].mounted_at(prefix)
+    return negotiation.accepted(environ.get("HTTP_ACCEPT"), service.offered, default)
+
+
+def shown_before(environ: Mapping[str, Any], extras: dict[str, Any], service: Service) -> Rendered | None:
+    """Return the response to a GET if an entity was shown before and is unchanged: as `Exchange.show_stored`, without Falcon.
+
+    Returns:
+        None if the request has to be served in full; it may have a query or a condition.
+    """
+    path, view = environ.get("PATH_INFO", ""), extras.get("view")
+    if view is None or environ.get("QUERY_STRING") or "HTTP_IF_NONE_MATCH" in environ or not path.isascii():
+        return None
+    _check_version(environ)
+    prefix = _prefix(chosen(service.own_urls, environ), environ)
+    key = (path, view, _accepted(environ, service), prefix)
+    if key not in service.rendered:
+        return None
+    try:
+        state = service.registry.read(path, extras).state
+    except KeyError:
+        return None
+    return None if state is None else service.rendered.get(key, state)
 
 
 def etag_of(rendering: Rendering, payload: Payload) -> str:
@@ -572,7 +597,10 @@ def names_any(field: str, tags: list[str]) -> bool:
     return "*" in given or any(tag in given for tag in tags)
 
 
-def _check_version(agent: str) -> None:
+def _check_version(environ: Mapping[str, Any]) -> None:
+    agent = environ.get("HTTP_USER_AGENT")
+    if agent is None or "OCCI/" not in agent:
+        return
     for major, minor in _AGENT_VERSION.findall(agent[:1024]):
         if (int(major), int(minor)) > VERSION:
             raise NotImplementedByProtocolError(

@@ -50,21 +50,17 @@ class KnownCaller(Application):
     """An application with authenticated callers. Extras: `identity`, `request_id`, `token` (as presented; see `identity`), and
     `view` (see `view_of`)."""
 
+    default_fields = (_CACHING,)
+
     def __call__(self, environ: dict[str, Any], response: Any) -> Iterable[bytes]:
         identity = environ.get(IDENTITY)
         if identity is not None:
             environ[TENANT] = identity.tenant_id
         path = environ.get("PATH_INFO", "")
         environ[ROUTE] = "query" if path.endswith("/-/") else "collection" if path.endswith("/") else "entity"
-
-        def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
-            if "cache-control" not in [name.lower() for name, _ in headers]:
-                headers.append(_CACHING)
-            return response(status, headers)
-
         return self._call_occi(
             environ,
-            start,
+            response,
             identity=identity,
             request_id=environ.get("HTTP_X_REQUEST_ID"),
             token=environ.get(TOKEN),

@@ -10,7 +10,7 @@ import pytest
 from occi.backend import KindBackend, UserDefinedMixinBackend
 from occi.core_model import Entity, Kind, Link, Mixin, Resource
 
-from archelon_core.errors import ForbiddenError
+from archelon_core.errors import ForbiddenError, UnavailableError
 from occi_service.attributes import Attribute
 from occi_service.registry.sql import SqlRegistry
 from occi_service.renderings import Payload, TextPlain
@@ -84,6 +84,42 @@ def test_an_unchanged_entity_is_rendered_once(served: Served) -> None:
     assert (first.fields, first.body) == (second.fields, second.body)
     assert served.rendering.written == 1
     assert served.get(If_None_Match=first.header("etag")).status == 304
+
+
+def test_an_unchanged_entity_is_shown_without_falcon(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = served.get()
+    whole = call(served.app, "HEAD", PATH, {"X-View": "all"})
+    monkeypatch.setattr(served.app, "falcon", None)
+    assert served.get() == first
+    assert sorted(first.fields) == sorted(whole.fields)
+
+
+@pytest.mark.parametrize(
+    ("headers", "query", "status"),
+    [
+        ({"User-Agent": "x OCCI/9.9"}, "", 501),
+        ({"Accept": "image/png"}, "", 406),
+        ({}, "dry-run=true", 400),
+        ({"If-None-Match": "*"}, "", 304),
+        ({"X-Tenant": "b"}, "", 404),
+    ],
+)
+def test_a_request_that_is_answered_otherwise_still_is(
+    served: Served, headers: dict[str, str], query: str, status: int
+) -> None:
+    assert served.get().status == 200
+    assert call(served.app, "GET", PATH, {"X-View": "all", **headers}, query=query).status == status
+
+
+def test_a_failure_to_read_what_was_shown_is_rendered(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(_key: str, _extras: Any) -> Any:
+        raise UnavailableError("later", "database", retry_after=1)
+
+    served.get()
+    monkeypatch.setattr(served.registry, "read", read)
+    answer = served.get()
+    assert answer.status == 503
+    assert "later" in answer.text
 
 
 def test_a_change_by_another_process_is_shown_at_once(served: Served) -> None:
