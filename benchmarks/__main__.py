@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import benchmarks
 
-from .goals import Goals
+from .goals import Goals, table
 
 
 def found() -> dict[str, Callable[[], Goals]]:
@@ -39,12 +39,12 @@ def run(names: list[str]) -> int:
     for name in names or mains:
         print(f"== {name}", flush=True)
         results[name] = mains[name]()
+    checked = [each for goals in results.values() for each in goals.results]
     print(f"== goals, after {time.perf_counter() - start:.0f} s")
-    for name, goals in results.items():
-        for line in goals.lines:
-            print(f"  {line}   [{name}]")
-    missed = sum(goals.missed for goals in results.values())
-    print(f"{missed} of {sum(len(goals.lines) for goals in results.values())} goals missed")
+    for line in table(checked, unmeasured=not names):
+        print(f"  {line}")
+    missed = sum(not each.met for each in checked)
+    print(f"{missed} of {len(checked)} goals missed")
     return 1 if missed else 0
 
 

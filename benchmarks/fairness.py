@@ -2,7 +2,7 @@
 
 One worker with four threads serves rows of three steps each, on SQLite and on a private PostgreSQL. The second tenant orders one
 row after another: first beside a first tenant that does the same with as many rows at once as the worker has threads, and then
-beside its thousand. The figure is the ratio of the median times from order to end. The goal: at most 2.
+beside its thousand. The figure is the ratio of the median times from order to end.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ STEPS: Final = 3
 STEP: Final = 0.005
 BACKLOG: Final = 1000
 SAMPLES: Final = 30
-GOAL: Final = 2.0
 
 _TOPIC: Final = "bench"
 
@@ -117,7 +116,7 @@ def main() -> Goals:
             with work.Worker(work.WorkQueue(database), [topic], threads=THREADS):
                 alone, beside = bench.stream(), bench.flood()
             print(f"  {sort:<10} beside a stream {alone * 1000:.0f} ms, beside {BACKLOG} orders {beside * 1000:.0f} ms")
-            goals.at_most(f"{sort}, an order beside another tenant's {BACKLOG}, to a stream", beside / alone, GOAL)
+            goals.check("fairness", beside / alone, sort)
             database.close()
     return goals
 

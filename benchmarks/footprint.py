@@ -36,13 +36,13 @@ def main() -> Goals:
         state = Path(parent) / "state"
         for when in ("first start", "further start"):
             with _dev(state) as (process, ready):
-                goals.at_most(f"dev, {when}: seconds to ready", ready, 1.5)
+                goals.check("dev.ready", ready, when)
                 if when == "further start":
                     time.sleep(_IDLE)
-                    goals.at_most("dev, idle: MiB", _memory(process) / _MIB, 200, form=".0f")
+                    goals.check("dev.memory", _memory(process) / _MIB)
                     listed = _processor("instance", "list", "--state", str(state))
-                    goals.at_most("archelon instance list: seconds of processor", listed, 0.15, form=".3f")
-    goals.at_most("archelon --help: seconds of processor", _processor("--help"), 0.06, form=".3f")
+                    goals.check("command.list", listed)
+    goals.check("command.help", _processor("--help"))
     return goals
 
 

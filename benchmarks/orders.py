@@ -1,4 +1,4 @@
-"""The cost of an order in the service manager, from POST to active: `python -m benchmarks.orders`.
+"""The cost of an order in the service manager, from POST to active: `python -m benchmarks.orders [rounds]`.
 
 Two web processes and a worker run against the fake cloud, on SQLite and on PostgreSQL. First orders run one after another, to
 measure the time that the service manager adds to the fake cloud's own (its starts and phases). The floor is one bare GET for each
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import collections
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -34,17 +35,17 @@ SETTINGS: Final = {"ARCHELON_LEASE": "10", "ARCHELON_ACCESS_LOG": "false", "ARCH
 _CLAIM: Final = "WITH candidate_0 "
 
 
-def main() -> Goals:
-    """Run the benchmark and check its goals."""
+def main(rounds: int = 1) -> Goals:
+    """Run the benchmark and check its goals; each round adds `AT_ONCE` instances."""
     goals = Goals()
     with databases() as made:
         for sort in made.sorts:
             with tempfile.TemporaryDirectory(prefix="archelon-bench-") as directory:
-                _measure(sort, made.fresh(sort), Path(directory), goals)
+                _measure(sort, made.fresh(sort), Path(directory), rounds, goals)
     return goals
 
 
-def _measure(sort: str, url: str, directory: Path, goals: Goals) -> None:
+def _measure(sort: str, url: str, directory: Path, rounds: int, goals: Goals) -> None:
     keys = Keys()
     with FakeCloudProcess(directory, keys=[keys.signing.public]) as cloud:
         manager = ServiceManager(
@@ -59,26 +60,33 @@ def _measure(sort: str, url: str, directory: Path, goals: Goals) -> None:
             print(
                 f"  {sort}, one order at a time: {1000 * statistics.median(alone):.0f} ms besides the fake cloud's own"
             )
-            goals.at_most(f"{sort}: an order alone, in {REQUESTS} bare GETs", statistics.median(alone) / floor, 12.0)
+            goals.check("orders.alone", statistics.median(alone) / floor, sort)
             counted = Statements(url) if sort == "postgresql" else None
             if counted is not None:
                 _count(manager, cloud, counted, goals)
-            cloud.forget()
-            before, own = manager.processor_seconds(), cloud.state()["cpu_seconds"]
-            if counted is not None:
-                before["database"] = counted.processor_seconds()
-            load = order_at_once(manager, cloud, AT_ONCE, seconds=600)
-            after = manager.processor_seconds()
-            if counted is not None:
-                after["database"] = counted.processor_seconds()
-            used = {name: seconds - before[name] for name, seconds in after.items()}
-            print(f"  {sort}: {load.text()}")
-            shares = ", ".join([f"{name} {1000 * seconds / AT_ONCE:.1f}" for name, seconds in used.items()])
-            others = 1000 * (cloud.state()["cpu_seconds"] - own) / AT_ONCE
-            print(f"  {sort}: ms of processor time per order: {shares}; fake cloud {others:.1f}")
-            goals.at_least(f"{sort}: orders of {AT_ONCE} at once that became active", load.orders / AT_ONCE, 1.0)
-            rate = CORES * AT_ONCE / sum(used.values())
-            goals.at_least(f"{sort}: orders a second that {CORES} cores have the time for", rate, 60.0, form=".0f")
+            for _ in range(rounds):
+                _round(sort, manager, cloud, counted, goals)
+
+
+def _round(
+    sort: str, manager: ServiceManager, cloud: FakeCloudProcess, counted: Statements | None, goals: Goals
+) -> None:
+    """Order many at once."""
+    cloud.forget()
+    before, own = manager.processor_seconds(), cloud.state()["cpu_seconds"]
+    if counted is not None:
+        before["database"] = counted.processor_seconds()
+    load = order_at_once(manager, cloud, AT_ONCE, seconds=600)
+    after = manager.processor_seconds()
+    if counted is not None:
+        after["database"] = counted.processor_seconds()
+    used = {name: seconds - before[name] for name, seconds in after.items()}
+    print(f"  {sort}: {load.text()}")
+    shares = ", ".join([f"{name} {1000 * seconds / AT_ONCE:.1f}" for name, seconds in used.items()])
+    others = 1000 * (cloud.state()["cpu_seconds"] - own) / AT_ONCE
+    print(f"  {sort}: ms of processor time per order: {shares}; fake cloud {others:.1f}")
+    goals.check("orders.active", load.orders / AT_ONCE, f"{sort}, {AT_ONCE}")
+    goals.check("orders.rate", CORES * AT_ONCE / sum(used.values()), sort)
 
 
 def _count(manager: ServiceManager, cloud: FakeCloudProcess, statements: Statements, goals: Goals) -> None:
@@ -89,10 +97,10 @@ def _count(manager: ServiceManager, cloud: FakeCloudProcess, statements: Stateme
     for query, calls in used.most_common():
         if calls >= COUNTED / 10:
             print(f"  {calls / COUNTED:5.2f}  {' '.join(query.split())[:150]}")
-    goals.at_most("postgresql: statements of an order", used.total() / COUNTED, 40.0, form=".1f")
+    goals.check("orders.statements", used.total() / COUNTED)
     transactions = used["COMMIT"] + sum(found for query, found in rows.items() if query.startswith(_CLAIM))
     # The idle processes have a few of their own.
-    goals.at_most("postgresql: transactions of an order", round(transactions / COUNTED, 1), 5.0)
+    goals.check("orders.transactions", round(transactions / COUNTED, 1))
 
 
 def _alone(manager: ServiceManager, cloud: FakeCloudProcess) -> float:
@@ -113,4 +121,4 @@ def _bare_get(manager: ServiceManager) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    main(int(sys.argv[1]) if sys.argv[1:] else 1)

@@ -4,7 +4,7 @@ One entity is read through the complete service (`occi_service.server.service.as
 authentication against a local realm with its token cache, tenant check, registry, rendering. Its floor is a bare Falcon app in
 the same server that knows its caller beforehand, runs the same SELECT through the database's driver, on a connection of the
 thread, and returns the stored document: the minimum for any service with state. Compared is the processor time per request at
-saturation, with 32 connections; the goal is 75 %. The ratio to SQLAlchemy Core on a pool with the same settings is also printed.
+saturation, with 32 connections. The ratio to SQLAlchemy Core on a pool with the same settings is also printed.
 
 The floor for the depth of a page is the first page: the last page of 50 of 100,000 entities may cost 1.3 times as much, if it is
 reached behind the page before it (`Selection.after`).
@@ -256,7 +256,7 @@ def _one_entity(url: str, path: str, goals: Goals) -> None:
     for what, (mine, floor) in zip(runs, used, strict=True):
         print(f"  {what:26} {mine * 1e6:5.0f} µs   floor {floor * 1e6:5.0f} µs   {floor / mine:5.0%}")
     for what, (mine, floor) in list(zip(runs, used, strict=True))[:2]:
-        goals.at_least(f"{sort}, GET of one, {what}, of bare Falcon over the driver", floor / mine, 0.75)
+        goals.check("reads.one", floor / mine, f"{sort}, {what}")
 
 
 def _seconds(call: Callable[[], object], times: int) -> float:
@@ -289,7 +289,7 @@ def _by_size(small: tuple[str, str], large: tuple[str, str], goals: Goals) -> No
         ratio = statistics.median([after / before for before, after in pairs])
         before, after = (statistics.median(side) * 1e6 for side in zip(*pairs, strict=True))
         print(f"  {name}: {before:.0f} µs at {_SMALL}, {after:.0f} µs at {_LARGE:,}")
-        goals.at_most(f"{bases[0].dialect}, {name}, {_LARGE:,} against {_SMALL}", ratio, 1.2)
+        goals.check("reads.size", ratio, f"{bases[0].dialect}, {name}")
     for base in bases:
         base.close()
 
@@ -313,7 +313,7 @@ def _by_depth(url: str, goals: Goals) -> None:
             f"{statistics.median(each[2] for each in times) * 1e6:.0f} µs"
         )
         ratio = statistics.median(each[1] / each[0] for each in times)
-        goals.at_most(f"{database.dialect}, last page {name} of {_LARGE:,}, against the first", ratio, 1.3)
+        goals.check("reads.depth", ratio, f"{database.dialect}, {name}")
     database.close()
 
 
