@@ -134,7 +134,7 @@ class Installation:
         """Return the processes that are this victim now. Raises psutil.NoSuchProcess: there is none, or it has just ended."""
         if victim == "fork server":
             found = [psutil.Process(self.system.supervisor.pid(PROCESSES[0])).parent()]
-            title = "archelon fork server"
+            title = "archelon-services"
         elif victim == "supervisors' fork server":
             found = psutil.Process(self.system.supervisor.pid("cloud-controller-worker")).children()
             title = "archelon-supervisors"
