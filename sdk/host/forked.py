@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import dataclasses
+import encodings.idna  # noqa: F401 - each process imports it when it listens
 import functools
 import gc
 import logging

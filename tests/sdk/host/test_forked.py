@@ -29,9 +29,9 @@ forked._BACKOFF = Backoff(0.01, longest=0.05)
 forked._GRACE = 0.5
 forked.main()
 """
-#: Prints which process makes what instances have in common.
+#: Prints which process makes what instances have in common, and what is imported later.
 TRACED = """
-import os
+import os, sys
 from sdk.host import forked
 from sdk.runtime.http import OrchestratorApplication
 
@@ -43,6 +43,8 @@ def traced(make):
 
 forked.read_jwk_set = traced(forked.read_jwk_set)
 OrchestratorApplication.__init__ = traced(OrchestratorApplication.__init__)
+host = os.getpid()
+sys.addaudithook(lambda event, given: event == "import" and os.getpid() != host and print("imports", given[0], flush=True))
 forked.main()
 """
 CODE = """
@@ -165,8 +167,8 @@ def test_what_instances_have_in_common_is_made_before_the_fork(
         # Each service manager of the test has keys of its own.
         assert made == [f"{what} in {process.pid}" for what in ("__init__", "read_jwk_set", "read_jwk_set")]
         for each in (one, other):
-            assert "read_jwk_set" not in platform.log(each.bench.instance)
-            assert "__init__" not in platform.log(each.bench.instance)
+            for what in ("read_jwk_set", "__init__", "imports encodings"):
+                assert what not in platform.log(each.bench.instance)
 
 
 def test_nothing_of_an_instance_remains_after_its_order(
