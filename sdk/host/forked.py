@@ -38,9 +38,11 @@ from archelon_core.log_segments import LogSegments
 from archelon_core.private_files import private_umask
 
 from .. import serve
+from ..errors import Failure
 from ..runtime import app
 from ..runtime.http import OrchestratorApplication
 from ..settings import ENV_KEYS
+from ..templates import Document
 from .directory import LOOK, WRITE_RETRY, HostDirectory, Order, OrderError, Stamp, drain
 
 _LOG: Final = logging.getLogger("archelon.host")
@@ -243,9 +245,11 @@ class ForkedHost:
     def _preload(self, order: Order) -> None:
         """Load what each process of the bundle needs, so that they share it."""
         try:
-            self._shared.load(order.bundle)
             self._shared.keys(order.environment.get(ENV_KEYS, ""))
-        except (bundles.BundleError, ValueError, RecursionError) as error:
+            bundle = self._shared.load(order.bundle)
+            for template_format, found in bundle.manifest.templates.items():
+                Document.read(bundle, found.deployment, template_format, found.environments)
+        except (bundles.BundleError, Failure, ValueError, RecursionError) as error:
             # The process reports it, in its log or with its first phase.
             _LOG.warning("what %s needs cannot be loaded: %s", order.bundle, type(error).__name__)
         # Collections must not touch, and so copy, what the processes share.

@@ -32,16 +32,18 @@ forked.main()
 #: Prints which process makes what instances have in common, and what is imported later.
 TRACED = """
 import os, sys
+from sdk import templates
 from sdk.host import forked
 from sdk.runtime.http import OrchestratorApplication
 
 def traced(make):
-    def made(*given):
+    def made(*given, **named):
         print(make.__name__, "in", os.getpid(), flush=True)
-        return make(*given)
+        return make(*given, **named)
     return made
 
 forked.read_jwk_set = traced(forked.read_jwk_set)
+templates.parse = traced(templates.parse)
 OrchestratorApplication.__init__ = traced(OrchestratorApplication.__init__)
 host = os.getpid()
 sys.addaudithook(lambda event, given: event == "import" and os.getpid() != host and print("imports", given[0], flush=True))
@@ -165,9 +167,9 @@ def test_what_instances_have_in_common_is_made_before_the_fork(
         one.deploy()
         made = [line for line in process.log.read_text().splitlines() if " in " in line]
         # Each service manager of the test has keys of its own.
-        assert made == [f"{what} in {process.pid}" for what in ("__init__", "read_jwk_set", "read_jwk_set")]
+        assert made == [f"{what} in {process.pid}" for what in ("__init__", "read_jwk_set", "parse", "read_jwk_set")]
         for each in (one, other):
-            for what in ("read_jwk_set", "__init__", "imports encodings"):
+            for what in ("__init__ in", "read_jwk_set in", "parse in", "imports encodings"):
                 assert what not in platform.log(each.bench.instance)
 
 
