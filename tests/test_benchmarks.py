@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
+import re
 from pathlib import Path
 
 import pytest
 
+from benchmarks.__main__ import found
 from benchmarks.goals import GOALS, Goals, Result, table
 
-_BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+_ROOT = Path(__file__).parents[1]
+_BENCHMARKS = _ROOT / "benchmarks"
 
 
 def _strings(path: Path) -> set[str]:
@@ -53,3 +57,13 @@ def test_the_summary_lists_goals_without_a_result() -> None:
     assert lines[1].endswith("met")
     assert "MISSED" in next(line for line in lines if "(here)" in line)
     assert sum(line.endswith("not measured") for line in lines) == len(GOALS) - 2
+
+
+def test_pages_name_benchmarks_that_exist() -> None:
+    pages = [_ROOT / "CONTRIBUTING.md", *sorted((_ROOT / "docs").rglob("*.md"))]
+    text = "\n".join(page.read_text() for page in pages)
+    for line in re.findall(r"python -m benchmarks ([a-z_ ]+)", text):
+        assert set(line.split()) <= found().keys(), line
+    modules = set(re.findall(r"python -m (benchmarks\.[a-z_]+)", text))
+    assert {"benchmarks.flame_graph", "benchmarks.hello_orders"} & modules
+    assert [each for each in modules if importlib.util.find_spec(each) is None] == []
