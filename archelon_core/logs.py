@@ -32,16 +32,8 @@ from . import redaction
 #: Acceptable request ids from outside: long enough for a UUID and a prefix, without characters that need escaping.
 _REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{7,127}")
 
-_request_id: contextvars.ContextVar[str] = contextvars.ContextVar("archelon_request_id", default="")
-#: Returns the tokens of the present request; called only when a line is written.
-_request_secrets: contextvars.ContextVar[Callable[[], tuple[str, ...]] | None] = contextvars.ContextVar(
-    "archelon_request_secrets", default=None
-)
-
-#: Secrets that occurred while serving the present request: values of secret attributes, read or written.
-_request_hidden: contextvars.ContextVar[list[str] | None] = contextvars.ContextVar(
-    "archelon_request_hidden", default=None
-)
+#: The request that this context works for.
+_request: contextvars.ContextVar[follow_request | None] = contextvars.ContextVar("archelon_request", default=None)
 
 #: Takes the records of the present context instead of the process' own stream.
 _destination: contextvars.ContextVar[_LineHandler | None] = contextvars.ContextVar(
@@ -57,7 +49,8 @@ _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False, check_circula
 
 def request_id() -> str:
     """The id of the request that this thread works for, or empty. Send it on as X-Request-Id."""
-    return _request_id.get()
+    request = _request.get()
+    return "" if request is None else request.identifier
 
 
 def new_request_id() -> str:
@@ -79,26 +72,36 @@ class follow_request:  # noqa: N801 - used like a function
     Args:
         identifier: the request id; a malformed one is replaced by a new one.
         secret_values: returns the secrets of this request; called when a line is written.
+        new_id: returns a new request id.
+
+    Attributes:
+        identifier: the request id.
+        hidden: secrets that occurred while serving the request: values of secret attributes, read or written.
     """
 
-    __slots__ = ("_identifier", "_secret_values", "_tokens")
+    __slots__ = ("_secret_values", "_token", "hidden", "identifier")
 
-    def __init__(self, identifier: str, *, secret_values: Callable[[], tuple[str, ...]] | None = None) -> None:
-        self._identifier = identifier if well_formed_request_id(identifier) else new_request_id()
+    def __init__(
+        self,
+        identifier: str | None,
+        *,
+        secret_values: Callable[[], tuple[str, ...]] | None = None,
+        new_id: Callable[[], str] = new_request_id,
+    ) -> None:
+        self.identifier = identifier if identifier and well_formed_request_id(identifier) else new_id()
+        self.hidden: list[str] = []
         self._secret_values = secret_values
 
     def __enter__(self) -> None:
-        self._tokens = (
-            _request_id.set(self._identifier),
-            _request_secrets.set(self._secret_values),
-            _request_hidden.set([]),
-        )
+        self._token = _request.set(self)
 
     def __exit__(self, *_error: object) -> None:
-        identifier, secret_values, hidden = self._tokens
-        _request_hidden.reset(hidden)
-        _request_id.reset(identifier)
-        _request_secrets.reset(secret_values)
+        _request.reset(self._token)
+
+    def secrets(self) -> tuple[str, ...]:
+        """All texts to hide in lines of this request."""
+        given = self._secret_values() if self._secret_values else ()
+        return (*given, *[each for value in self.hidden for each in redaction.spellings(value)])
 
 
 def hide_in_request(value: object) -> None:
@@ -107,11 +110,11 @@ def hide_in_request(value: object) -> None:
     Of an array or an object, the JSON, Python's spelling and the first members are hidden: a traceback may show one of them.
     Outside a request, and for texts shorter than 4 characters, nothing is hidden.
     """
-    hidden = _request_hidden.get()
-    if hidden is not None:
+    request = _request.get()
+    if request is not None:
         for text in _texts_of(value):
-            if len(text) >= redaction.SHORTEST and text not in hidden:
-                hidden.append(text)
+            if len(text) >= redaction.SHORTEST and text not in request.hidden:
+                request.hidden.append(text)
 
 
 def _texts_of(value: object) -> list[str]:
@@ -156,10 +159,8 @@ class JsonFormatter(core.BaseJsonFormatter):
             message = (
                 f"{record.msg} [arguments do not fit: {type(error).__name__} at {record.filename}:{record.lineno}]"
             )
-        secret_values = _request_secrets.get()
-        also = secret_values() if secret_values else ()
-        for value in _request_hidden.get() or ():
-            also = (*also, *redaction.spellings(value))
+        request = _request.get()
+        also = () if request is None else request.secrets()
         hide = self._redactor.text
         line: dict[str, Any] = {
             "time": self._time(record.created),
@@ -169,9 +170,8 @@ class JsonFormatter(core.BaseJsonFormatter):
         }
         if self._service:
             line["service"] = self._service
-        identifier = _request_id.get()
-        if identifier:
-            line["request_id"] = identifier
+        if request is not None:
+            line["request_id"] = request.identifier
         for name, value in record.__dict__.items():
             if name in _RESERVED or name.startswith("_"):
                 continue

@@ -66,8 +66,14 @@ class RequestLog:
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Serve one request (PEP 3333)."""
         started = self._clock()
-        given = environ.get("HTTP_X_REQUEST_ID")
-        identifier = given if given and logs.well_formed_request_id(given) else self._new_id()
+        # Authentication removes them from the environ; a line seldom asks for them.
+        given_secrets = [environ[name] for name in _SECRET_VARIABLES if name in environ]
+
+        def secrets() -> tuple[str, ...]:
+            return _secrets(given_secrets)
+
+        request = logs.follow_request(environ.get("HTTP_X_REQUEST_ID"), secret_values=secrets, new_id=self._new_id)
+        identifier = request.identifier
         # The application sends it on with its own calls.
         environ["HTTP_X_REQUEST_ID"] = identifier
         environ["wsgi.errors"] = _error_stream
@@ -79,13 +85,7 @@ class RequestLog:
             headers.append(("X-Request-Id", identifier))
             return start_response(status, headers, *rest)
 
-        # Authentication removes them from the environ; a line seldom asks for them.
-        given_secrets = [environ[name] for name in _SECRET_VARIABLES if name in environ]
-
-        def secrets() -> tuple[str, ...]:
-            return _secrets(given_secrets)
-
-        with logs.follow_request(identifier, secret_values=secrets):
+        with request:
             try:
                 body = self._app(environ, start)
             except BaseException:
