@@ -103,7 +103,8 @@ class HeavyLimit:
 
 def cost_of_body(environ: WSGIEnvironment) -> float:
     """The cost of a request, relative to one with a small body, by its declared length."""
-    return max(1.0, _length(environ) / HEAVY)
+    length = _length(environ)
+    return length / HEAVY if length > HEAVY else 1.0
 
 
 def _is_heavy(environ: WSGIEnvironment) -> bool:

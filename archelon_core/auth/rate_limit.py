@@ -78,8 +78,10 @@ class RateLimiter:
                 bucket = self._buckets[key] = _Bucket(self._burst, now)
             else:
                 self._buckets.move_to_end(key)
-                earned = max(0.0, now - bucket.filled) * self._rate
-                bucket.level = min(self._burst, bucket.level + earned)
+                # Not min and max, which cost as much as the rest.
+                if now > bucket.filled:
+                    level = bucket.level + (now - bucket.filled) * self._rate
+                    bucket.level = level if level < self._burst else self._burst
                 bucket.filled = now
             if bucket.level >= 1.0:
                 bucket.level -= cost

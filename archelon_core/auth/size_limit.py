@@ -88,8 +88,8 @@ class SizeLimit:
         return self._app(environ, start_response)
 
     def _check_header(self, environ: WSGIEnvironment) -> None:
-        names = [name for name in environ if name[:5] == "HTTP_"]
-        count, size = len(names), sum([len(name) + len(environ[name]) for name in names])
+        sizes = [len(name) + len(value) for name, value in environ.items() if name[:5] == "HTTP_"]
+        count, size = len(sizes), sum(sizes)
         if count > self._fields or size > self._fields_bytes:
             raise _HeaderTooLargeError(
                 f"The header has {count} fields of {size} bytes; the limits are {self._fields} and {self._fields_bytes}. "
