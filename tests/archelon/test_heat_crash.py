@@ -227,8 +227,8 @@ class Life:
             if victim != "orchestrator":
                 self._system.kill(victim)
                 return
-            pid = order.orchestrator()
-            assert pid is not None, f"{order.path} has no orchestrator to kill"
+            # One process may have served several, and starts again.
+            pid = until(order.orchestrator, f"{order.path} has an orchestrator to kill", seconds=TIMEOUT)
             os.kill(pid, signal.SIGKILL)
             waiting.remove(order)
 
