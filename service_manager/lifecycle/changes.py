@@ -18,7 +18,7 @@ from occi.core_model import Entity
 from archelon_api import names
 from archelon_api import service_manager as wire
 
-from ..store.instances import Instance, Instances, service_extras, show_state
+from ..store.instances import Instance, Instances, begun, service_extras, show_state
 from ..store.services import Catalogue
 from ..store.snapshot import Snapshot, WantedState
 from .health import InstanceHealth
@@ -56,17 +56,7 @@ class InstanceChange:
 
 def entered(seen: Snapshot, state: str, now: float) -> InstanceChange:
     """Return the change by which an instance enters a state."""
-    columns: dict[str, Any] = {
-        "state": state,
-        "attempt": 0,
-        "sent": 0,
-        "outcome": None,
-        "outcome_message": "",
-        "retry_at": None,
-        "begun": now,
-        "consecutive_failures": 0,
-        "phase_generation": seen.generation,
-    }
+    columns = begun(state, seen.generation, now)
     if seen.outcome == "done" and seen.state in ("deploy", "update"):
         columns["applied"] = seen.phase_generation
     ended = None

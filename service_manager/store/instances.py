@@ -242,11 +242,10 @@ def _instance(row: Any) -> Instance | None:
     return Instance(snapshot=Snapshot(**snapshot), **beside)
 
 
-def resumed(instance: Instance, generation: int, now: float) -> dict[str, Any]:
-    """Return the columns that reset a failed instance to the phase that failed, for an order of this generation."""
+def begun(state: str, generation: int, now: float) -> dict[str, Any]:
+    """Return the columns of an instance that begins a state, for an order of this generation."""
     return {
-        "state": instance.snapshot.failed or "initialise",
-        "failed": None,
+        "state": state,
         "attempt": 0,
         "sent": 0,
         "outcome": None,
@@ -255,6 +254,14 @@ def resumed(instance: Instance, generation: int, now: float) -> dict[str, Any]:
         "begun": now,
         "consecutive_failures": 0,
         "phase_generation": generation,
+    }
+
+
+def resumed(instance: Instance, generation: int, now: float) -> dict[str, Any]:
+    """Return the columns that reset a failed instance to the phase that failed, for an order of this generation."""
+    return {
+        **begun(instance.snapshot.failed or "initialise", generation, now),
+        "failed": None,
         # The orchestrator may be gone once disposal has begun, so it is not called again.
         "disposal": "again" if instance.snapshot.disposal is not None else None,
     }
