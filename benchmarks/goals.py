@@ -53,10 +53,8 @@ GOALS: Final[Mapping[str, Goal]] = {
     "idle.instance": Goal("one more idle instance, its node aside, of a core", 0.0002, ".4%"),
     "command.list": Goal("archelon instance list, processor", 0.15, ".3f", " s"),
     "command.help": Goal("archelon --help, processor", 0.06, ".3f", " s"),
-    # Orders with a stand-in cloud, two web processes and a worker.
-    "orders.rate": Goal(
-        "orders with a stand-in cloud, by processor time of two cores", 60, ".0f", " /s", at_least=True
-    ),
+    # Orders with a fake cloud, two web processes and a worker.
+    "orders.rate": Goal("orders with a fake cloud, by processor time of two cores", 60, ".0f", " /s", at_least=True),
     "orders.active": Goal("orders at once that became active", 1.0, ".0%", at_least=True),
     "orders.alone": Goal("order alone, in its requests as bare GETs", 12, ".1f"),
     "orders.statements": Goal("SQL statements of an order", 40, ".1f"),

@@ -1,7 +1,7 @@
 """Hosts of orchestrators: the memory of one more idle instance, and the processor time of its start.
 
 A start lasts from the order's file to the activation. All instances are deployed when the memory is measured; the service manager
-and the cloud are stand-ins in this process. The goals are absolute: a start is processor time, and memory depends on no load.
+and the cloud are fakes in this process. The goals are absolute: a start is processor time, and memory depends on no load.
 """
 
 from __future__ import annotations

@@ -109,7 +109,7 @@ def drive_application(root: Path, wanted: Mapping[str, Any], die_at: int) -> Non
 
 
 def applications_of(root: Path, checkpoint: Callable[[str], None] = no_checkpoint) -> LocalApplications:
-    """Return the applications of a root, with stand-ins for hosts."""
+    """Return the applications of a root, with fake hosts."""
     launcher = Launcher(root, shared=True, checkpoint=checkpoint)
     program = (sys.executable, "-I", fake_host.__file__)
     hosts = Hosts(launcher, program=program, per_host=2, checkpoint=checkpoint)

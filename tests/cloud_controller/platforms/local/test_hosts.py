@@ -1,4 +1,4 @@
-"""Hosts, each of which serves the orchestrators of many instances; with a stand-in for the program."""
+"""Hosts, each of which serves the orchestrators of many instances; with a fake of the program."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ http.server.HTTPServer((os.environ['HOST'], int(os.environ['PORT'])), http.serve
 
 
 class Bench:
-    """A platform's applications whose hosts are stand-ins."""
+    """A platform's applications whose hosts are fakes."""
 
     def __init__(
         self, directory: Path, *, per_host: int = 1000, shared: bool = True, sandbox: Sandbox | None = None
