@@ -46,8 +46,8 @@ _BOOTSTRAP = "import sys; sys.path[:0] = [sys.argv[1]]; from archelon_core.fork_
 #: Bytes of command line and of environment that a child can show.
 _ROOM = 1024
 #: Of one message, by the kernel.
-_DESCRIPTOR_LIMIT = 253
-_CONTROL = socket.CMSG_SPACE(4 * _DESCRIPTOR_LIMIT)
+DESCRIPTOR_LIMIT = 253
+_CONTROL = socket.CMSG_SPACE(4 * DESCRIPTOR_LIMIT)
 #: The kinds of children.
 _ATTACHED, _DETACHED = b"a", b"d"
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -216,8 +216,8 @@ class ForkServer:
         return ours
 
     def _exchange(self, kind: bytes, request: Any, descriptors: Sequence[int]) -> tuple[int, list[int]]:
-        if len(descriptors) >= _DESCRIPTOR_LIMIT:
-            raise ForkError(errno.EMFILE, f"a process can inherit at most {_DESCRIPTOR_LIMIT} files")
+        if len(descriptors) >= DESCRIPTOR_LIMIT:
+            raise ForkError(errno.EMFILE, f"a process can inherit at most {DESCRIPTOR_LIMIT} files")
         content = os.memfd_create("request")
         try:
             with os.fdopen(content, "wb", closefd=False) as stream:
@@ -237,7 +237,7 @@ class ForkServer:
             channel = self._open()
             socket.send_fds(channel, [kind], descriptors)
         try:
-            reply, received, _, _ = socket.recv_fds(channel, 2048, 1, socket.MSG_CMSG_CLOEXEC)
+            reply, handles = receive(channel)
         except TimeoutError:
             self._end()
             raise ForkError(errno.EPIPE, f"the fork server did not answer within {self._seconds:g} s") from None
@@ -249,7 +249,7 @@ class ForkServer:
         pid, number, text = reply.decode(errors="replace").split(" ", 2)
         if text:
             raise ForkError(int(number), text)
-        return int(pid), received
+        return int(pid), handles
 
     def _end(self) -> None:
         if self._socket is not None:
@@ -258,6 +258,15 @@ class ForkServer:
         if self._parent is not None:
             self._parent.kill()
             self._parent.wait()
+
+
+def receive(channel: socket.socket) -> tuple[bytes, list[int]]:
+    """Receive a message of at most 64 KiB, and descriptors, which no executed program inherits. Raises OSError.
+
+    `socket.recv_fds` of Python 3.11 ignores its flags, and programs would inherit what it returns.
+    """
+    content, control, _, _ = channel.recvmsg(65536, _CONTROL, socket.MSG_CMSG_CLOEXEC)
+    return content, [number for _, _, data in control for number in memoryview(data).cast("i")]
 
 
 def _joined(texts: Iterable[str]) -> bytes:
@@ -336,10 +345,9 @@ class _Parent:
     def _receive(self) -> tuple[bytes, list[int]]:
         """Return the kind and the descriptors of a request; an empty kind if the owner has gone."""
         try:
-            kind, control, _, _ = self._channel.recvmsg(1, _CONTROL, socket.MSG_CMSG_CLOEXEC)
+            return receive(self._channel)
         except ConnectionResetError:
             return b"", []
-        return kind, [number for _, _, data in control for number in memoryview(data).cast("i")]
 
     def _fork(self, kind: bytes, descriptors: list[int]) -> None:
         try:

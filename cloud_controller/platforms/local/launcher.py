@@ -4,16 +4,15 @@ Everything about a process is in its directory, `<root>/instances/<instance>/<pr
 
 | file | by | content |
 | --- | --- | --- |
-| `lock` | launcher, then supervisor | held while any part of the process may run; the authority on whether it runs |
+| `lock` | launcher, then supervisor | held while any of it may run, the authority on that; its mode has a stop request |
 | `book.json` | launcher | the index: labels, revision, notes; written before the start, removed last but the lock |
 | `status.json` | supervisor | the observed state |
-| `stop` | launcher | a stop request; its time is the file's |
 | `log/` | supervisor | the output |
 | `work/` | launcher, process | the process' files, all that it sees of its directory |
 
 What runs in a host (`hosts`) has only a lock, which is held briefly, an index that names the host, and the earlier log.
 
-The launcher takes the lock before it forks, and the supervisor inherits it. A caller that is killed at any moment thus leaves
+The launcher takes the lock, and passes it to the supervisor with the order. A caller that is killed at any moment thus leaves
 either a free lock and nothing running, or a held lock and a process that the next caller adopts. No call waits longer than
 requested: `stop` and `remove` return False while the process is still stopping, and are called again.
 """
@@ -24,7 +23,6 @@ import contextlib
 import dataclasses
 import errno
 import hashlib
-import marshal
 import os
 import select
 import signal
@@ -33,13 +31,12 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from archelon_core.fork_server import ForkError, ForkServer
+from archelon_core.fork_server import ForkError
 from archelon_core.private_files import private_directory
 
 from ...core.labels import Labels
 from ..health import Spawn
-from . import locks, processes
-from .bubblewrap import in_memory
+from . import inotify, locks, processes
 from .logs import LogChunk, read_log, read_tail
 from .orders import HOSTS, LaunchError, Name, ProcessOrder, ProcessProgram, ProcessState, Running
 from .port_allocator import PortAllocator, PortError, is_taken
@@ -53,21 +50,22 @@ from .stack_index import (
     message_of,
     read_json,
     remove_tree,
+    request_stop,
     root_id,
     state_of,
     write_file,
     write_files,
     write_json,
 )
+from .supervisor import STOP_REQUESTED
+from .supervisors import Supervisors
 
-#: Seconds within which a supervisor must report its start.
-_READY = 10.0
-#: Seconds beyond a process' grace after which its supervisor is killed.
+#: Seconds for which another launcher may be starting a process.
+_STARTING = 10.0
+#: Seconds beyond a process' grace after which it is killed; and twice that, its supervisor if nothing of it is left.
 _OVERDUE = 5.0
-#: One for all launchers of this process.
-_SUPERVISORS = ForkServer(
-    ["cloud_controller.platforms.local.supervisor:prepare"], title="archelon-supervisors", seconds=_READY
-)
+#: Seconds after which a request to stop is repeated.
+_REPEATED = 1.0
 
 
 def no_checkpoint(_name: str) -> None:
@@ -114,6 +112,7 @@ class Launcher:
         self._log_segments = log_segments
         self._clock = clock
         self._checkpoint = checkpoint
+        self._supervisors = Supervisors(root, checkpoint)
 
     def start(
         self, order: ProcessOrder, program: Callable[[Mapping[str, int]], ProcessProgram], *, wait: float = 2.0
@@ -126,7 +125,7 @@ class Launcher:
         Raises:
             LaunchError: the order cannot be carried out: a port is taken, a path leaves the directory, the disk is full.
         """
-        until = time.monotonic() + max(wait, _READY)
+        until = time.monotonic() + max(wait, _STARTING)
         repeated = False
         while True:
             with self._lock(order.name, create=True) as lock:
@@ -145,7 +144,7 @@ class Launcher:
             young = found.pid is None and not found.restarts and found.state is not ProcessState.STOPPING
             if young and time.monotonic() < until:
                 # Another launcher is starting it; its index may not have the final revision yet.
-                self._await_supervisor(self._directory(order.name), 0.02)
+                self._await_release(self._directory(order.name), 0.02)
                 continue
             # A process started without the sandbox is restarted in it.
             same = found.revision == order.revision and found.isolated >= (self._sandbox is not None)
@@ -181,16 +180,7 @@ class Launcher:
                 raise LaunchError(f"{name} cannot be removed: {problem}") from problem
             self._checkpoint("ports released")
             # The index goes last but the lock, so that an interrupted removal is found and repeated.
-            files = (
-                "status.json.new",
-                "status.json",
-                "stop",
-                "supervisor.err",
-                f"{INDEX_FILE}.new",
-                INDEX_FILE,
-                "lock",
-            )
-            for file in files:
+            for file in ("status.json.new", "status.json", f"{INDEX_FILE}.new", INDEX_FILE, "lock"):
                 (directory / file).unlink(missing_ok=True)
                 self._checkpoint(f"{file} removed")
             try:
@@ -321,27 +311,22 @@ class Launcher:
         """List an instance's remaining directories, ports and processes; empty if verified absent."""
         left = [f"directory of {name}" for name in self.names(instance)]
         left += [f"port {number} of {entry[0]}" for number, entry in self._ports.allocated(f"{instance}/").items()]
-        kinds = {processes.VARIABLE: "process", processes.SUPERVISOR_VARIABLE: "supervisor"}
         left += sorted(
-            f"{kinds[variable]} {process.pid} of {marker.removeprefix(f'{self._id}:')}"
-            for process, variable, marker in processes.marked(f"{self._id}:{instance}/")
+            f"process {process.pid} of {marker.removeprefix(f'{self._id}:')}"
+            for process, marker in processes.marked(f"{self._id}:{instance}/")
         )
         return tuple(left)
 
     def orphans(self, instance: str) -> list[Name]:
         """Return an instance's names with a process or port but without a directory, which was removed by others."""
         owners = {entry[0] for entry in self._ports.allocated(f"{instance}/").values()}
-        for _process, _variable, marker in processes.marked(f"{self._id}:{instance}/"):
+        for _process, marker in processes.marked(f"{self._id}:{instance}/"):
             owners.add(marker.removeprefix(f"{self._id}:"))
         names = [Name(*owner.split("/", 1)) for owner in sorted(owners)]
         return [name for name in names if not self._directory(name).exists()]
 
     def _remove_orphan(self, name: Name) -> bool:
-        """Kill a process without a directory and release its ports."""
-        marker = f"{self._id}:{name}"
-        for process, variable, whole in processes.marked(marker):
-            if whole == marker and variable == processes.SUPERVISOR_VARIABLE:
-                processes.send(process.pid, process.start, signal.SIGKILL)
+        """Kill a process without a directory, which its supervisor then does not restart, and release its ports."""
         self._kill_strays(name)
         try:
             self._ports.release(str(name))
@@ -408,8 +393,8 @@ class Launcher:
         self._checkpoint("lock taken")
         if self._may_have_left(directory):
             self._kill_strays(order.name)
-        for stale in ("status.json", "stop"):
-            (directory / stale).unlink(missing_ok=True)
+        (directory / "status.json").unlink(missing_ok=True)
+        request_stop(directory, requested=False)
         index = {
             "revision": order.revision,
             "labels": dataclasses.asdict(order.labels),
@@ -464,7 +449,7 @@ class Launcher:
             other = index.get("labels", {}).get("tenant", tenant)
             # A host that we share among tenants is nobody's, but has secrets of each.
             is_used = bool(index.get("host")) and not index.get("stopped")
-            if other == tenant or _is_ours(name, other) or not (is_used or _is_held(self._directory(name) / "lock")):
+            if other == tenant or _is_ours(name, other) or not (is_used or _is_held(self._directory(name))):
                 continue
             return (
                 "another tenant's processes run here, and this machine cannot isolate tenants; install bubblewrap "
@@ -513,34 +498,10 @@ class Launcher:
             "log_segment": self._log_segment,
             "log_segments": self._log_segments,
         }
-        # Receives the traceback of a failing supervisor, which contains code but no values.
-        errors = os.open(
-            self._directory(order.name) / "supervisor.err", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600
+        self._checkpoint("supervisor ordered")
+        self._supervisors.start(
+            self._directory(order.name), message, inherited, isolated=message["sandbox"] is not None
         )
-        ready, ready_writer = os.pipe()
-        content = in_memory(marshal.dumps(message))
-        try:
-            self._checkpoint("supervisor ordered")
-            _SUPERVISORS.fork(
-                "cloud_controller.platforms.local.supervisor:main",
-                str(self._directory(order.name)),
-                self._sandbox is not None,
-                title=("archelon-supervisor", str(order.name)),
-                shown={processes.SUPERVISOR_VARIABLE: marker},
-                descriptors=(content, ready_writer, *inherited),
-                output=errors,
-                errors=errors,
-            )
-            os.close(ready_writer)
-            ready_writer = -1
-            self._checkpoint("supervisor forked")
-            # A supervisor that dies at once closes its end, which is seen as readable.
-            if not _readable(ready, _READY) or not os.read(ready, 1):
-                raise LaunchError(f"the supervisor of {order.name} did not start; see supervisor.err in its directory")
-        finally:
-            for descriptor in (ready, ready_writer, content, errors):
-                if descriptor >= 0:
-                    os.close(descriptor)
 
     @contextlib.contextmanager
     def _stopped(self, name: Name, *, wait: float) -> Iterator[int | None]:
@@ -559,50 +520,47 @@ class Launcher:
                     return
             self._request_stop(name)
             self._checkpoint("stop requested")
-            if not self._await_supervisor(directory, until - time.monotonic()):
+            if (left := until - time.monotonic()) <= 0:
                 yield None
                 return
+            self._await_release(directory, min(left, _REPEATED))
 
     def _request_stop(self, name: Name) -> None:
         directory = self._directory(name)
         status = read_json(directory / "status.json")
         supervisor = (status.get("supervisor", 0), status.get("supervisor_start", 0))
-        if not processes.alive(*supervisor):
-            return  # another launcher holds the lock briefly; the status is of a previous supervisor
-        request = directory / "stop"
+        if status.get("state") in FINAL_STATES or not processes.alive(*supervisor):
+            return  # another launcher holds the lock briefly
         try:
-            request.touch(exist_ok=False)
-        except FileExistsError:
-            grace = read_json(directory / INDEX_FILE).get("grace", 0.0)
-            if self._clock() - request.stat().st_mtime > grace + _OVERDUE:
-                # The kernel kills its children; the next holder of the lock kills the others.
-                processes.send(*supervisor, signal.SIGKILL)
+            lock = (directory / "lock").stat()
         except FileNotFoundError:
             return  # removed by another
-        except OSError as problem:
-            # On a full disk the time of the request is unknown, but the signal suffices.
-            if problem.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-        processes.send(*supervisor, signal.SIGTERM)
+        if not lock.st_mode & STOP_REQUESTED:
+            request_stop(directory)
+        grace = read_json(directory / INDEX_FILE).get("grace", 0.0)
+        overdue = self._clock() - lock.st_ctime - grace if lock.st_mode & STOP_REQUESTED else 0.0
+        if overdue > _OVERDUE and not self._kill_marked(name) and overdue > 2 * _OVERDUE:
+            # It has nothing left to wait for, so it hangs. The kernel kills its children.
+            processes.send(*supervisor, signal.SIGKILL)
+        processes.send(*supervisor, signal.SIGUSR1)
 
-    def _await_supervisor(self, directory: Path, wait: float) -> bool:
-        """Wait until the lock may be free; return False after `wait` seconds."""
-        if wait <= 0:
-            return False
-        status = read_json(directory / "status.json")
+    @staticmethod
+    def _await_release(directory: Path, wait: float) -> None:
+        """Wait until the lock may be free, at most `wait` seconds."""
+        until = time.monotonic() + wait
         try:
-            handle = os.pidfd_open(status.get("supervisor", 0))
-        except (OSError, ValueError):
-            # Another launcher holds the lock briefly; there is no event to wait for.
+            events = inotify.Inotify()
+        except OSError:  # the system has no more
             time.sleep(min(wait, 0.02))
-            return True
-        try:
-            if processes.alive(status["supervisor"], status["supervisor_start"]):
-                return _readable(handle, wait)
-            time.sleep(min(wait, 0.02))
-            return True
-        finally:
-            os.close(handle)
+            return
+        poll = select.poll()
+        poll.register(events, select.POLLIN)
+        with contextlib.closing(events), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            # The lock is closed by whoever held it.
+            events.watch(str(directory), inotify.CLOSED)
+            while _is_held(directory) and (left := until - time.monotonic()) > 0:
+                poll.poll(left * 1000)
+                events.read()
 
     @staticmethod
     def _may_have_left(directory: Path) -> bool:
@@ -616,15 +574,16 @@ class Launcher:
 
     def _kill_strays(self, name: Name) -> None:
         """Kill processes left by a killed supervisor; called with the lock held, so none of them is meant to run."""
-        marker = f"{self._id}:{name}"
-        while True:
-            found = processes.marked(marker)
-            strays = [each for each, variable, whole in found if whole == marker and variable == processes.VARIABLE]
-            if not strays:
-                return
-            for process in strays:
-                processes.send(process.pid, process.start, signal.SIGKILL)
+        while self._kill_marked(name):
             time.sleep(0.005)  # there is no event for the exit of processes other than children
+
+    def _kill_marked(self, name: Name) -> bool:
+        """Kill all that runs of a process; return whether there was something."""
+        marker = f"{self._id}:{name}"
+        found = [process for process, whole in processes.marked(marker) if whole == marker]
+        for process in found:
+            processes.send(process.pid, process.start, signal.SIGKILL)
+        return bool(found)
 
     @contextlib.contextmanager
     def _lock(self, name: Name, *, create: bool) -> Iterator[int | None]:
@@ -665,12 +624,6 @@ def _is_ours(name: Name, tenant: str) -> bool:
     return name.instance == HOSTS and not tenant
 
 
-def _readable(descriptor: int, seconds: float) -> bool:
-    poll = select.poll()
-    poll.register(descriptor, select.POLLIN)
-    return bool(poll.poll(seconds * 1000))
-
-
 def _is_same(descriptor: int, path: Path) -> bool:
     try:
         return os.path.samestat(os.fstat(descriptor), path.stat())
@@ -680,22 +633,27 @@ def _is_same(descriptor: int, path: Path) -> bool:
 
 def _state_in(directory: Path) -> tuple[ProcessState, Mapping[str, Any]]:
     """Return a process' state and its status file's content. Takes no lock."""
-    held = _is_held(directory / "lock")
+    held, stopping = _lock_in(directory)
     status = read_json(directory / "status.json")
-    state = state_of(status, held=held, stopping=(directory / "stop").exists())
-    if state is ProcessState.LOST and _is_held(directory / "lock"):
+    state = state_of(status, held=held, stopping=stopping)
+    if state is ProcessState.LOST and _is_held(directory):
         # Started between our test of the lock and our read of the status.
         state = state_of(status, held=True, stopping=False)
     return state, status
 
 
-def _is_held(path: Path) -> bool:
+def _is_held(directory: Path) -> bool:
+    return _lock_in(directory)[0]
+
+
+def _lock_in(directory: Path) -> tuple[bool, bool]:
+    """Return whether the lock is held, and whether a stop is requested."""
     try:
         # Only for reading: its close after writing tells the watcher that its holder has ended.
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(directory / "lock", os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
-        return False
+        return False, False
     try:
-        return locks.held(descriptor)
+        return locks.held(descriptor), bool(os.fstat(descriptor).st_mode & STOP_REQUESTED)
     finally:
         os.close(descriptor)

@@ -15,8 +15,6 @@ from collections.abc import Iterable, Iterator
 
 #: In the environment of every launched process: `<root id>:<instance>/<name>`.
 VARIABLE = "ARCHELON_PROCESS"
-#: The same in the environment of its supervisor.
-SUPERVISOR_VARIABLE = "ARCHELON_SUPERVISES"
 
 
 class Process:
@@ -84,13 +82,12 @@ def descendants(root: int, processes: dict[int, Process]) -> list[Process]:
 
 
 def listed_descendants(root: int) -> list[Process]:
-    """Return descendants of `root`, without the process table; may miss some while others exit.
-
-    Raises:
-        FileNotFoundError: this kernel does not list children (CONFIG_PROC_CHILDREN).
-    """
-    with open(f"/proc/{root}/task/{root}/children", "rb") as stream:  # noqa: PTH123
-        pending = stream.read().split()
+    """Return all descendants of `root`, if possible without the process table; may miss some while others exit."""
+    try:
+        with open(f"/proc/{root}/task/{root}/children", "rb") as stream:  # noqa: PTH123
+            pending = stream.read().split()
+    except FileNotFoundError:  # this kernel does not list children (CONFIG_PROC_CHILDREN)
+        return descendants(root, table())
     found = []
     while pending:
         process = read(int(pending.pop()))
@@ -106,31 +103,31 @@ def listed_descendants(root: int) -> list[Process]:
     return found
 
 
-def with_marker(variable: str, prefix: str, processes: Iterable[Process]) -> list[tuple[Process, str]]:
-    """Return the processes started with a value of `variable` with this prefix, and the value.
+def with_marker(prefix: str, processes: Iterable[Process]) -> list[tuple[Process, str]]:
+    """Return the processes started with a marker with this prefix, and the marker.
 
     Processes of other users are unreadable and not ours.
     """
     found = []
     for process in processes:
-        marker = _value(variable, prefix, _environment(process.pid))
+        marker = _marker(prefix, _environment(process.pid))
         if marker is not None and _started_by_us(process.pid):
             found.append((process, marker))
     return found
 
 
-def marked(prefix: str) -> list[tuple[Process, str, str]]:
-    """Return the processes with a marker with this prefix, the marker's variable and its value; see `with_marker`.
+def marked(prefix: str) -> list[tuple[Process, str]]:
+    """Return the processes with a marker with this prefix, and the marker; see `with_marker`.
 
     Faster: it reads one file of each other process, and concurrent calls share that.
     """
     found = []
-    for pid, variable, marker in _scan.result():
+    for pid, marker in _scan.result():
         if not marker.startswith(prefix) or (process := read(pid)) is None:
             continue
         # Read again, since the number may belong to another process by now.
-        if _value(variable, prefix, _environment(pid)) == marker and _started_by_us(pid):
-            found.append((process, variable, marker))
+        if _marker(prefix, _environment(pid)) == marker and _started_by_us(pid):
+            found.append((process, marker))
     return found
 
 
@@ -141,10 +138,10 @@ class _Scan:
         # Supervisors share this module's memory, and have no use for `threading`.
         self._lock = allocate_lock()
         self._begun = self._ended = 0
-        self._found: list[tuple[int, str, str]] = []
+        self._found: list[tuple[int, str]] = []
 
-    def result(self) -> list[tuple[int, str, str]]:
-        """Return number, variable and marker."""
+    def result(self) -> list[tuple[int, str]]:
+        """Return number and marker."""
         begun = self._begun
         with self._lock:
             if self._ended <= begun:
@@ -154,13 +151,10 @@ class _Scan:
             return self._found
 
     @staticmethod
-    def _run() -> Iterator[tuple[int, str, str]]:
+    def _run() -> Iterator[tuple[int, str]]:
         for entry in os.listdir("/proc"):  # noqa: PTH208
-            if not entry.isdigit() or b"=" not in (environment := _environment(int(entry))):
-                continue
-            for variable in (VARIABLE, SUPERVISOR_VARIABLE):
-                if marker := _value(variable, "", environment):
-                    yield int(entry), variable, marker
+            if entry.isdigit() and (marker := _marker("", _environment(int(entry)))):
+                yield int(entry), marker
 
 
 _scan = _Scan()
@@ -174,12 +168,12 @@ def _environment(pid: int) -> bytes:
         return b""
 
 
-def _value(variable: str, prefix: str, environment: bytes) -> str | None:
-    wanted = f"{variable}={prefix}".encode()
+def _marker(prefix: str, environment: bytes) -> str | None:
+    wanted = f"{VARIABLE}={prefix}".encode()
     if wanted not in environment:
         return None
     entry = next((entry for entry in environment.split(b"\0") if entry.startswith(wanted)), None)
-    return None if entry is None else entry[len(variable) + 1 :].decode(errors="replace")
+    return None if entry is None else entry[len(VARIABLE) + 1 :].decode(errors="replace")
 
 
 def _started_by_us(pid: int) -> bool:

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 from archelon_core.private_files import close_to_others
 
 from .orders import LaunchError, ProcessOrder, ProcessProgram, ProcessState
+from .supervisor import STOP_REQUESTED
 
 #: The file with a process' index.
 INDEX_FILE = "book.json"
@@ -88,7 +89,13 @@ def mark_stopped(directory: Path, now: float) -> None:
         # On a full disk the state remains `lost`, which is also not running.
         with contextlib.suppress(OSError):
             write_json(directory / "status.json", stopped)
-    (directory / "stop").unlink(missing_ok=True)
+    request_stop(directory, requested=False)
+
+
+def request_stop(directory: Path, *, requested: bool = True) -> None:
+    """Record in the mode of the lock that the process is to be stopped, or no longer: that needs no space on a disk."""
+    with contextlib.suppress(FileNotFoundError):
+        (directory / "lock").chmod(0o600 | STOP_REQUESTED if requested else 0o600)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -1,19 +1,22 @@
-"""The parent program of each launched process.
+"""The parent program of launched processes.
 
-It is forked by a fork server (`archelon_core.fork_server`), so that a thousand of them share the interpreter's memory. It
-inherits the process' file lock, which the launcher took before, and holds it until the last child has exited, so the lock is
-never free while anything runs. It reads its order from a file in memory, so secrets are in no command line and in no file of
-ours. It starts the process in a new session, writes the output to a rotated log, restarts the process
-with backoff up to a limit, and on SIGTERM terminates the whole tree: as subreaper (prctl(2), PR_SET_CHILD_SUBREAPER) it adopts
-daemonized children, and it finds the others by the marker in the environment.
+It is forked by a fork server (`archelon_core.fork_server`), and gets its processes one after another over a socket from the
+launcher that had it forked (`supervisors`); it ends once that socket is closed and its last process has ended. It keeps
+each process' file lock, which the launcher took before, until the last child has exited, so the lock is
+never free while anything runs. It reads the order from a file in memory, so secrets are in no command line and in no file of
+ours. It starts the process in a new session, writes the output to a rotated log, and restarts the process
+with backoff up to a limit. On SIGUSR1 it looks which processes are to be stopped, on SIGTERM it stops all; it
+terminates the whole tree of a process: as subreaper (prctl(2), PR_SET_CHILD_SUBREAPER) it adopts daemonized children, and it
+finds the others by the marker in the environment.
 
-It reports the state in `status.json`, replaced atomically. If the supervisor itself is killed, the kernel kills its child
-(PR_SET_PDEATHSIG), and the next holder of the lock kills all other processes with the marker.
+It reports the state in `status.json`, replaced atomically. If the supervisor itself is killed, the kernel kills its children
+(PR_SET_PDEATHSIG), and the next holder of a lock kills all other processes with the marker.
 
-If the order has a sandbox, the child is bubblewrap (`sandbox`), and the process runs inside.
+If the order has a sandbox, the child is bubblewrap (`sandbox`), and the process runs inside. A daemonized child cannot leave
+it, so one supervisor can tell many of them apart. A process without a sandbox has a supervisor of its own.
 
-Rejected alternatives: one daemon for all processes (its death would orphan them all, and an upgrade would have to hand them
-over), and a thread in the worker (processes must not depend on it).
+It has one thread, and nothing in it waits: what it does for a process is a generator, which yields the seconds until it
+continues without an event (docs/adr/049-shared-supervisors.md, also on rejected alternatives).
 """
 
 from __future__ import annotations
@@ -23,15 +26,20 @@ import ctypes
 import functools
 import gc
 import marshal
+import math
 import os
 import resource
 import select
 import signal
+import socket
+import stat
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping, Sequence
 from json.encoder import encode_basestring_ascii as quoted
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
+from archelon_core.fork_server import receive
 from archelon_core.log_segments import LogSegments
 
 from . import bubblewrap, processes
@@ -49,6 +57,8 @@ _LIMITS = {
 _WINDOW = 60.0
 #: Seconds after which a failed write of the status is retried.
 _WRITE_RETRY = 1.0
+#: In the mode of a process' lock, a request to stop it: also a full disk takes that, and the time of the change is kept.
+STOP_REQUESTED: Final = stat.S_IXUSR
 #: From a process before its execution: the status could not be written.
 _UNWRITTEN = b"!"
 
@@ -56,31 +66,136 @@ _UNWRITTEN = b"!"
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
-class _Stop:
-    wanted = False
-
-
-#: Whether this process was told to stop.
-_stop = _Stop()
-
-
-def _on_terminate(_number: int, _frame: object) -> None:
-    _stop.wanted = True
+#: What a supervisor process was told since it last looked; signal handlers have no other access.
+_told: set[int] = set()
+#: What a process waits for: at most these seconds, or only an event.
+_Steps = Generator[float | None, None, None]
 
 
 def prepare() -> None:
     """Set the handlers of signals, in the fork server: each fork inherits them."""
-    signal.signal(signal.SIGTERM, _on_terminate)
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, lambda number, _: _told.add(number))
     signal.signal(signal.SIGCHLD, lambda *_: None)
     for ignored in (signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
         signal.signal(ignored, signal.SIG_IGN)
 
 
-class _Supervisor:
-    """Args: directory: of the process. isolated: whether the order has a sandbox. order: a descriptor. ready: another, or -1."""
+class Supervisor:
+    """Supervises the processes that it receives.
 
-    def __init__(self, directory: str, order: int, ready: int, *, isolated: bool) -> None:
+    Args:
+        channel: descriptor of a socket (SOCK_SEQPACKET). A message is a marshalled directory of a process and whether the order
+            has a sandbox; its descriptors are the lock, the order in memory, a pipe to report the start to, and reservations
+            of ports. For each process that has ended, a message `-` is returned.
+    """
+
+    def __init__(self, channel: int) -> None:
+        self._channel: socket.socket | None = socket.socket(fileno=channel)
+        self._channel.setblocking(False)
+        self._processes: list[_Process] = []
+        self._readers: dict[int, _Process] = {}
+        self._wakeup, wakeup = os.pipe()
+        os.set_blocking(self._wakeup, False)
+        os.set_blocking(wakeup, False)
+        signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
+        self._poll = select.poll()
+        self._poll.register(self._channel, select.POLLIN)
+        self._poll.register(self._wakeup, select.POLLIN)
+        _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+    def run(self) -> None:
+        """Return once the socket is closed and no process is left."""
+        while self._channel is not None or self._processes:
+            now = time.monotonic()
+            due = min((each.due for each in self._processes), default=math.inf)
+            for descriptor, _ in self._poll.poll(None if due == math.inf else max(0.0, due - now) * 1000):
+                if descriptor == self._wakeup:
+                    self._handle_signals()
+                elif process := self._readers.get(descriptor):
+                    process.handle(descriptor)
+                elif self._channel is not None and descriptor == self._channel.fileno():
+                    self._receive(self._channel)
+            now = time.monotonic()
+            for process in [each for each in self._processes if each.due <= now]:
+                process.proceed()
+
+    def _handle_signals(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._wakeup, 4096)
+        # Forgotten first: a signal that comes meanwhile is handled next time.
+        if signal.SIGTERM in _told:
+            _told.discard(signal.SIGTERM)
+            for process in self._processes:
+                process.stop()
+        if signal.SIGUSR1 in _told:
+            _told.discard(signal.SIGUSR1)
+            for process in self._processes:
+                process.look()
+        self._reap()
+        for process in self._processes:
+            process.wake()
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            for process in self._processes:
+                if process.child == pid:
+                    process.child, process.code = 0, os.waitstatus_to_exitcode(status)
+
+    def _receive(self, channel: socket.socket) -> None:
+        try:
+            content, descriptors = receive(channel)
+        except (BlockingIOError, ConnectionResetError):
+            return  # a message, or the end, follows the reset
+        if not content:
+            self._poll.unregister(channel)
+            channel.close()
+            self._channel = None
+            return
+        directory, isolated = marshal.loads(content)  # nosec  # noqa: S302 - the launcher's
+        lock, order, ready, *reservations = descriptors
+        process = _Process(self, directory, (lock, *reservations), order, ready, isolated=isolated)
+        self._processes.append(process)
+        process.look()
+
+    def watch(self, descriptor: int, process: _Process) -> None:
+        """Let a process handle what can be read from a descriptor."""
+        self._readers[descriptor] = process
+        self._poll.register(descriptor, select.POLLIN)
+
+    def ignore(self, descriptor: int) -> None:
+        """Undo `watch`."""
+        del self._readers[descriptor]
+        self._poll.unregister(descriptor)
+
+    def end(self, process: _Process) -> None:
+        """Supervise a process no longer."""
+        self._processes.remove(process)
+        # The launcher may be gone, or be sending at the moment; then it counts a process too many.
+        with contextlib.suppress(BrokenPipeError, BlockingIOError):
+            if self._channel is not None:
+                self._channel.send(b"-")
+
+
+class _Process:
+    """What a supervisor does for one process.
+
+    Args:
+        directory: of the process. held: descriptors that stay open until it has ended. order, ready: see `Supervisor`.
+    """
+
+    def __init__(
+        self, supervisor: Supervisor, directory: str, held: Sequence[int], order: int, ready: int, *, isolated: bool
+    ) -> None:
+        self._supervisor = supervisor
         self._directory = directory
+        self._held = held
         self._isolated = isolated
         self._ordered = order
         self._ready = ready
@@ -91,16 +206,16 @@ class _Supervisor:
         self._written: LogSegments | None = None
         self._output, self._child_output = os.pipe()
         os.set_blocking(self._output, False)
-        self._wakeup, wakeup = os.pipe()
-        os.set_blocking(self._wakeup, False)
-        os.set_blocking(wakeup, False)
-        signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
-        self._poll = select.poll()
-        self._poll.register(self._output, select.POLLIN)
-        self._poll.register(self._wakeup, select.POLLIN)
-        self._exits: dict[int, int] = {}
-        self._wrapper = 0
-        _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        supervisor.watch(self._output, self)
+        self._steps = self._run()
+        self._to_stop = False
+        #: Monotonic seconds at which it continues without an event.
+        self.due = 0.0
+        #: Id of its first process while that runs, and the exit status of the last one (negative: the signal).
+        self.child = 0
+        self.code = 0
+        #: The child, if it is a sandbox that is complete; and the process group of the last child.
+        self._wrapper = self._group = 0
 
     @functools.cached_property
     def _order(self) -> Mapping[str, Any]:
@@ -115,78 +230,151 @@ class _Supervisor:
             self._written = LogSegments(f"{self._directory}/log", segment=segment, kept=kept)
         return self._written
 
-    def run(self) -> None:
-        while not _stop.wanted:
+    def stop(self) -> None:
+        """End all of it as soon as possible."""
+        self._to_stop = True
+
+    def wake(self) -> None:
+        """Continue at once."""
+        self.due = 0.0
+
+    def _stopping(self) -> bool:
+        return self._to_stop
+
+    def look(self) -> None:
+        """Stop if that is requested, or if others have removed the directory."""
+        try:
+            mode = os.stat(f"{self._directory}/lock").st_mode  # noqa: PTH116 - no pathlib here
+        except FileNotFoundError:
+            mode = STOP_REQUESTED
+        if mode & STOP_REQUESTED:
+            self.stop()
+
+    def handle(self, descriptor: int) -> None:
+        """Copy output to the log, or continue if it is not output."""
+        if descriptor != self._output:
+            self.wake()
+            return
+        with contextlib.suppress(BlockingIOError):
+            self._log.write(os.read(self._output, 65536))
+
+    def proceed(self) -> None:
+        """Continue after an event, or when it is due."""
+        try:
+            if not self._is_written:
+                self._write_status()
+            wait = next(self._steps)
+        except StopIteration:
+            self._close()
+            return
+        except Exception:  # noqa: BLE001 - the other processes' supervision must go on
+            # As if its supervisor had been killed; the next holder of its lock kills what is left.
+            sys.excepthook(*sys.exc_info())
+            if self.child:
+                os.kill(self.child, signal.SIGKILL)
+            self._close()
+            return
+        if not self._is_written:
+            wait = _WRITE_RETRY if wait is None else min(wait, _WRITE_RETRY)
+        self.due = math.inf if wait is None else time.monotonic() + wait
+
+    def _close(self) -> None:
+        self._supervisor.ignore(self._output)
+        if self._ready >= 0:
+            os.close(self._ready)
+        if self._written is not None:
+            self._written.close()
+        self._supervisor.end(self)
+        # The lock last.
+        for descriptor in (self._output, self._child_output, self._ordered, *reversed(self._held)):
+            os.close(descriptor)
+
+    def _run(self) -> _Steps:
+        while not self._stopping():
             started = time.monotonic()
-            pid, problem = self._spawn()
-            code: int | None
-            if pid is None:
-                code, message = 127, problem
+            message = yield from self._spawn()
+            if message:
+                self.code = 127
             else:
-                code = self._until_exit(pid)
-                if code is None:
+                while self.child and not self._stopping():
+                    yield None
+                if self._stopping():
                     break
-                if self._wrapper and code > 128:
-                    code = 128 - code  # like a shell, bubblewrap returns 128 + signal
+                if self._wrapper and self.code > 128:
+                    self.code = 128 - self.code  # like a shell, bubblewrap returns 128 + signal
                 self._wrapper = 0
+                code = self.code
                 message = f"exited with status {code}" if code >= 0 else f"killed by {_signal_name(-code)}"
                 # Orphaned children could keep the port that the next start needs.
-                self._end_tree(grace=1.0)
-            if self._stop_wanted():
+                yield from self._end_tree(grace=1.0)
+            if self._stopping():
                 break
             if time.monotonic() - started > _WINDOW:
                 self._restarts = 0
             policy, limit = self._order["restart"], self._order["restart_limit"]
-            if policy == "never" or (policy == "on-failure" and code == 0):
-                self._report("exited" if code == 0 else "failed", exit_status=code, message=message)
+            if policy == "never" or (policy == "on-failure" and self.code == 0):
+                self._report("exited" if self.code == 0 else "failed", exit_status=self.code, message=message)
                 return
             if self._restarts >= limit:
                 message = f"{message}; restarted {self._restarts} times, which is the limit"
-                self._report("failed", exit_status=code, message=message)
+                self._report("failed", exit_status=self.code, message=message)
                 return
             # Not archelon_core.backoff: only the standard library is imported here. Beyond 64 a float might overflow.
             wait = min(self._order["backoff"] * 2.0 ** min(self._restarts, 64), self._order["backoff_limit"])
             self._restarts += 1
-            self._report(
-                "restarting", exit_status=code, message=f"{message}; restart {self._restarts} of {limit} in {wait:g} s"
-            )
+            message = f"{message}; restart {self._restarts} of {limit} in {wait:g} s"
+            self._report("restarting", exit_status=self.code, message=message)
             until = time.monotonic() + wait
-            while not _stop.wanted and time.monotonic() < until:
-                self._pump(until - time.monotonic())
+            while not self._stopping() and (left := until - time.monotonic()) > 0:
+                yield left
+            self.look()
         self._report("stopping")
-        self._end_tree(grace=self._order["grace"])
+        yield from self._end_tree(grace=self._order["grace"])
         self._report("stopped")
 
-    def _stop_wanted(self) -> bool:
-        return _stop.wanted
-
-    def _spawn(self) -> tuple[int | None, str]:
+    def _spawn(self) -> Generator[float | None, None, str]:
+        """Start the process; return why that failed, or an empty text, also if it is to be stopped meanwhile."""
         errors, child_errors = os.pipe()
         try:
             pid = os.fork()
         except OSError as refusal:
             os.close(errors)
             os.close(child_errors)
-            return None, f"cannot fork: {refusal.strerror}"
+            return f"cannot fork: {refusal.strerror}"
         if pid == 0:
             self._execute(child_errors)
+        self.child = self._group = pid
         os.close(child_errors)
-        # A sandbox keeps the pipe open as long as it runs, so it also reports success.
-        problem = os.read(errors, 1024)
+        os.set_blocking(errors, False)
+        self._supervisor.watch(errors, self)
+        problem = b""
+        try:
+            # A sandbox keeps the pipe open as long as it runs, so it also reports success.
+            while not self._stopping():
+                try:
+                    read = os.read(errors, 1024)
+                except BlockingIOError:
+                    yield None
+                    continue
+                problem += read
+                if not read or problem != _UNWRITTEN:
+                    break
+        finally:
+            self._supervisor.ignore(errors)
+            os.close(errors)
         unwritten = problem.startswith(_UNWRITTEN)
-        if unwritten:
-            problem = problem.removeprefix(_UNWRITTEN) or os.read(errors, 1024)
-        os.close(errors)
-        if problem == (b"+" if self._isolated else b""):
-            self._wrapper = pid if self._isolated else 0
+        problem = problem.removeprefix(_UNWRITTEN)
+        if problem == (b"+" if self._isolated else b"") or self._stopping():
+            self._wrapper = pid if problem and self._isolated else 0
             if unwritten:
                 self._report("running", **_identity("pid", "start", pid))
             else:
                 self._end_start()
-            return pid, ""
-        os.waitpid(pid, 0)
+            return ""
+        while self.child:
+            yield None
         problem = problem or b"its sandbox cannot be created; see its log"
-        return None, problem.decode(errors="replace")
+        return problem.decode(errors="replace")
 
     def _execute(self, errors: int) -> NoReturn:
         """Execute the process in this fork; write a failure to `errors`."""
@@ -217,7 +405,14 @@ class _Supervisor:
             os.dup2(self._child_output, 1)
             os.dup2(self._child_output, 2)
             signal.set_wakeup_fd(-1)
-            for number in (signal.SIGTERM, signal.SIGCHLD, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
+            for number in (
+                signal.SIGTERM,
+                signal.SIGUSR1,
+                signal.SIGCHLD,
+                signal.SIGINT,
+                signal.SIGHUP,
+                signal.SIGPIPE,
+            ):
                 signal.signal(number, signal.SIG_DFL)
             environment: dict[str, str] = self._order["environment"]
             if self._order["sandbox"]:
@@ -240,59 +435,32 @@ class _Supervisor:
             os.set_inheritable(descriptor, True)
         return bubblewrap.command_line(sandbox["program"], sandbox["command"], options, environment)
 
-    def _until_exit(self, pid: int) -> int | None:
-        """Return the exit status of the process (negative: the signal), or None for a stop request."""
-        while not _stop.wanted:
-            self._reap()
-            if pid in self._exits:
-                return self._exits.pop(pid)
-            self._pump(None)
-        return None
-
-    def _pump(self, wait: float | None) -> None:
-        """Copy output to the log until an event, at most `wait` seconds."""
-        if not self._is_written:
-            self._write_status()
-        if not self._is_written:
-            wait = _WRITE_RETRY if wait is None else min(wait, _WRITE_RETRY)
-        for descriptor, _ in self._poll.poll(None if wait is None else max(0.0, wait) * 1000):
-            try:
-                data = os.read(descriptor, 65536)
-            except BlockingIOError:
-                continue
-            if descriptor == self._output:
-                self._log.write(data)
-
-    def _reap(self) -> bool:
-        """Collect exit statuses; return whether a child remains. As a subreaper, it then has a descendant."""
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return False
-            if pid == 0:
-                return True
-            self._exits[pid] = os.waitstatus_to_exitcode(status)
-
     def _tree(self) -> list[processes.Process]:
-        """Return what runs of the process. Outside of a sandbox, that includes commands that the launcher attached."""
+        """Return what is to be ended: in a sandbox, all in it; otherwise also commands that the launcher attached."""
         if self._isolated:
-            with contextlib.suppress(FileNotFoundError):  # the kernel does not list children
-                return processes.listed_descendants(self._pid)
-        table = processes.table()
+            first = processes.read(self.child) if self.child else None
+            return [] if first is None else [first, *processes.listed_descendants(first.pid)]
+        table, marker = processes.table(), self._order["marker"]
         tree = {process.pid: process for process in processes.descendants(self._pid, table)}
-        prefix = self._order["marker"]
-        for process, marker in processes.with_marker(processes.VARIABLE, prefix, table.values()):
-            if marker == prefix:
+        for process, found in processes.with_marker(marker, table.values()):
+            if found == marker:
                 tree[process.pid] = process
         tree.pop(self._pid, None)
         return list(tree.values())
 
-    def _end_tree(self, *, grace: float) -> None:
+    def _has_rest(self) -> bool:
+        """Whether a child runs or is unreaped: a sandbox's first process is one as soon as bubblewrap, its parent, has ended."""
+        try:
+            os.waitid(os.P_PGID, self._group, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return bool(self.child)
+        return True
+
+    def _end_tree(self, *, grace: float) -> _Steps:
         """Send SIGTERM to all, SIGKILL to the rest after `grace` seconds; return when all are gone."""
         deadline = time.monotonic() + grace
         terminated: set[tuple[int, int]] = set()
-        while (tree := self._tree() if self._reap() or not self._isolated else []) or self._reap():
+        while (tree := self._tree()) or self._has_rest():
             late = time.monotonic() >= deadline
             for process in tree:
                 key = (process.pid, process.start)
@@ -302,9 +470,10 @@ class _Supervisor:
                     terminated.add(key)
                     processes.send(*key, signal.SIGTERM)
             # SIGCHLD covers only our own children; poll for deeper descendants.
-            self._pump(0.02)
-        self._exits.clear()
-        self._pump(0)
+            yield 0.02
+        with contextlib.suppress(BlockingIOError):
+            while output := os.read(self._output, 65536):
+                self._log.write(output)
 
     def _report(self, state: str, **facts: object) -> None:
         self._status = {
@@ -361,20 +530,13 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def main(directory: str, isolated: bool, order: int, ready: int, *_inherited: int) -> None:
-    """Supervise until the process has ended; called in a fork.
-
-    Args:
-        directory: of the process. isolated: whether the order has a sandbox.
-        order: descriptor of a file with the order, marshalled by the same Python.
-        ready: descriptor to report the start to.
-        _inherited: lock and port reservations, which stay open for this process' lifetime.
-    """
+def main(channel: int) -> None:
+    """Supervise until all processes have ended; called in a fork. `channel`: see `Supervisor`."""
     # Reference counting suffices, and a collection would copy the pages shared with other supervisors.
     gc.disable()
-    _stop.wanted = False  # in the fork server, it may be set
+    _told.clear()  # in the fork server, it may have something
     os.umask(0o077)
     os.chdir("/")
-    _Supervisor(directory, order, ready, isolated=isolated).run()
+    Supervisor(channel).run()
     # Without the interpreter's own clean-up, which would take longer than all of the above.
     os._exit(0)

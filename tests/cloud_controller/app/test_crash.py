@@ -48,7 +48,7 @@ POINTS = (
     "disposal.instance stepped",
     "disposal.instance written, not committed",
     "notice sent",
-    "supervisor forked",
+    "order sent",
     "ended",
 )
 ALL = ROUNDS > 1
@@ -117,23 +117,21 @@ class Life:
             assert status == 0
         entries = self.entries()
         assert set(entries) == expected
-        assert self.on_the_machine(processes.VARIABLE) == {key: [pid] for key, pid in entries.items()}
-        supervisors = self.on_the_machine(processes.SUPERVISOR_VARIABLE)
-        assert {key: len(pids) for key, pids in supervisors.items()} == dict.fromkeys(entries, 1)
+        assert self.on_the_machine() == {key: [pid] for key, pid in entries.items()}
         assert {key: entries[key] for key in untouched} == {key: before[key] for key in untouched}
         self.rows.append((name, died, len(entries)))
 
     def entries(self) -> dict[str, int | None]:
         return {self.short(each.name.process): each.pid for each in self.launcher.find()}
 
-    def on_the_machine(self, variable: str) -> dict[str, list[int]]:
+    def on_the_machine(self) -> dict[str, list[int]]:
         [value] = self.launcher.marker(Name("x", "y")).values()
         prefix = f"{value.partition(':')[0]}:{self.instance}/"
         found: dict[str, list[int]] = {}
-        marked = processes.with_marker(variable, prefix, processes.table().values())
+        marked = processes.with_marker(prefix, processes.table().values())
         pids = {process.pid for process, _ in marked}
         for process, marker in marked:
-            if variable == processes.VARIABLE and process.parent in pids:
+            if process.parent in pids:
                 continue  # the first process in a sandbox, a child of its creator
             found.setdefault(self.short(marker.removeprefix(prefix)), []).append(process.pid)
         return found

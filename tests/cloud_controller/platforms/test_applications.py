@@ -199,8 +199,8 @@ def reached(url: str) -> bool:
 def supervised(root: Path) -> list[int]:
     launcher = Launcher(root)
     [name] = launcher.names()
-    [(variable, value)] = launcher.marker(name).items()
-    return [process.pid for process, _ in processes.with_marker(variable, value, processes.table().values())]
+    [value] = launcher.marker(name).values()
+    return [process.pid for process, _ in processes.with_marker(value, processes.table().values())]
 
 
 # every platform -------------------------------------------------------------------------------------------------------

@@ -81,12 +81,12 @@ def worker() -> Iterator[Worker]:
     worker.end()
 
 
-def process_ids(launcher: Launcher, variable: str) -> dict[str, list[int]]:
+def process_ids(launcher: Launcher) -> dict[str, list[int]]:
     """Return process ids by key, from the process table."""
     [value] = launcher.marker(Name("i-1", "x")).values()
     prefix = f"{value.partition(':')[0]}:i-1/s1."
     found: dict[str, list[int]] = {}
-    for process, marker in processes.with_marker(variable, prefix, processes.table().values()):
+    for process, marker in processes.with_marker(prefix, processes.table().values()):
         found.setdefault(marker.removeprefix(prefix), []).append(process.pid)
     return found
 
@@ -133,10 +133,7 @@ def test_killed_at_every_step(worker: Worker, tmp_path: Path, scenario: str, tab
             entries = indexed_pids(launcher)
             try:
                 assert set(entries) == expected
-                assert process_ids(launcher, processes.VARIABLE) == {key: [pid] for key, pid in entries.items()}
-                assert {
-                    key: len(pids) for key, pids in process_ids(launcher, processes.SUPERVISOR_VARIABLE).items()
-                } == dict.fromkeys(entries, 1)
+                assert process_ids(launcher) == {key: [pid] for key, pid in entries.items()}
                 assert {key: entries[key] for key in untouched} == {key: ready[key] for key in untouched}
                 assert (root / "state").read_text() == (
                     "DELETE_COMPLETE" if not expected else f"{'CREATE' if before is None else 'UPDATE'}_COMPLETE"

@@ -60,7 +60,7 @@ def served(root: Path) -> dict[str, list[str]]:
     launcher = applications_of(root)._launcher
     [value] = launcher.marker(Name("x", "y")).values()
     prefix = f"{value.partition(':')[0]}:"
-    for _, marker in processes.with_marker(processes.VARIABLE, prefix, processes.table().values()):
+    for _, marker in processes.with_marker(prefix, processes.table().values()):
         instance = marker.removeprefix(prefix).partition("/")[0]
         if instance != HOSTS:
             found.setdefault(instance, []).append("own")

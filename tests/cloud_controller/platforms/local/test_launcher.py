@@ -30,7 +30,7 @@ from cloud_controller.platforms.local.orders import (
     Running,
 )
 from cloud_controller.platforms.local.sandbox import Sandbox
-from cloud_controller.platforms.local.stack_index import write_file
+from cloud_controller.platforms.local.stack_index import read_json, write_file
 from tests.ports import free_port
 from tests.waiting import until
 
@@ -102,8 +102,8 @@ def test_a_second_start_adopts(launcher: Launcher, tmp_path: Path, sandbox: Sand
 
 def running(launcher: Launcher) -> list[int]:
     """Return the processes with the name's marker; a sandbox counts as one."""
-    [(variable, value)] = launcher.marker(NAME).items()
-    found = [process for process, _ in processes.with_marker(variable, value, processes.table().values())]
+    [value] = launcher.marker(NAME).values()
+    found = [process for process, _ in processes.with_marker(value, processes.table().values())]
     firsts = {process.pid for process in found if process.parent in {each.pid for each in found}}
     isolated = any(each.isolated for each in launcher.find(instance=NAME.instance))
     return [process.pid for process in found if not isolated or process.pid not in firsts]
@@ -187,10 +187,16 @@ time.sleep(1000)
 
 
 def supervisor_of(launcher: Launcher) -> int:
-    [value] = launcher.marker(NAME).values()
-    table = processes.table().values()
-    [(supervisor, _)] = processes.with_marker(processes.SUPERVISOR_VARIABLE, value, table)
-    return supervisor.pid
+    return int(read_json(launcher.work(NAME).parent / "status.json")["supervisor"])
+
+
+def test_a_process_inherits_no_descriptors(launcher: Launcher) -> None:
+    """Its supervisor has the locks, orders and output of others."""
+    start(launcher, order(Name("i-1", "db.0"), ports={"http": 0}), "sleep", "1000")
+    code = "import os; print(*[each for each in range(256) if os.path.exists(f'/proc/self/fd/{each}')], 'all')"
+    start(launcher, order(ports={"http": 0}), *python(code))
+    until(lambda: b"all" in log(launcher))
+    assert log(launcher) == b"0 1 2 all\n"
 
 
 def test_a_killed_supervisors_process_dies_and_strays_are_killed_by_the_next_start(
@@ -363,14 +369,15 @@ def test_found_by_label(launcher: Launcher, sandbox: Sandbox | None) -> None:
     assert {line.split(" of ")[1] for line in left} == {"i-2/db.0"}
     # A sandbox has two: its wrapper and its first process.
     ours = ["process"] * (1 if sandbox is None else 2)
-    assert [line.split(" ")[0] for line in left] == ["directory", *ours, "supervisor"]
+    assert [line.split(" ")[0] for line in left] == ["directory", *ours]
 
 
 def test_remains_lists_a_process_without_a_directory(launcher: Launcher) -> None:
     started = start(launcher, order(), "sleep", "1000")
+    supervisor = supervisor_of(launcher)
     shutil.rmtree(launcher.work(NAME).parent)
     assert f"process {started.pid} of i-1/web.0" in launcher.remains("i-1")
-    os.kill(supervisor_of(launcher), signal.SIGTERM)
+    os.kill(supervisor, signal.SIGTERM)
     until(lambda: launcher.remains("i-1") == ())
 
 

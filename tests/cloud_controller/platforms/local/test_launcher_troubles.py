@@ -23,12 +23,13 @@ from archelon_core.log_segments import LogSegments
 from cloud_controller.platforms.local import processes
 from cloud_controller.platforms.local.applications import LocalApplications
 from cloud_controller.platforms.local.inventory import LocalInventory
-from cloud_controller.platforms.local.launcher import _SUPERVISORS, Launcher
+from cloud_controller.platforms.local.launcher import Launcher
 from cloud_controller.platforms.local.logs import read_log
 from cloud_controller.platforms.local.orders import LaunchError, Name, ProcessState, Restart
 from cloud_controller.platforms.local.sandbox import Sandbox
 from cloud_controller.platforms.local.stack_index import INDEX_FILE
-from cloud_controller.platforms.local.supervisor import _Supervisor
+from cloud_controller.platforms.local.supervisor import _Process
+from cloud_controller.platforms.local.supervisors import _FORKS
 from tests.waiting import until
 
 from .test_launcher import NAME, is_in, order, running, start, supervisor_of
@@ -123,24 +124,25 @@ def test_failing_forks_are_reported_and_leave_nothing_open(launcher: Launcher, m
     before = open_files()
     with monkeypatch.context() as patched:
         patched.setattr(subprocess, "Popen", fail)
-        _SUPERVISORS.close()
+        _FORKS.close()
         with pytest.raises(LaunchError, match="cannot be started: Resource temporarily unavailable"):
             start(launcher, order(), "sleep", "1000")
         patched.setattr(os, "fork", fail)
         # Called on an uninitialized supervisor, since this process cannot become one.
-        result = _Supervisor.__new__(_Supervisor)._spawn()
-    assert result == (None, "cannot fork: Resource temporarily unavailable")
+        with pytest.raises(StopIteration) as stopped:
+            next(_Process.__new__(_Process)._spawn())
+    assert stopped.value.value == "cannot fork: Resource temporarily unavailable"
     # Other open files may have been closed meanwhile.
     assert open_files() <= before
 
 
 @pytest.mark.crash
-@pytest.mark.parametrize("point", ["supervisor ordered", "supervisor forked"])
+@pytest.mark.parametrize("point", ["supervisor ordered", "order sent"])
 def test_a_killed_fork_server_is_replaced_and_nothing_is_started_twice(tmp_path: Path, point: str) -> None:
     def kill_before(name: str) -> None:
-        if name == point and _SUPERVISORS.pid:
+        if name == point and _FORKS.pid:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(_SUPERVISORS.pid, signal.SIGKILL)
+                os.kill(_FORKS.pid, signal.SIGKILL)
 
     launcher = Launcher(tmp_path / "root", shared=True, checkpoint=kill_before)
     try:
@@ -149,7 +151,7 @@ def test_a_killed_fork_server_is_replaced_and_nothing_is_started_twice(tmp_path:
             first = start(launcher, order(name), "sleep", "1000")
             assert start(launcher, order(name), "sleep", "1000").pid == first.pid
         left = launcher.remains("i-1")
-        assert sorted(line.split()[0] for line in left) == ["directory"] * 3 + ["process"] * 3 + ["supervisor"] * 3
+        assert sorted(line.split()[0] for line in left) == ["directory"] * 3 + ["process"] * 3
     finally:
         for process in launcher.find():
             assert launcher.remove(process.name, wait=60)
@@ -187,10 +189,10 @@ def test_concurrent_searches_share_one_that_began_after_them(monkeypatch: pytest
         def __exit__(self, *_: object) -> None:
             lock.release()
 
-    def run() -> Iterator[tuple[int, str, str]]:
+    def run() -> Iterator[tuple[int, str]]:
         runs.append(len(runs))
         go.acquire()
-        yield runs[-1], processes.VARIABLE, "marker"
+        yield runs[-1], "marker"
 
     monkeypatch.setattr(scan, "_lock", Turns())
     monkeypatch.setattr(scan, "_run", run)

@@ -260,8 +260,8 @@ def test_concurrent_workers_create_nothing_twice(
     with ThreadPoolExecutor(2) as pool:
         states = [done.state for done in pool.map(lambda each: each.settle(wanted), (driver, other))]
     assert states == ["CREATE_COMPLETE", "CREATE_COMPLETE"]
-    # Per key a directory, a port, a process (wrapper and first process of a sandbox), and a supervisor.
-    assert len(launcher.remains("i-1")) == 6 * (4 if sandbox is None else 5)
+    # Per key a directory, a port, and a process (wrapper and first process of a sandbox).
+    assert len(launcher.remains("i-1")) == 6 * (3 if sandbox is None else 4)
     assert len(set(pids(launcher).values()) - {None}) == 6
 
 
