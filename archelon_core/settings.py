@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import pydantic
-import pydantic_settings
 from pydantic.fields import FieldInfo
 
 from .addresses import public_url
@@ -54,15 +53,13 @@ class SettingsError(Exception):
         self.problems = tuple(problems)
 
 
-class Settings(pydantic_settings.BaseSettings):
+class Settings(pydantic.BaseModel):
     """The settings of every service. Extend it, describe each field, and add an example if the type is not enough.
 
     Create it with `load`; frozen.
     """
 
-    model_config = pydantic_settings.SettingsConfigDict(
-        extra="forbid", frozen=True, validate_default=True, hide_input_in_errors=True
-    )
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, validate_default=True, hide_input_in_errors=True)
 
     log_level: typing.Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = pydantic.Field(
         "INFO", description="minimum level of log lines"
@@ -121,18 +118,6 @@ class Settings(pydantic_settings.BaseSettings):
     def secret_values(self) -> tuple[str, ...]:
         """Every secret in these settings, for `redaction.Redactor`."""
         return tuple(_secrets_in([getattr(self, name) for name in type(self).model_fields]))
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[pydantic_settings.BaseSettings],
-        init_settings: pydantic_settings.PydanticBaseSettingsSource,
-        env_settings: pydantic_settings.PydanticBaseSettingsSource,
-        dotenv_settings: pydantic_settings.PydanticBaseSettingsSource,
-        file_secret_settings: pydantic_settings.PydanticBaseSettingsSource,
-    ) -> tuple[pydantic_settings.PydanticBaseSettingsSource, ...]:
-        """Use only the values from `load`, which knows the source of each for error texts."""
-        return (init_settings,)
 
     @classmethod
     def _problem(cls, detail: Any, values: Mapping[str, Any], sources: Mapping[str, str]) -> str:
