@@ -23,13 +23,13 @@ import json
 import math
 import re
 import sqlite3
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
 
-import psycopg
 import sqlalchemy as sa
 import sqlalchemy.exc
 from sqlalchemy import event
@@ -156,8 +156,18 @@ def is_unavailable(error: BaseException) -> bool:
     # libpq could not reach the server, or lost it; there is no SQLSTATE.
     return lost or isinstance(
         original,
-        psycopg.OperationalError | psycopg.InterfaceError | sqlite3.OperationalError | sqlalchemy.exc.OperationalError,
+        (
+            sqlite3.OperationalError,
+            sqlalchemy.exc.OperationalError,
+            *driver_errors("OperationalError", "InterfaceError"),
+        ),
     )
+
+
+def driver_errors(*names: str) -> tuple[type[Exception], ...]:
+    """psycopg's classes with these names; none in a process that has never opened a PostgreSQL, which loads psycopg."""
+    loaded = sys.modules.get("psycopg")
+    return tuple(getattr(loaded, name) for name in names) if loaded else ()
 
 
 def _storage_problem(error: BaseException) -> str | None:
@@ -187,7 +197,11 @@ def refusal_of(error: BaseException) -> HttpError | None:
     original = getattr(error, "orig", None) or error
     state = getattr(original, "sqlstate", None) or ""
     # psycopg refuses some values before sending them, without a SQLSTATE.
-    if isinstance(error, UnstorableError) or isinstance(original, psycopg.DataError) or state.startswith(_NOT_STORABLE):
+    if (
+        isinstance(error, UnstorableError)
+        or isinstance(original, driver_errors("DataError"))
+        or state.startswith(_NOT_STORABLE)
+    ):
         return BadRequestError(_UNSTORABLE, "request")
     if state in _DUPLICATE or getattr(original, "sqlite_errorcode", None) in _DUPLICATE:
         return ConflictError("a concurrent request has created the same; check the result, and retry", "path")

@@ -16,7 +16,6 @@ import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-import psycopg
 import sqlalchemy as sa
 import sqlalchemy.exc
 
@@ -108,6 +107,8 @@ class Compiled:
     def __init__(self, statement: Any, dialect: sa.Dialect) -> None:
         self.cursor: Callable[[Any], Any] = sqlite3.Cursor
         if dialect.name == "postgresql":
+            import psycopg
+
             # Numbered parameters: for named ones, psycopg would parse the text, each time if it is long.
             self.cursor = psycopg.RawCursor
             sort: Any = type(dialect)

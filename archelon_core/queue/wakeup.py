@@ -11,20 +11,22 @@ import contextlib
 import os
 import selectors
 import threading
-from collections.abc import Callable
-from typing import Any, Final, Protocol
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
-import psycopg
 import sqlalchemy as sa
 
-from ..database import Database
+from ..database import Database, driver_errors
 from .pipes import NamedPipe
 from .queue import CHANNEL
+
+if TYPE_CHECKING:
+    import psycopg
 
 #: Seconds before a lost source is opened again.
 _REOPEN: Final = 1.0
 #: What `Wakeup.wait` raises when the source is lost, or cannot be opened.
-LOST: Final = (sa.exc.SQLAlchemyError, psycopg.Error, OSError)
+LOST: Final = (sa.exc.SQLAlchemyError, OSError)
 
 
 class Source(Protocol):
@@ -64,7 +66,7 @@ class Wakeup:
             Whether a notification arrived: work is ready, unless another worker has claimed it by now.
 
         Raises:
-            sqlalchemy.exc.SQLAlchemyError, psycopg.Error, OSError: the source is lost; the next call opens a new one.
+            sqlalchemy.exc.SQLAlchemyError, OSError: the source is lost; the next call opens a new one.
         """
         try:
             if self._source is None:
@@ -120,6 +122,14 @@ def wakeup_for(database: Database) -> Wakeup:
     return Wakeup(lambda: _Listener(database))
 
 
+@contextlib.contextmanager
+def _lost() -> Iterator[None]:
+    try:
+        yield
+    except driver_errors("Error") as error:
+        raise ConnectionError(str(error)) from error
+
+
 class _Listener:
     """Listens on the channel that `WorkQueue.enqueue` notifies, on a connection outside the pool."""
 
@@ -128,14 +138,18 @@ class _Listener:
         # Keepalives detect a silent partition, which a connection that only listens would never notice.
         keepalive = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
         options = {"connect_timeout": 5, **keepalive, **values, "autocommit": True}
-        self._connection: psycopg.Connection[Any] = psycopg.connect(*arguments, **options)
-        self._connection.execute(sa.text(f"LISTEN {CHANNEL}").text)
+        with _lost():
+            self._connection: psycopg.Connection[Any] = database.engine.dialect.loaded_dbapi.connect(
+                *arguments, **options
+            )
+            self._connection.execute(sa.text(f"LISTEN {CHANNEL}").text)
 
     def fileno(self) -> int:
         return self._connection.fileno()
 
     def read(self) -> bool:
-        return bool(list(self._connection.notifies(timeout=0)))
+        with _lost():
+            return bool(list(self._connection.notifies(timeout=0)))
 
     def close(self) -> None:
         self._connection.close()

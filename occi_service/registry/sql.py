@@ -20,13 +20,12 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, cast
 
-import psycopg
 import sqlalchemy as sa
 import sqlalchemy.exc
 from occi.backend import UserDefinedMixinBackend
 from occi.core_model import Category, Entity, Kind, Mixin, Resource
 
-from archelon_core.database import Database, UnstorableError, refusal_of
+from archelon_core.database import Database, UnstorableError, driver_errors, refusal_of
 from archelon_core.encryption import DecryptionError
 from archelon_core.errors import BadRequestError
 from archelon_core.statements import Statement
@@ -50,8 +49,6 @@ _LINKS: Final = Statement(sa.select(*COLUMNS).where(_FROM))
 _KEYS: Final = sa.select(entities.c.identifier).where(_OWNER).order_by(entities.c.sequence)
 
 _SOURCES_AT_ONCE: Final = 500
-#: psycopg's own errors are raised by the pool while it connects.
-_DATABASE_ERRORS: Final = (sqlalchemy.exc.SQLAlchemyError, psycopg.Error, UnstorableError)
 
 
 class _Refusals:
@@ -61,9 +58,13 @@ class _Refusals:
         pass
 
     def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
-        refusal = refusal_of(error) if isinstance(error, _DATABASE_ERRORS) else None
-        if refusal is not None:
-            raise refusal from error
+        # psycopg's own errors are raised by the pool while it connects.
+        if error is not None and isinstance(
+            error, (sqlalchemy.exc.SQLAlchemyError, UnstorableError, *driver_errors("Error"))
+        ):
+            refusal = refusal_of(error)
+            if refusal is not None:
+                raise refusal from error
 
 
 _REFUSALS: Final = _Refusals()
