@@ -6,7 +6,6 @@ these. `down` stops those as well, after the workers, which would restart them.
 
 from __future__ import annotations
 
-import concurrent.futures
 import dataclasses
 import http.client
 import json
@@ -75,12 +74,21 @@ class AllInOne:
         """Begin with what `up` needs and the state directory does not. Raises OSError."""
         self.supervisor.prepare()
 
-    def up(self, *, timeout: float = 60.0) -> None:
-        """Start the four processes and wait until they are ready. Raises CommandError, also if a port is in use."""
-        ports = self.state.ports()
-        self._check_ports()
+    def write_settings(self) -> None:
+        """Write the services' settings files. Raises CommandError."""
         self.state.write_settings("service-manager", self._service_manager())
         self.state.write_settings("cloud-controller", self._cloud_controller())
+
+    def up(self, *, timeout: float = 60.0, configured: bool = False) -> None:
+        """Start the four processes and wait until they are ready. Raises CommandError, also if a port is in use.
+
+        Args:
+            timeout: seconds. configured: whether the settings files have just been written.
+        """
+        ports = self.state.ports()
+        self._check_ports()
+        if not configured:
+            self.write_settings()
         # Whoever migrates keeps the memory of Alembic. What is wrong with a database, its services report.
         new = [service for service in _SERVICES if not (self.state.path / f"{service}.db").exists()]
         self.supervisor.run(
@@ -108,6 +116,8 @@ class AllInOne:
 
     def stop_tenant_processes(self) -> list[str]:
         """Stop orchestrators and nodes; returns the names of those that did not stop. Call it only while no worker runs."""
+        import concurrent.futures
+
         from cloud_controller.platforms.local.orders import HOSTS, ORCHESTRATOR
 
         # Orchestrators first, alone or in hosts: they recreate nodes that disappear.

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 
 import click
 
 from .errors import CommandError, Status
+from .main import reported
 from .output import program_name
 from .state_directory import NAME, VARIABLE, StateDirectory
 
@@ -33,7 +35,10 @@ from .state_directory import NAME, VARIABLE, StateDirectory
 @click.option("--port", type=click.IntRange(1024, 65000), help="First port to try at the first start.")
 @click.option("--shared", is_flag=True, help="Run bundles of several tenants even if this machine cannot isolate them.")
 @click.option("--keep", is_flag=True, help="Leave orchestrators and nodes running at exit.")
-def dev(state: Path, host: str | None, force: bool, port: int | None, shared: bool, keep: bool) -> int:
+@click.pass_context
+def dev(
+    context: click.Context, state: Path, host: str | None, force: bool, port: int | None, shared: bool, keep: bool
+) -> int:
     """Run everything on this machine until Ctrl-C: service manager, cloud controller, local realm, keys, databases.
 
     A later start with the same state directory continues where this one stopped.
@@ -56,13 +61,18 @@ def dev(state: Path, host: str | None, force: bool, port: int | None, shared: bo
     with directory.locked():
         system = AllInOne(directory, lambda line: click.echo(line, err=True), shared=shared)
         system.prepare()
-        directory.make(host=listen, **({"first_port": port} if port else {}))
-        if directory.host() != listen:
-            directory.move(listen)
+
+        def prepare_state() -> None:
+            directory.make(host=listen, **({"first_port": port} if port else {}))
+            if directory.host() != listen:
+                directory.move(listen)
+            system.write_settings()
+
+        _apart(prepare_state, debug=context.find_root().obj["debug"])
         stopped = threading.Event()
         with stop_signals(stopped):
             try:
-                system.up()
+                system.up(configured=True)
                 _print_summary(directory, system.isolation(), time.monotonic() - begun)
                 stopped.wait()
                 click.echo("\nstopping…", err=True)
@@ -75,6 +85,26 @@ def dev(state: Path, host: str | None, force: bool, port: int | None, shared: bo
             f"orchestrators and nodes keep running; the next `archelon dev --state {state}` adopts them", err=True
         )
     return Status.DONE
+
+
+def _apart(function: Callable[[], None], *, debug: bool) -> None:
+    """Call a function in a forked process, with which the memory of its imports ends. There must be no threads yet.
+
+    Raises:
+        click.exceptions.Exit: the function failed, which is already reported.
+    """
+    child = os.fork()
+    if child == 0:
+        # Ctrl-C reaches both; the parent reports it.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        status = int(Status.FAILED)
+        try:
+            status = reported(function, debug=debug)
+        finally:
+            os._exit(status)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if status != Status.DONE:
+        raise click.exceptions.Exit(status if status > 0 else Status.FAILED)
 
 
 @contextlib.contextmanager

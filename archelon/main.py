@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import click
@@ -80,8 +81,14 @@ def archelon(context: click.Context, debug: bool) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit status (see `errors.Status`)."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    command = functools.partial(archelon.main, args=given, prog_name="archelon", standalone_mode=False)
+    return reported(command, debug="--debug" in given[:1])
+
+
+def reported(command: Callable[[], object], *, debug: bool) -> int:
+    """Call a function, print its error, if there is one, and return the exit status."""
     try:
-        result = archelon.main(args=given, prog_name="archelon", standalone_mode=False)
+        result = command()
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.ctx.get_help() if error.ctx is not None else "")
         return Status.USAGE
@@ -97,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout = None
         return Status.DONE
     except Exception as error:  # noqa: BLE001 - the top level reports all errors
-        if "--debug" in given[:1]:
+        if debug:
             import traceback
 
             traceback.print_exc()

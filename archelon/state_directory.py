@@ -29,8 +29,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from archelon_api import service_manager as wire
-
 from .errors import CommandError, Status
 from .keys import ISSUERS, make_signing_key, write_private
 
@@ -201,6 +199,8 @@ class StateDirectory:
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
+            from archelon_api import service_manager as wire
+
             # Users of other command lines expect `list --state` to be a filter.
             hint = "; to filter by state, use --in-state" if self.path.name in wire.STATES else ""
             raise CommandError(

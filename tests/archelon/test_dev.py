@@ -8,6 +8,7 @@ import os
 import signal
 import sqlite3
 import subprocess
+import sys
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -220,6 +221,22 @@ def test_a_second_one_is_refused(running: Dev) -> None:
     result = archelon("dev", "--state", running.state)
     assert result.status == Status.CONFLICT
     assert "in use by process" in result.err
+
+
+def test_its_process_has_none_of_the_libraries_that_prepare_the_state(running: Dev) -> None:
+    assert running.process is not None
+    maps = Path(f"/proc/{running.process.pid}/maps").read_text()
+    assert [name for name in ("cryptography", "yaml", "sqlite") if name in maps] == []
+
+
+def test_state_that_cannot_be_prepared_is_one_error(tmp_path: Path) -> None:
+    (tmp_path / "regions.yaml").write_text("[]")
+    command = [sys.executable, "-m", "archelon", "dev", "--state", str(tmp_path), "--port", str(first_port())]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == Status.USAGE
+    assert (
+        ended.stderr == f"archelon: {tmp_path}/regions.yaml is not a map of regions, each with platform and settings\n"
+    )
 
 
 def test_logs_contain_no_secrets(running: Dev, greeter: str) -> None:
