@@ -1,20 +1,16 @@
-"""The addresses that a fetch may reach, and connections that go to exactly these and end in time.
+"""The addresses that a fetch may reach.
 
 Public addresses are those that IANA's registries call global, except ranges that lead back inside through a translator (NAT64,
-6to4, Teredo) and one cloud's public-looking metadata address. The connection does not use the host's name: the caller resolves it
-once, checks the result here, and the socket goes to the address.
+6to4, Teredo) and one cloud's public-looking metadata address.
 """
 
 from __future__ import annotations
 
-import contextlib
 import ipaddress
 import re
 import socket
 import threading
 from collections.abc import Callable, Sequence
-
-import urllib3.connection
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -91,45 +87,3 @@ def resolve_within(seconds: float, call: Callable[[], Sequence[str]]) -> Sequenc
     if not outcome:
         raise TimeoutError
     return outcome[0]
-
-
-class _Cuttable:
-    """Lets another thread end a connection at the deadline.
-
-    A socket's timeout restarts with each byte, so a server that sends single bytes (in the TLS handshake, the header, a
-    compressed body) could be waited for forever. A duplicate of the socket stays ours while TLS takes over the first.
-    """
-
-    _own: socket.socket | None = None
-    _late = False
-
-    def watch(self, connected: socket.socket) -> socket.socket:
-        self._own = connected.dup()
-        if self._late:
-            self.cut()
-        return connected
-
-    def cut(self) -> None:
-        self._late = True
-        own = self._own
-        if own is not None:
-            with contextlib.suppress(OSError):
-                own.shutdown(socket.SHUT_RDWR)
-
-    def release(self) -> None:
-        if self._own is not None:
-            self._own.close()
-
-
-class PlainConnection(_Cuttable, urllib3.connection.HTTPConnection):
-    """HTTP to an address; `cut` ends it from another thread, `release` frees the descriptor for that."""
-
-    def _new_conn(self) -> socket.socket:
-        return self.watch(super()._new_conn())
-
-
-class TLSConnection(_Cuttable, urllib3.connection.HTTPSConnection):
-    """HTTPS to an address; the certificate is still checked against the host's name."""
-
-    def _new_conn(self) -> socket.socket:
-        return self.watch(super()._new_conn())

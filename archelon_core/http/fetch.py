@@ -22,6 +22,7 @@ import urllib3.connection
 import urllib3.exceptions
 
 from .. import addresses
+from .cuttable_connections import PlainConnection, TLSConnection
 
 _CHUNK = 16 * 1024
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -223,11 +224,11 @@ class Fetcher:
 
     def _connection(
         self, target: _Target, address: addresses.Address, timeout: float
-    ) -> addresses.PlainConnection | addresses.TLSConnection:
+    ) -> PlainConnection | TLSConnection:
         if target.scheme == "http":
-            return addresses.PlainConnection(str(address), target.port, timeout=timeout)
+            return PlainConnection(str(address), target.port, timeout=timeout)
         # Connect to the checked address; the certificate must still be the host's.
-        return addresses.TLSConnection(
+        return TLSConnection(
             str(address),
             target.port,
             timeout=timeout,
