@@ -305,8 +305,8 @@ class _Process:
                 self._wrapper = 0
                 code = self.code
                 message = f"exited with status {code}" if code >= 0 else f"killed by {_signal_name(-code)}"
-                # Orphaned children could keep the port that the next start needs.
-                yield from self._end_tree(grace=1.0)
+            # Orphaned children could keep the port that the next start needs.
+            yield from self._end_tree(grace=1.0)
             if self._stopping():
                 break
             if time.monotonic() - started > _WINDOW:
@@ -354,6 +354,8 @@ class _Process:
                 try:
                     read = os.read(errors, 1024)
                 except BlockingIOError:
+                    if not self.child:
+                        break  # what it has left keeps the pipe open
                     yield None
                     continue
                 problem += read
@@ -450,6 +452,8 @@ class _Process:
 
     def _has_rest(self) -> bool:
         """Whether a child runs or is unreaped: a sandbox's first process is one as soon as bubblewrap, its parent, has ended."""
+        if not self._group:
+            return False
         try:
             os.waitid(os.P_PGID, self._group, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         except ChildProcessError:
@@ -461,6 +465,10 @@ class _Process:
         deadline = time.monotonic() + grace
         terminated: set[tuple[int, int]] = set()
         while (tree := self._tree()) or self._has_rest():
+            if self._isolated and not self.child:
+                # The kernel does that, unless bubblewrap was killed before it had asked for it.
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(self._group, signal.SIGKILL)
             late = time.monotonic() >= deadline
             for process in tree:
                 key = (process.pid, process.start)
@@ -471,6 +479,7 @@ class _Process:
                     processes.send(*key, signal.SIGTERM)
             # SIGCHLD covers only our own children; poll for deeper descendants.
             yield 0.02
+        self._group = 0
         with contextlib.suppress(BlockingIOError):
             while output := os.read(self._output, 65536):
                 self._log.write(output)

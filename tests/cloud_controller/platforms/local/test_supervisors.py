@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import time
@@ -141,3 +142,18 @@ def test_an_error_in_it_ends_one_process_only(launcher: Launcher) -> None:
     until(lambda: found(launcher, name).state is ProcessState.LOST)
     assert found(launcher, NAMES[0]).pid == other.pid
     assert "Traceback" in (launcher.instances.parent / "supervisors.err").read_text()
+
+
+@pytest.mark.crash
+def test_what_a_killed_sandbox_leaves_is_ended(tmp_path: Path, sandbox: Sandbox) -> None:
+    """As bubblewrap does if it is killed before its child has asked the kernel to end with it."""
+    program = tmp_path / "bwrap"
+    program.write_text("#!/bin/sh\nsleep 1000 &\nexit 1\n")
+    program.chmod(0o755)
+    launcher = Launcher(tmp_path / "root", sandbox=dataclasses.replace(sandbox, bwrap=str(program)))
+    launcher.start(order(NAMES[0]), lambda _: ProcessProgram(("true",)))
+    until(lambda: found(launcher, NAMES[0]).state is ProcessState.FAILED)
+    assert found(launcher, NAMES[0]).message == "its sandbox cannot be created; see its log"
+    [marker] = launcher.marker(NAMES[0]).values()
+    assert processes.with_marker(marker, processes.table().values()) == []
+    assert launcher.remove(NAMES[0], wait=60)
