@@ -146,7 +146,7 @@ def is_unavailable(error: BaseException) -> bool:
     original = getattr(error, "orig", None) or error
     state = getattr(original, "sqlstate", None)
     code = getattr(original, "sqlite_errorcode", None)
-    if isinstance(error, sqlalchemy.exc.TimeoutError | sqlalchemy.exc.InvalidatePoolError):
+    if isinstance(error, sqlalchemy.exc.TimeoutError):
         return True
     if state is not None:
         return bool(state.startswith(_TEMPORARY))
@@ -264,10 +264,11 @@ class Database:
             event.listen(self.engine, "connect", _prepare_sqlite_connection)
         else:
             _prepare_postgresql_connections(self.engine, idle_timeout)
-            _ping_after_idle(self.engine, clock)
         # Idle connections and since when, the one used last at the end: its statements are prepared, its pages cached. The
         # engine's pool is below: getting a connection there takes longer than BEGIN and COMMIT, but it limits their number.
         self._idle: collections.deque[tuple[sa.Connection, float]] = collections.deque()
+        #: Those opened since the last `close`.
+        self._open: set[sa.Connection] = set()
         self._pool_size = pool_size
         self._clock = clock
         self._proven = -math.inf
@@ -333,50 +334,59 @@ class Database:
         try:
             connection, since = self._idle.pop()
         except IndexError:
-            connection, since = self.engine.connect(), math.inf
+            connection, since = self._connect(), math.inf
         if self.dialect == "sqlite":
             return connection
         if self._clock() > since + _PING_AFTER_IDLE:
             try:
                 self.engine.dialect.do_ping(_driver(connection))
             except self.engine.dialect.loaded_dbapi.Error:
-                connection.invalidate()
-                self._give(connection)
-                connection = self.engine.connect()
+                self._close_lost(connection)
+                connection = self._connect()
         driver = _driver(connection)
         if driver.autocommit != autocommit:
             # No round trip, but as expensive as the rest of a short SELECT, so a connection stays in its mode.
             driver.autocommit = autocommit
         return connection
 
+    def _connect(self) -> sa.Connection:
+        connection = self.engine.connect()
+        self._open.add(connection)
+        return connection
+
     def _give(self, connection: sa.Connection) -> None:
         if connection.invalidated:
-            connection.close()
-            # The server has stopped, or is unreachable: the others are lost too.
-            self._close_idle(lost=True)
+            self._close_lost(connection)
             return
         if connection.in_transaction():
             # That of a read, which SQLAlchemy believes to be in one.
             connection.rollback()
         driver = _driver(connection)
-        postgresql = self.dialect == "postgresql"
-        if driver.pgconn.transaction_status if postgresql else driver.in_transaction:
+        if driver.pgconn.transaction_status if self.dialect == "postgresql" else driver.in_transaction:
             driver.rollback()
-        if len(self._idle) < self._pool_size:
-            self._idle.append((connection, self._clock()))
+        if len(self._idle) >= self._pool_size:
+            self._close(connection)
             return
-        if postgresql:
-            # As SQLAlchemy's pool expects it.
-            driver.autocommit = False
+        self._idle.append((connection, self._clock()))
+        if connection not in self._open:
+            # `close` did not find it.
+            self._close_idle()
+
+    def _close(self, connection: sa.Connection) -> None:
+        self._open.discard(connection)
+        # Without this, the engine's pool would keep it.
+        connection.invalidate()
         connection.close()
 
-    def _close_idle(self, *, lost: bool = False) -> None:
+    def _close_lost(self, connection: sa.Connection) -> None:
+        self._close(connection)
+        # The server has stopped, or is unreachable: the others are lost too.
+        self._close_idle()
+
+    def _close_idle(self) -> None:
         with contextlib.suppress(IndexError):
             while True:
-                connection, _ = self._idle.pop()
-                if lost:
-                    connection.invalidate()
-                connection.close()
+                self._close(self._idle.pop()[0])
 
     def prove(self) -> None:
         """Return if the database can be read and written, for readiness. It writes at most every 10 s.
@@ -401,7 +411,8 @@ class Database:
         self._proven = now
 
     def close(self) -> None:
-        """Close every connection that is not in use."""
+        """Close every connection; those in use when they are given back."""
+        self._open.clear()
         self._close_idle()
         self.engine.dispose()
         if self._write_lock is not None:
@@ -522,23 +533,6 @@ class _WriteLock:
     def close(self) -> None:
         with self._lock:
             self._processes.close()
-
-
-def _ping_after_idle(engine: sa.Engine, clock: Callable[[], float]) -> None:
-    def checkin(_dbapi_connection: Any, record: Any) -> None:
-        record.info["used"] = clock()
-
-    def checkout(dbapi_connection: Any, record: Any, _proxy: Any) -> None:
-        used = record.info.get("used")
-        if used is not None and clock() - used > _PING_AFTER_IDLE:
-            try:
-                engine.dialect.do_ping(dbapi_connection)
-            except engine.dialect.loaded_dbapi.Error as error:
-                # The pool then retries with a new connection, and drops the other old ones.
-                raise sqlalchemy.exc.InvalidatePoolError from error
-
-    event.listen(engine, "checkin", checkin)
-    event.listen(engine, "checkout", checkout)
 
 
 def _compact_json(value: object) -> str:

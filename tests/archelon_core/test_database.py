@@ -91,10 +91,10 @@ def test_a_connection_stays_in_the_mode_of_its_last_use(postgres_url: str, monke
     with database.write() as connection:
         assert one.value(connection, {}) == 1
     assert switched == [False]
-    # SQLAlchemy's pool gets a connection back as it gave it.
+    # One more than are kept is closed: SQLAlchemy's pool would expect it in its former mode.
     with database.read() as first, database.read():
         driver: Any = first.connection.dbapi_connection
-    assert not driver.autocommit
+    assert driver.closed
     database.close()
 
 
@@ -177,6 +177,22 @@ def test_a_transaction_and_a_read_use_the_connection_of_those_before(database_ur
         assert not one.in_transaction()
         assert not two.in_transaction()
     assert len(taken) == 3
+    database.close()
+
+
+def test_a_connection_that_is_in_use_during_close_is_closed_when_given_back(database_url: str) -> None:
+    database = Database(database_url)
+    with database.read() as connection:
+        driver: Any = connection.connection.dbapi_connection
+        database.close()
+        assert connection.scalar(sa.select(1)) == 1
+    if database.dialect == "postgresql":
+        assert driver.closed
+    else:
+        with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+            driver.execute("SELECT 1")
+    with database.read() as connection:
+        assert connection.scalar(sa.select(1)) == 1
     database.close()
 
 
