@@ -136,7 +136,12 @@ class Catalogue:
         newer = sa.select(tables.services).where(tables.services.c.revision > self._revision)
         with self._lock:
             self._loaded_at = self._monotonic()
-            for row in connection.execute(newer.order_by(tables.services.c.revision)).all():
+            rows = connection.execute(newer.order_by(tables.services.c.revision)).all()
+            if rows:
+                # Publications alone make the cache grow; forget the bundles whose retention has ended.
+                for gone in set(self._manifests).difference(connection.scalars(sa.select(tables.bundles.c.digest))):
+                    del self._manifests[gone]
+            for row in rows:
                 try:
                     self._register(self.manifest(row.digest, connection), withdrawn=row.withdrawn)
                 except (ValueError, BadRequestError) as error:

@@ -113,5 +113,21 @@ def test_use_of_an_unused_bundle_begins_its_time_again(retained: Retained) -> No
     assert retained.entries() == ["published"]
 
 
+def test_processes_forget_manifests_of_deleted_bundles(retained: Retained) -> None:
+    api = retained.api
+    catalogue = api.dependencies.catalogue
+    first, second, third = versions(api, 3)
+    for each in (first, second):
+        api.publish(each)
+    assert catalogue.manifest(first.digest).version == "0"
+    retained.after(0)
+    assert retained.after(31) == {second.digest}
+    api.publish(third)
+    catalogue.refresh(writing=True)
+    with pytest.raises(LookupError):
+        catalogue.manifest(first.digest)
+    assert catalogue.manifest(second.digest).version == "1"
+
+
 def test_workers_run_it(api: InProcessApi) -> None:
     assert api.handler(TOPIC)
