@@ -49,7 +49,6 @@ from .api.records import RecordBackend, RecordExpiry
 from .api.reports import ReportBackend
 from .lifecycle import bundle_retention
 from .lifecycle.actions import Invocations
-from .lifecycle.advance import Advancing
 from .lifecycle.changes import Changes
 from .lifecycle.health import HEALTH_TOPIC, HealthWork, InstanceHealth
 from .lifecycle.history import EXPIRY_TOPIC, History
@@ -106,7 +105,6 @@ class Dependencies:
     instance_health: InstanceHealth
     catalogue: Catalogue
     changes: Changes
-    retry_policy: RetryPolicy
     cloud: Cloud
     backend: InstanceBackend
     policy: Policy
@@ -148,7 +146,15 @@ class Dependencies:
         catalogue = Catalogue(database, registry, backend, queue=queue, monotonic=time.monotonic)
         backend.catalogue = catalogue
         metrics = prometheus_client.CollectorRegistry()
-        changes = Changes(instances, catalogue, history, PhaseMetrics(metrics), instance_health, clock=clock)
+        changes = Changes(
+            instances,
+            catalogue,
+            history,
+            PhaseMetrics(metrics),
+            instance_health,
+            retry_policy=RetryPolicy(settings.phase_timeout, settings.phase_retries, settings.phase_pause),
+            clock=clock,
+        )
         dependencies = cls(
             settings=settings,
             database=database,
@@ -163,7 +169,6 @@ class Dependencies:
             instance_health=instance_health,
             catalogue=catalogue,
             changes=changes,
-            retry_policy=RetryPolicy(settings.phase_timeout, settings.phase_retries, settings.phase_pause),
             cloud=cloud,
             backend=backend,
             policy=policy,
@@ -184,18 +189,10 @@ class Dependencies:
 
     def _register(self) -> None:
         """Register the built-in categories; the catalogue registers those of services."""
-        advancing = Advancing(
-            self.instances,
-            self.catalogue,
-            self.history,
-            self.changes,
-            retry_policy=self.retry_policy,
-            clock=self.clock,
-        )
         reports = ReportBackend(
             self.instances,
             self.catalogue,
-            advancing=advancing,
+            changes=self.changes,
             health=self.instance_health,
             cipher=self.cipher,
             issuer=self.issuer,
@@ -333,7 +330,6 @@ def topics(dependencies: Dependencies) -> list[work.Topic[Any, Any]]:
         url=settings.internal_url or settings.url,
         design_url=settings.design_url,
         keys=json.dumps(json.loads(settings.verification_keys), separators=(",", ":")),
-        retry_policy=dependencies.retry_policy,
         clock=dependencies.clock,
     )
     urls = {"public": settings.url}

@@ -25,7 +25,7 @@ from occi_service.model import type_id
 from occi_service.renderings.grammar import ATTRIBUTE_NAME
 
 from ..lifecycle import planner
-from ..lifecycle.advance import Advance, Advancing
+from ..lifecycle.changes import Advance, Changes
 from ..lifecycle.health import Condition, InstanceHealth
 from ..lifecycle.order import of_activation, with_phases
 from ..store.instances import LINK_KINDS, Instance, Instances, parameters_of, set_links, show_state
@@ -55,7 +55,7 @@ class ReportBackend(ActionBackend):
         instances: Instances,
         catalogue: Catalogue,
         *,
-        advancing: Advancing,
+        changes: Changes,
         health: InstanceHealth,
         cipher: Cipher,
         issuer: TokenIssuer,
@@ -66,7 +66,7 @@ class ReportBackend(ActionBackend):
         self._policy = policy
         self._instances = instances
         self._catalogue = catalogue
-        self._advancing = advancing
+        self._changes = changes
         self._issuers = issuers
         self._cipher = cipher
         self._issuer = issuer
@@ -119,8 +119,8 @@ class ReportBackend(ActionBackend):
         if takes and seen.made is None:
             # It proves that its application was made, which the worker has not written yet.
             advance.change({"made": digest})
-        left = self._advancing.run(connection, advance, answers=takes)
-        self._advancing.write(connection, advance, left)
+        left = self._changes.advance(connection, advance, answers=takes)
+        self._changes.write_advance(connection, advance, left)
         if advance.phases is None:
             return {}
         private = "{}"
@@ -162,7 +162,7 @@ class ReportBackend(ActionBackend):
                 self._health.show(connection, advance.instance, entity, advance.edits, state=seen.state, own=own)
             )
         left = self._advance(connection, advance, report)
-        self._advancing.write(connection, advance, left)
+        self._changes.write_advance(connection, advance, left)
 
     def _advance(self, connection: sa.Connection, advance: Advance, report: dict[str, Any]) -> planner.Step | None:
         """Record the outcome of a phase, and take the following steps. Returns the first that is left; None if none ended."""
@@ -171,23 +171,23 @@ class ReportBackend(ActionBackend):
         deployed = report.get(wire.PHASE_DEPLOYED)
         left: planner.Step | None = None
         if deployed is not None and phase == "provision" and seen.state == "deploy" and seen.outcome is None:
-            now = self._advancing.clock()
+            now = self._changes.clock()
             advance.change({"outcome": "done", "outcome_message": ""})
             # It goes on with `provision` by itself, unless that is ordered with other parameters by now.
             taken = (phase,) if report[names.GENERATION] >= seen.generation else ()
-            left = self._advancing.run(connection, advance, taken=taken, at=min(now, max(seen.begun, now - deployed)))
+            left = self._changes.advance(connection, advance, taken=taken, at=min(now, max(seen.begun, now - deployed)))
             seen = advance.instance.snapshot
             if not taken:
                 return left
         message = str(report.get(wire.PHASE_MESSAGE) or "")[:1000]
         # During the pause before the next attempt, a failure is a repeated report of the one that caused the pause.
-        repeated = state == "failed" and seen.retry_at is not None and self._advancing.clock() < seen.retry_at
+        repeated = state == "failed" and seen.retry_at is not None and self._changes.clock() < seen.retry_at
         if phase is None or phase != seen.state or seen.outcome is not None or repeated:
             return left
         if state in ("done", "failed"):
             refused = state == "failed" and report.get(wire.PHASE_RETRY) is False
             advance.change({"outcome": "refused" if refused else state, "outcome_message": message})
-            left = self._advancing.run(connection, advance)
+            left = self._changes.advance(connection, advance)
         elif message:
             show_state(advance.entity, str(advance.entity.attributes[wire.STATE]), message)
         return left

@@ -32,7 +32,6 @@ from ..store.snapshot import Snapshot
 from . import order as orders
 from . import planner
 from .changes import Changes, InstanceChange, entered
-from .planner import RetryPolicy
 
 #: First pause, in seconds, between polls of an orchestrator that is awaited.
 _POLL_INTERVAL: Final = 5.0
@@ -64,7 +63,6 @@ class Reconciler(queue.Handler[LoadedInstance, InstanceChange]):
         url: of this service manager, for orchestrators.
         design_url: of design, for orchestrators.
         keys: public keys of the callers of orchestrators, as a JWK set in JSON.
-        retry_policy: limits of phases that a manifest does not set.
         clock: seconds since the epoch.
     """
 
@@ -80,7 +78,6 @@ class Reconciler(queue.Handler[LoadedInstance, InstanceChange]):
         url: str,
         design_url: str,
         keys: str,
-        retry_policy: RetryPolicy,
         clock: Callable[[], float],
     ) -> None:
         self._instances = instances
@@ -92,7 +89,6 @@ class Reconciler(queue.Handler[LoadedInstance, InstanceChange]):
         self._url = url.rstrip("/")
         self._design_url = design_url
         self._keys = keys
-        self._retry_policy = retry_policy
         self._clock = clock
 
     def load(self, connection: sa.Connection, item: queue.Item) -> LoadedInstance | None:
@@ -103,7 +99,7 @@ class Reconciler(queue.Handler[LoadedInstance, InstanceChange]):
         self._catalogue.refresh_for(connection, instance.service)
         manifest = self._catalogue.manifest(instance.snapshot.digest, connection)
         now = self._clock()
-        step = planner.plan(instance.snapshot, self._retry_policies(manifest), now)
+        step = planner.plan(instance.snapshot, self._changes.policies_of(manifest), now)
         parameters: Mapping[str, Any] = {}
         private = start_token = ""  # nosec
         if isinstance(step, planner.Activate | planner.SendPhase | planner.Await):
@@ -137,7 +133,7 @@ class Reconciler(queue.Handler[LoadedInstance, InstanceChange]):
     def _time_left(self, order: LoadedInstance) -> float:
         """Return the seconds until the present attempt times out, when a worker must notice it."""
         seen = order.instance.snapshot
-        overdue = seen.begun + self._retry_policies(order.manifest)[seen.state].timeout
+        overdue = seen.begun + self._changes.policies_of(order.manifest)[seen.state].timeout
         return overdue - order.now if overdue > order.now else math.inf
 
     def _refused(self, order: LoadedInstance, error: client.ClientError) -> queue.Progress[InstanceChange]:
@@ -152,7 +148,7 @@ class Reconciler(queue.Handler[LoadedInstance, InstanceChange]):
         failed = dataclasses.replace(seen, outcome=outcome, outcome_message=_one_line(error))
         if isinstance(order.next, planner.Dispose):
             failed = dataclasses.replace(failed, disposal="failed")
-        return self._execute(planner.plan(failed, self._retry_policies(order.manifest), now), order, now)
+        return self._execute(planner.plan(failed, self._changes.policies_of(order.manifest), now), order, now)
 
     def _execute(self, step: planner.Step, order: LoadedInstance, now: float) -> queue.Progress[InstanceChange]:
         instance = order.instance
@@ -210,7 +206,7 @@ class Reconciler(queue.Handler[LoadedInstance, InstanceChange]):
         No event is lost meanwhile: a report or an order makes the work due at once, whatever it waits for.
         """
         after = dataclasses.replace(order.instance.snapshot, **change.columns_of_snapshot())
-        match planner.plan(after, self._retry_policies(order.manifest), order.now):
+        match planner.plan(after, self._changes.policies_of(order.manifest), order.now):
             case planner.Rest():
                 return queue.Done(change)
             case planner.Await(until, True):
@@ -345,9 +341,6 @@ class Reconciler(queue.Handler[LoadedInstance, InstanceChange]):
             # Disposal has its own timeout and attempts.
             columns |= {"begun": order.now, "attempt": 0}
         return queue.Wait(pause, InstanceChange(columns, message=message or None))
-
-    def _retry_policies(self, manifest: bundles.Manifest) -> dict[str, RetryPolicy]:
-        return planner.policies_of(manifest, self._retry_policy)
 
     def save(self, connection: sa.Connection, item: queue.Item, observed: InstanceChange) -> None:
         """Write the result of a step."""
