@@ -129,10 +129,9 @@ def _alone(tenant: Tenant, floor: Floor, goals: Goals) -> None:
 
 
 def _at_once(tenant: Tenant, floor: Floor, goals: Goals) -> None:
+    orders = tenant.orders(ORDERS)
+    tenant.dispose(orders)
     with concurrent.futures.ThreadPoolExecutor(max_workers=ORDERS) as pool:
-        posted = list(pool.map(lambda _: tenant.post(), range(ORDERS)))
-        orders = [tenant.followed(*each) for each in posted]
-        tenant.dispose(orders)
         made = list(pool.map(lambda _: floor.create(), range(ORDERS)))
     floor.delete([name for name, _ in made])
     own, floors = [_without_start(each) for each in orders], [took for _, took in made]

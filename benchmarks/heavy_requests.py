@@ -27,9 +27,9 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from archelon_api import design, tokens
 from archelon_core import auth
+from tests.ports import free_port
 
 from .goals import Goals, p95
-from .serving import free_port
 
 #: p95 of the others' latency beside a heavy client, relative to the same without it.
 _OTHERS: Final = 2

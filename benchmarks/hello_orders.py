@@ -34,10 +34,10 @@ from archelon.demo.remains import left
 from archelon.demo.stage import RunningNode, Stage
 from archelon.service import offer
 from occi_service import client
+from tests.ports import free_port
 
 from .goals import Goals, p95
 from .installations import all_in_one, by_role, memory, processes, processor_seconds
-from .serving import free_port
 
 ORDERS: Final = 10
 AT_ONCE: Final = 50

@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 import psutil
 import sqlalchemy as sa
@@ -27,19 +27,17 @@ import urllib3
 from archelon.all_in_one import PROCESSES, AllInOne
 from archelon.demo.stage import Stage
 from occi_service import client
+from tests.waiting import until
 
 from .databases import databases
 from .goals import Goals
 from .installations import all_in_one
-
-Seen = TypeVar("Seen")
 
 KILLS: Final = 10
 CLIENTS: Final = 8
 _BUNDLE: Final = Path(__file__).parents[1] / "orchestrators" / "hello"
 _TYPE: Final = "http://schemas.archelon.org/occi/service#hello"
 _FIRST_PORT: Final = 18300
-_TIMEOUT: Final = 120.0
 _LEASED: Final = sa.text("SELECT topic, key, token, lease_owner FROM work WHERE lease_end IS NOT NULL")
 _TOKEN: Final = sa.text("SELECT token, lease_end FROM work WHERE topic = :topic AND key = :key")
 
@@ -71,8 +69,8 @@ class Installation:
     def web(self, process: str) -> float:
         """Kill a web process; return the seconds until its replacement is ready."""
         killed, at = self.kill(process)
-        _until(lambda: self._listens(process, killed), f"{process} listens again")
-        _until(lambda: self.ready(process), f"{process} is ready again")
+        until(lambda: self._listens(process, killed), f"{process} listens again", pause=0.01)
+        until(lambda: self.ready(process), f"{process} is ready again", pause=0.01)
         return time.monotonic() - at
 
     def worker(self, process: str, busy: Callable[[], None]) -> float | None:
@@ -90,22 +88,22 @@ class Installation:
                 rows = connection.execute(_LEASED).all()
                 return next((row for row in rows if f":{pid}:" in row.lease_owner), None)
 
-            found = _until(held, f"{process} holds a lease", pause=0.0)
+            found = until(held, f"{process} holds a lease", pause=0.0)
             _, at = self.kill(process)
             place = {"topic": found.topic, "key": found.key}
-            _until(lambda: not psutil.pid_exists(pid), "it is dead", pause=0.001)
+            until(lambda: not psutil.pid_exists(pid), "it is dead", pause=0.001)
             row = connection.execute(_TOKEN, place).one_or_none()
             if row is None or row.token != found.token or row.lease_end is None:
-                _until(lambda: self.ready(process), f"{process} is ready again")
+                until(lambda: self.ready(process), f"{process} is ready again")
                 return None
 
             def taken() -> bool:
                 row = connection.execute(_TOKEN, place).one_or_none()
                 return row is None or row.token != found.token
 
-            _until(taken, f"{found.topic} of {process} is taken over")
+            until(taken, f"{found.topic} of {process} is taken over", pause=0.01)
         seconds = time.monotonic() - at
-        _until(lambda: self.ready(process), f"{process} is ready again")
+        until(lambda: self.ready(process), f"{process} is ready again")
         return seconds
 
     def ready(self, process: str) -> bool:
@@ -203,17 +201,6 @@ def _measure(installation: Installation, stage: Stage, sort: str, clients: int, 
         print(f"  {what:<55} {statistics.median(each):6.2f} s median {max(each):6.2f} s worst")
         if not clients:
             goals.check("recovery", statistics.median(each), what)
-
-
-def _until(poll: Callable[[], Seen | None], what: str, *, pause: float = 0.01) -> Seen:
-    end = time.monotonic() + _TIMEOUT
-    while True:
-        seen = poll()
-        if seen:
-            return seen
-        if time.monotonic() > end:
-            raise RuntimeError(f"not within {_TIMEOUT:g} s: {what}")
-        time.sleep(pause)
 
 
 if __name__ == "__main__":

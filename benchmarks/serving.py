@@ -33,13 +33,6 @@ class Served:
         return used
 
 
-def free_port() -> int:
-    """Return a TCP port of 127.0.0.1 that is unused now."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
-
-
 @contextlib.contextmanager
 def served(application: str, *, environment: Mapping[str, str] | None = None) -> Iterator[Served]:
     """Serve `module:factory`. The socket listens at once; the first response waits for the worker."""

@@ -8,7 +8,6 @@ another process enqueued, and the CPU usage of an idle worker.
 from __future__ import annotations
 
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -127,11 +126,11 @@ def _throughput(database: Database) -> tuple[float, float]:
         for number in range(ITEMS):
             connection.execute(sa.insert(_things).values(key=f"t{number}", observed=0))
             queue.enqueue(connection, "bench", f"t{number}")
-    started, used = time.perf_counter(), _cpu()
+    started, used = time.perf_counter(), time.process_time()
     with work.Worker(queue, [work.Topic("bench", _Empty())], observer=ends):
         if not ends.done.wait(300):
             raise RuntimeError(f"not done after 300 s: {queue.backlog()}")
-        return time.perf_counter() - started, _cpu() - used
+        return time.perf_counter() - started, time.process_time() - used
 
 
 _ORDERS = """
@@ -169,14 +168,9 @@ def _latency(database: Database) -> list[float]:
 def _idle(database: Database) -> float:
     """Return the share of a core that a worker without work uses."""
     with work.Worker(work.WorkQueue(database), [work.Topic("bench", _Empty())], observer=_Ends(1)):
-        used = _cpu()
+        used = time.process_time()
         threading.Event().wait(IDLE_SECONDS)
-        return (_cpu() - used) / IDLE_SECONDS
-
-
-def _cpu() -> float:
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
+        return (time.process_time() - used) / IDLE_SECONDS
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import TypeVar
 Seen = TypeVar("Seen")
 
 
-def until(poll: Callable[[], Seen], what: str = "", *, seconds: float = 90.0, pause: float = 0.05) -> Seen:
+def until(poll: Callable[[], Seen | None], what: str = "", *, seconds: float = 90.0, pause: float = 0.05) -> Seen:
     """Poll until the result is true, and return it.
 
     Args:
