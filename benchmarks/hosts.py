@@ -7,15 +7,10 @@ and the cloud are fakes in this process. The goals are absolute: a start is proc
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import shutil
-import socket
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from wsgiref.types import StartResponse, WSGIEnvironment
 
@@ -23,10 +18,12 @@ import psutil
 
 from sdk.testing.http_fakes import Bench, Server
 from tests.ports import free_port
+from tests.sdk.host.orders import HostProcess, Platform
+from tests.sdk.processes import ROOT
 
 from .goals import Goals
+from .installations import processor_seconds
 
-_REPOSITORY = Path(__file__).parents[1]
 _SERVICE = "http://schemas.archelon.example/occi/service#hello"
 _WARM = 8
 _CODE = "import sdk\n\nclass Tested(sdk.Orchestrator):\n    pass\n"
@@ -56,56 +53,30 @@ class _Benches:
         self._server.close()
 
 
-class _Host:
-    """A host as a process."""
+class _Host(HostProcess):
+    """A host, and what all its processes use."""
 
     def __init__(self, kind: str, root: Path) -> None:
-        self.root = root
-        (root / "orders").mkdir(parents=True)
-        self.port = free_port()
-        environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(_REPOSITORY), "PORT": str(self.port)}
-        with (root / "output").open("wb") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "sdk.host", kind], env=environment, cwd=root, stdout=output, stderr=output
-            )
-
-    def order(self, bench: Bench, bundle: Path, port: int) -> None:
-        environment = {**bench.environment, "PORT": str(port)}
-        path = self.root / "orders" / f"{bench.instance}.json"
-        path.with_suffix(".new").write_text(json.dumps({"environment": environment, "bundle": str(bundle)}))
-        path.with_suffix(".new").replace(path)
+        self.platform = Platform(root)
+        super().__init__(self.platform, root / "output", "-m", "sdk.host", kind)
 
     def processes(self) -> list[psutil.Process]:
-        own = psutil.Process(self.process.pid)
+        own = psutil.Process(self.pid)
         return [own, *own.children()]
 
     def pss(self) -> float:
-        """KiB of all its processes."""
-        found = 0
-        for each in self.processes():
-            lines = Path(f"/proc/{each.pid}/smaps_rollup").read_text().splitlines()
-            found += next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
-        return found
+        """KiB."""
+        return sum(each.memory_full_info().pss for each in self.processes()) / 1024
 
     def seconds(self) -> float:
-        """Processor time of all its processes."""
-        return sum(sum(each.cpu_times()[:2]) for each in self.processes())
-
-
-@contextlib.contextmanager
-def _hosting(kind: str, directory: Path) -> Iterator[_Host]:
-    host = _Host(kind, directory / kind)
-    try:
-        yield host
-    finally:
-        host.process.terminate()
-        host.process.wait()
+        """Processor time."""
+        return sum(map(processor_seconds, self.processes()))
 
 
 def _measured(kind: str, count: int, directory: Path, bundle: Path) -> tuple[float, float]:
     """Return KiB of PSS and seconds of processor of one more instance."""
     benches = _Benches()
-    with contextlib.closing(benches), _hosting(kind, directory) as host:
+    with contextlib.closing(benches), _Host(kind, directory / kind) as host:
         _serve(host, kind, [benches.add() for _ in range(_WARM)], bundle)
         _settle(host)
         memory = host.pss()
@@ -117,7 +88,7 @@ def _measured(kind: str, count: int, directory: Path, bundle: Path) -> tuple[flo
 def _settle(host: _Host) -> None:
     """Wait until it is idle."""
     before = -1.0
-    while (now := host.seconds()) > before:
+    while (now := host.seconds()) > before + 0.01:
         before = now
         time.sleep(0.5)
 
@@ -127,8 +98,7 @@ def _serve(host: _Host, kind: str, benches: list[Bench], bundle: Path) -> float:
     before = host.seconds()
     ports = [host.port if kind == "shared" else free_port() for _ in benches]
     for bench, port in zip(benches, ports, strict=True):
-        host.order(bench, bundle, port)
-    _ring(host)
+        host.platform.order(bench, bundle, {"PORT": str(port)})
     urls = [
         f"http://127.0.0.1:{port}" + (f"/{bench.instance}" if kind == "shared" else "")
         for bench, port in zip(benches, ports, strict=True)
@@ -148,22 +118,12 @@ def _serve(host: _Host, kind: str, benches: list[Bench], bundle: Path) -> float:
     return used
 
 
-def _ring(host: _Host) -> None:
-    deadline = time.monotonic() + 60
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as bell:
-        while time.monotonic() < deadline:
-            with contextlib.suppress(OSError):
-                bell.sendto(b"", str(host.root / "host.sock"))
-                return
-            time.sleep(0.05)
-
-
 def main() -> Goals:
     """Measure both kinds of hosts."""
     goals = Goals()
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
-        hello = _REPOSITORY / "orchestrators" / "hello"
+        hello = ROOT / "orchestrators" / "hello"
         coded = directory / "coded"
         shutil.copytree(hello, coded)
         (coded / "orchestrator.py").write_text(_CODE)

@@ -18,7 +18,7 @@ from occi_service.model import type_id
 from sdk.testing.http_fakes import Bench
 from tests.descriptions import description
 
-from .processes import Process
+from .processes import Orchestrator
 
 MANIFEST = {
     "service_type": "http://schemas.example.org/occi/service#tested",
@@ -68,14 +68,14 @@ def bench() -> Iterator[Bench]:
 
 
 @pytest.fixture
-def process(bench: Bench, bundle: Path, tmp_path: Path) -> Iterator[Process]:
-    with Process.of_bundle(bench, tmp_path / "log", bundle) as process:
+def process(bench: Bench, bundle: Path, tmp_path: Path) -> Iterator[Orchestrator]:
+    with Orchestrator(bench, tmp_path / "log", bundle) as process:
         assert bench.await_renewal(), process.log.read_text()
         yield process
 
 
 @pytest.fixture
-def occi(bench: Bench, process: Process) -> Iterator[client.Client]:
+def occi(bench: Bench, process: Orchestrator) -> Iterator[client.Client]:
     with bench.orchestrator(process.url) as occi:
         yield occi
 
@@ -98,7 +98,7 @@ def stacks(bench: Bench) -> list[client.Entity]:
     return bench.cloud.find("deploy", "/stack/", {})
 
 
-def test_a_complete_lifecycle(bench: Bench, occi: client.Client, process: Process) -> None:
+def test_a_complete_lifecycle(bench: Bench, occi: client.Client, process: Orchestrator) -> None:
     assert bench.activate(occi, parameters={"tested.size": 1})
     assert not bench.activate(occi, parameters={"tested.size": 1})
     run(bench, occi, "deploy", "provision")
@@ -153,7 +153,7 @@ def test_a_temporarily_unavailable_cloud_fails_no_phase(bench: Bench, occi: clie
 
 
 def test_an_orchestrator_is_one_process_and_its_successor_is_activated_again(
-    bench: Bench, process: Process, occi: client.Client
+    bench: Bench, process: Orchestrator, occi: client.Client
 ) -> None:
     bench.activate(occi, parameters={"tested.size": 1})
     run(bench, occi, "deploy", "provision")
@@ -194,7 +194,7 @@ def test_a_phase_before_activation_is_refused(bench: Bench, occi: client.Client)
 
 
 @pytest.mark.parametrize("wrong", ["none", "audience", "tenant", "instance", "garbage"])
-def test_strangers_are_refused(bench: Bench, process: Process, wrong: str) -> None:
+def test_strangers_are_refused(bench: Bench, process: Orchestrator, wrong: str) -> None:
     with bench.orchestrator(process.url) as owner:
         bench.activate(owner, parameters={"tested.size": 1})
     other = "00000000-0000-4000-8000-000000000000"
@@ -217,7 +217,7 @@ def test_strangers_are_refused(bench: Bench, process: Process, wrong: str) -> No
     assert stacks(bench) == []
 
 
-def test_an_authors_failure_is_reported_with_its_text(bench: Bench, occi: client.Client, process: Process) -> None:
+def test_an_authors_failure_is_reported_with_its_text(bench: Bench, occi: client.Client, process: Orchestrator) -> None:
     bench.activate(occi, parameters={"tested.size": 1})
     run(bench, occi, "deploy")
     bench.phase(occi, "update", 2, {"tested.size": 7})
@@ -239,7 +239,7 @@ def test_an_authors_failure_is_reported_with_its_text(bench: Bench, occi: client
     done(bench, "update", 3, after=after)
 
 
-def test_an_event_is_processed_once_across_restarts(bench: Bench, process: Process, occi: client.Client) -> None:
+def test_an_event_is_processed_once_across_restarts(bench: Bench, process: Orchestrator, occi: client.Client) -> None:
     bench.activate(occi, parameters={"tested.size": 1})
     run(bench, occi, "deploy", "provision")
     for event in ("e-1", "e-1", "e-2"):
@@ -264,7 +264,7 @@ class Growing(sdk.Orchestrator):
 
 def test_a_process_killed_after_scaling_does_not_scale_twice(bench: Bench, bundle: Path, tmp_path: Path) -> None:
     (bundle / "orchestrator.py").write_text(GROWING)
-    with Process.of_bundle(bench, tmp_path / "log", bundle) as process, bench.orchestrator(process.url) as occi:
+    with Orchestrator(bench, tmp_path / "log", bundle) as process, bench.orchestrator(process.url) as occi:
 
         def send() -> None:
             bench.notify(occi, "e-1", "alarm", name="busy", state="firing")
@@ -327,7 +327,7 @@ def test_destroy_cancels_a_waiting_phase(bench: Bench, occi: client.Client) -> N
 
 
 @pytest.mark.parametrize("phase", ["deploy", "provision", "update", "stop", "start", "destroy"])
-def test_a_phase_continues_after_a_kill(bench: Bench, process: Process, occi: client.Client, phase: str) -> None:
+def test_a_phase_continues_after_a_kill(bench: Bench, process: Orchestrator, occi: client.Client, phase: str) -> None:
     bench.activate(occi, parameters={"tested.size": 1})
     parameters = {"tested.size": 1}
     if phase != "deploy":
@@ -350,7 +350,7 @@ def test_a_phase_continues_after_a_kill(bench: Bench, process: Process, occi: cl
 
 def test_a_bundle_that_cannot_run_reports_why_with_its_first_phase(bench: Bench, bundle: Path, tmp_path: Path) -> None:
     (bundle / "orchestrator.py").write_text("import nothing_of_this_name\n")
-    with Process.of_bundle(bench, tmp_path / "log", bundle) as process, bench.orchestrator(process.url) as occi:
+    with Orchestrator(bench, tmp_path / "log", bundle) as process, bench.orchestrator(process.url) as occi:
         bench.activate(occi)
         bench.phase(occi, "deploy")
         report = bench.await_report("deploy")
@@ -366,7 +366,7 @@ def send(bench: Bench, occi: client.Client, event: str) -> bool:
     return bench.settle(lambda: bench.notify(occi, event, "alarm", name=event, state="firing"))
 
 
-def restart(bench: Bench, process: Process, occi: client.Client) -> None:
+def restart(bench: Bench, process: Orchestrator, occi: client.Client) -> None:
     """Kill it, restart it, and activate it again like a service manager."""
     process.kill()
     renewals = bench.renewals

@@ -5,19 +5,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import socket
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from cloud_controller.platforms.local.logs import read_tail
 from sdk.testing.http_fakes import Bench
-from tests.ports import free_port
-from tests.sdk.processes import ROOT
+from tests.sdk.processes import Process
 from tests.waiting import until
 
 MANIFEST = {
@@ -74,57 +69,8 @@ class Platform:
         return read_tail(self.root / "logs" / instance, 1 << 20).data.decode()
 
 
-class HostProcess:
-    """A host as a process: a context manager that kills it. `arguments` are the interpreter's."""
+class HostProcess(Process):
+    """A host as a process."""
 
     def __init__(self, platform: Platform, log: Path, *arguments: str) -> None:
-        port = free_port()
-        self.url = f"http://127.0.0.1:{port}"
-        self.log = log
-        self._arguments = arguments
-        self._platform = platform
-        self._environment = {
-            "PATH": os.environ["PATH"],
-            "PYTHONPATH": str(ROOT),
-            "HOST": "127.0.0.1",
-            "PORT": str(port),
-        }
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def __enter__(self) -> HostProcess:
-        self.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.kill()
-
-    def start(self) -> None:
-        with self.log.open("ab") as stream:
-            self._process = subprocess.Popen(
-                [sys.executable, *self._arguments],
-                env=self._environment,
-                cwd=self._platform.root,
-                stdin=subprocess.DEVNULL,
-                stdout=stream,
-                stderr=stream,
-                start_new_session=True,
-            )
-
-    @property
-    def pid(self) -> int:
-        assert self._process is not None
-        return self._process.pid
-
-    def kill(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
-
-    def stop(self) -> int:
-        """Terminate it; return its exit code."""
-        assert self._process is not None
-        self._process.terminate()
-        code = self._process.wait(timeout=60)
-        self._process = None
-        return code
+        super().__init__(log, *arguments, directory=platform.root)
