@@ -168,13 +168,6 @@ class Code:
     unread: tuple[int, ...] = field(default=())
 
 
-def row_of(entry: Phase | Call) -> str:
-    """Return an entry as docs/coming-from-hurtle.md shows it."""
-    arguments = "" if isinstance(entry, Phase) else "(…)"
-    ours = ", ".join(f"`{name}`" for name in entry.ours) or "–"
-    return f"| `{entry.of}.{entry.old}{arguments}` | {ours} | {entry.note} |"
-
-
 def read_code(text: str) -> Code:
     """Find the methods in the text of a `so.py`.
 

@@ -295,22 +295,3 @@ class Manifest:
     def term(self) -> str:
         """The kind's term; its location is `/<term>/`."""
         return self.type[self.type.rindex("#") + 1 :]
-
-    def templates_for(self, region: str, platform_format: str) -> tuple[str, Templates] | None:
-        """The format and the templates for a region, or None if the service cannot be deployed there.
-
-        Args:
-            region: its name.
-            platform_format: the format of the region's platform.
-        """
-        resources = self.resources.get(region)
-        if resources is None:
-            if self.resources:
-                return None
-            wanted = platform_format
-        else:
-            wanted = resources.format or platform_format
-            if resources.templates is not None:
-                return (wanted, resources.templates)
-        chosen = self.templates.get(wanted)
-        return (wanted, chosen) if chosen is not None else None

@@ -13,7 +13,7 @@ import bundles
 import sdk
 from archelon import hurtle_code
 from archelon.errors import Status
-from archelon.hurtle_code import CALLS, PHASES, read_code, row_of, skeleton
+from archelon.hurtle_code import CALLS, PHASES, Call, Phase, read_code, skeleton
 from sdk import testing
 from tests import hurtle_bundle
 
@@ -187,6 +187,12 @@ def test_code_that_would_take_long_is_refused(text: str, words: str, monkeypatch
 def test_a_long_line_is_not_translated() -> None:
     # Its expressions would take a time that grows with the square of the spaces.
     assert read_code("except" + " " * 500_000 + "x\n").unread == (1,)
+
+
+def row_of(entry: Phase | Call) -> str:
+    arguments = "" if isinstance(entry, Phase) else "(…)"
+    ours = ", ".join(f"`{name}`" for name in entry.ours) or "–"
+    return f"| `{entry.of}.{entry.old}{arguments}` | {ours} | {entry.note} |"
 
 
 def test_the_page_has_every_row_and_no_other() -> None:

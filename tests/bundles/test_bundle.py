@@ -83,10 +83,8 @@ def test_a_bundle_is_loaded(tmp_path: Path) -> None:
     assert bundle.manifest.internal[Phase.DEPLOY][0].value == "small"
     assert not bundle.has_code
     assert bundle.read("icon.svg") == b"<svg/>"
-    chosen = bundle.manifest.templates_for("anywhere", "kubernetes")
-    assert chosen is not None
     parameters = {"web.size": 3, "flavor": "small", "org.archelon.region": "here", "org.archelon.instance": "i"}
-    document, _ = bundle.template(chosen[1].deployment).render(
+    document, _ = bundle.template(bundle.manifest.templates["kubernetes"].deployment).render(
         Scope(parameters, {"files": {"service_params.json": "{}"}})
     )
     assert isinstance(document, dict)
@@ -100,9 +98,9 @@ def test_a_bundle_for_hurtle_is_loaded_as_it_is(tmp_path: Path) -> None:
     assert validate(tmp_path) == []
     bundle = Bundle.load(tmp_path)
     assert bundle.manifest.type == hurtle_bundle.TYPE
-    chosen = bundle.manifest.templates_for("RegionOne", "hot")
+    chosen = bundle.manifest.resources["RegionOne"].templates
     assert chosen is not None
-    assert (chosen[1].deployment, chosen[1].provision) == ("data/deployment.yaml", "data/provision.yaml")
+    assert (chosen.deployment, chosen.provision) == ("data/deployment.yaml", "data/provision.yaml")
     assert not bundle.has_code
     assert unpack(bundle.pack().archive, tmp_path / "unpacked") is not None
     assert Bundle.load(tmp_path / "unpacked").manifest == bundle.manifest

@@ -84,11 +84,9 @@ def test_hurtles_manifest_is_read() -> None:
     maas, dns = manifest.dependencies
     assert (maas.type, maas.inputs) == (SM + "maas", ())
     assert dns.inputs == (Input(SM + "maas", "mcn.endpoint.maas", "mcn.endpoint.maas"),)
-    assert manifest.templates_for("RegionOne", "kubernetes") == (
-        "hot",
-        Templates("data/deployment.yaml", "data/provision.yaml"),
-    )
-    assert manifest.templates_for("elsewhere", "hot") is None
+    assert list(manifest.resources) == ["RegionOne"]
+    one = manifest.resources["RegionOne"]
+    assert (one.format, one.templates) == ("hot", Templates("data/deployment.yaml", "data/provision.yaml"))
 
 
 def test_yaml_and_json_give_equal_manifests() -> None:
@@ -110,9 +108,11 @@ def test_the_example_has_the_expected_values() -> None:
     assert manifest.on_failed_create is OnFailedCreate.ROLLBACK
     assert manifest.quotas.instances == 20
     assert manifest.internal[Phase.DEPLOY][0].value == 2
-    assert manifest.templates_for("RegionOne", "kubernetes") == ("kubernetes", Templates("templates/kubernetes.yaml"))
-    assert manifest.templates_for("RegionTwo", "kubernetes") == ("hot", Templates("templates/two.yaml"))
-    assert manifest.templates_for("RegionThree", "hot") is None
+    assert manifest.templates["kubernetes"] == Templates("templates/kubernetes.yaml")
+    assert list(manifest.resources) == ["RegionOne", "RegionTwo"]
+    one, two = manifest.resources["RegionOne"], manifest.resources["RegionTwo"]
+    assert (one.format, one.templates) == (None, None)
+    assert (two.format, two.templates) == ("hot", Templates("templates/two.yaml"))
 
 
 def test_values_of_parameters_are_in_no_representation() -> None:
