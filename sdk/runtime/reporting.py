@@ -39,7 +39,7 @@ class ReportQueue:
         url: the instance's own.
         start_token: from the environment.
         bundle: digest of the bundle that this process runs; empty if it does not take its order in the answer of `renew`.
-        clients: of the process; default: its own.
+        clients: of the process.
         clock: monotonic seconds.
         pauses: seconds between attempts to reach an unavailable service manager.
     """
@@ -49,8 +49,8 @@ class ReportQueue:
         url: str,
         start_token: str,
         *,
+        clients: Clients,
         bundle: str = "",
-        clients: Clients | None = None,
         clock: Callable[[], float] = time.monotonic,
         pauses: Backoff = _PAUSES,
     ) -> None:
@@ -60,9 +60,8 @@ class ReportQueue:
         host, _, path = rest.partition("/")
         self._path = "/" + path
         self._clock = clock
-        self._clients, self._owns_clients = clients or Clients(), clients is None
         # A start token is refused at the query interface.
-        self._client = self._clients.at(f"{base}://{host}").using(
+        self._client = clients.at(f"{base}://{host}").using(
             timeout=_TIMEOUT, retry=client.Retry(attempts=1), locations=wire.location_of
         )
         self._start_token = start_token
@@ -90,8 +89,6 @@ class ReportQueue:
             self._closed = True
             self._changed.notify_all()
         self._thread.join(_TIMEOUT.total)
-        if self._owns_clients:
-            self._clients.close()
 
     def on_order(self, take: Callable[[Mapping[str, Any]], None]) -> None:
         """Call `take` with an order that comes with tokens, in the thread that renewed them."""

@@ -34,16 +34,14 @@ class HttpServiceClients:
         report_queue: holds the tokens.
         design_url: of design.
         waiter: clock and cancellable waits.
-        clients: of the process; default: its own.
+        clients: of the process.
     """
 
-    def __init__(
-        self, report_queue: ReportQueue, design_url: str, *, waiter: Waiter, clients: Clients | None = None
-    ) -> None:
+    def __init__(self, report_queue: ReportQueue, design_url: str, *, waiter: Waiter, clients: Clients) -> None:
         self._report_queue = report_queue
         self._waiter = waiter
         self._design_url = design_url
-        self._clients = clients or Clients()
+        self._clients = clients
 
     @property
     def own_url(self) -> str:
@@ -59,10 +57,6 @@ class HttpServiceClients:
     def supplier(self, url: str, exchange: Callable[[], str] | None) -> Service:
         token = _Own(self._report_queue, tokens.AUDIENCE_SERVICE_MANAGER) if exchange is None else _Exchanged(exchange)
         return _RetryingService(self._clients.at(url).using(timeout=_TIMEOUT), token, waiter=self._waiter)
-
-    def close(self) -> None:
-        """Close all idle connections."""
-        self._clients.close()
 
 
 class _Token(Protocol):

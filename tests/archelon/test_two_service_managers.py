@@ -29,6 +29,7 @@ from archelon_core.auth import MemoryRevocations, SigningKey, TenantId, TokenIss
 from archelon_core.auth.sql_revocations import SqlRevocations
 from archelon_core.database import Database
 from occi_service import client
+from sdk.runtime.clients import Clients
 from sdk.runtime.reporting import ReportQueue
 from sdk.runtime.services import HttpServiceClients
 from sdk.runtime.waiting import CancellableWaiter
@@ -212,11 +213,9 @@ def _check_token_scope(system: System, parent: str, guestbook: str) -> None:
     # A token that has expired is replaced.
     ended = issuer(system.all.state, "cloud-controller", lambda: time.time() - 3600).for_instance
     given = [ended(parent, tenant_id=tenant, audience=GUESTBOOK), good]
-    report_queue = ReportQueue(f"{there}/guestbook/{parent}", "none")
-    with (
-        contextlib.closing(report_queue),
-        contextlib.closing(HttpServiceClients(report_queue, there, waiter=CancellableWaiter())) as services,
-    ):
+    with contextlib.closing(Clients()) as clients:
+        report_queue = ReportQueue(f"{there}/guestbook/{parent}", "none", clients=clients)
+        services = HttpServiceClients(report_queue, there, waiter=CancellableWaiter(), clients=clients)
         assert services.supplier(there, lambda: given.pop(0)).get(guestbook).attributes["guestbook.busy"] == busy
         assert not given
     # Another instance of the tenant may read this one, because it may be bound to it.

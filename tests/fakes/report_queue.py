@@ -14,6 +14,7 @@ from archelon_api import service_manager
 from archelon_api.names import GENERATION
 from archelon_core.backoff import Backoff
 from occi_service import client
+from sdk.runtime.clients import Clients
 from sdk.runtime.reporting import ReportQueue
 
 from .journal import Journal
@@ -27,7 +28,7 @@ class JournaledReportQueue(ReportQueue):
 
     Args:
         instance, process: for the journal.
-        clients: shared by all queues, by the start of the URL; a thousand orchestrators share one's connections.
+        clients: shared by all queues; a thousand orchestrators share one's connections.
         on_acknowledged: called with the attributes of each acknowledged report.
     """
 
@@ -40,11 +41,10 @@ class JournaledReportQueue(ReportQueue):
         instance: str,
         process: int,
         journal: Journal,
-        clients: dict[str, client.Client],
+        clients: Clients,
         on_acknowledged: Callable[[Mapping[str, Any]], None],
     ) -> None:
-        super().__init__(url, start_token, bundle=bundle, pauses=Backoff(0.05, longest=1.0))
-        self._client = clients.setdefault(url.removesuffix(self._path), self._client)
+        super().__init__(url, start_token, clients=clients, bundle=bundle, pauses=Backoff(0.05, longest=1.0))
         self._instance = instance
         self._process = process
         self._journal = journal

@@ -15,7 +15,7 @@ from occi.backend import MixinBackend
 from occi.core_model import Entity
 
 from archelon_api import deploy, disposal
-from occi_service import client
+from sdk.runtime.clients import Clients
 from sdk.testing.fake_cloud import FakeCloud
 from sdk.testing.fake_registry import instance_of
 
@@ -33,7 +33,7 @@ class FakeState(FakeCloud):
         settings: may be changed by a test.
         containers: by instance.
         acknowledged: by instance, the counter in the private state that the service manager last acknowledged.
-        clients: of orchestrators, by the start of the URL.
+        clients: of orchestrators.
         active_faults: faults of the present request.
     """
 
@@ -47,7 +47,7 @@ class FakeState(FakeCloud):
         self.settings = settings
         self.journal = Journal()
         self.faults = Faults()
-        self.clients: dict[str, client.Client] = {}
+        self.clients = Clients()
         self.active_faults: tuple[Fault, ...] = ()
         self.containers: dict[str, Container] = {}
         self.acknowledged: dict[str, int] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from archelon_api import service_manager as manager
 from sdk.events import IdempotencyScope
 from sdk.orchestrator import OrchestratorContext
 from sdk.private_state import Private
+from sdk.runtime.clients import Clients
 from sdk.runtime.engine import Engine
 from sdk.runtime.reporting import ReportQueue
 from sdk.testing.fake_cloud import DirectServiceClients, FakeCloud
@@ -265,11 +267,11 @@ def test_a_key_identifies_a_request_within_its_scope() -> None:
 
 @pytest.mark.parametrize(("status", "settled"), [(200, True), (404, True), (400, True), (409, False)])
 def test_a_rejected_report_is_settled_but_a_superseded_one_is_not(status: int, settled: bool) -> None:
-    with Bench() as bench:
+    with Bench() as bench, contextlib.closing(Clients()) as clients:
         if status != 200:
             bench.refusals.append(status)
         called: list[str] = []
-        report_queue = ReportQueue(bench.environment["ARCHELON_SERVICE_MANAGER"], bench.start_token)
+        report_queue = ReportQueue(bench.environment["ARCHELON_SERVICE_MANAGER"], bench.start_token, clients=clients)
         report_queue.open()
         try:
             report_queue.report("first", {names.GENERATION: 1}, lambda: called.append("first"))

@@ -17,6 +17,7 @@ from archelon_api import service_manager as manager
 from sdk.events import IdempotencyScope
 from sdk.orchestrator import OrchestratorContext
 from sdk.private_state import Private
+from sdk.runtime.clients import Clients
 from sdk.runtime.engine import Engine
 from sdk.runtime.http import OrchestratorApplication
 from sdk.runtime.reporting import ReportQueue
@@ -180,7 +181,7 @@ def test_a_newer_order_cancels_the_following_phase(tmp_path: Path) -> None:
 
 def test_the_adapter_takes_an_order_like_an_activation(tmp_path: Path) -> None:
     system = System(tmp_path, Plain)
-    queue = ReportQueue("http://127.0.0.1:1/taken/1", "start")
+    queue = ReportQueue("http://127.0.0.1:1/taken/1", "start", clients=Clients())
     application = OrchestratorApplication()
     application.assign(INSTANCE, system.engine, queue)
     order = {

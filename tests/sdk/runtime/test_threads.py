@@ -9,6 +9,7 @@ import threading
 import pytest
 
 from archelon_api import names
+from sdk.runtime.clients import Clients
 from sdk.runtime.reporting import ReportQueue
 from sdk.runtime.threads import OnDemandThread
 from sdk.testing.http_fakes import Bench
@@ -36,8 +37,8 @@ def test_an_engine_has_a_thread_only_while_it_works(system: System) -> None:
 
 
 def test_a_report_queue_has_a_thread_only_until_its_reports_are_acknowledged() -> None:
-    with Bench() as bench:
-        queue = ReportQueue(bench.environment["ARCHELON_SERVICE_MANAGER"], bench.start_token)
+    with Bench() as bench, contextlib.closing(Clients()) as clients:
+        queue = ReportQueue(bench.environment["ARCHELON_SERVICE_MANAGER"], bench.start_token, clients=clients)
         with contextlib.closing(queue):
             queue.open()
             assert bench.await_renewal()
