@@ -189,7 +189,6 @@ class ForkedHost:
             return
         if hosted.wanted is None:
             self._directory.withdraw(hosted.instance)
-            hosted.log.close()
             del self._hosted[hosted.instance]
             return
         if changed:

@@ -31,6 +31,7 @@ from occi_service import client
 from .. import serve
 from ..errors import Failure
 from ..runtime.app import Assembled, Shared, assemble, load_checked
+from ..runtime.http import alive
 from ..settings import Settings
 from .directory import LOOK, WRITE_RETRY, HostDirectory, OrderError, Stamp, drain
 
@@ -208,8 +209,7 @@ class SharedHost:
         """WSGI: pass a request for `/<instance>/…` to the instance's orchestrator."""
         path = environ.get("PATH_INFO", "")
         if path in PROBES:
-            start_response("200 OK", [("Content-Type", "application/json"), ("Content-Length", "16")])
-            return [b'{"status": "ok"}']
+            return alive(start_response)
         instance, _, rest = path.removeprefix("/").partition("/")
         hosted = self._hosted.get(instance)
         if hosted is None:

@@ -70,6 +70,10 @@ class _Run:
     def key(self) -> str:
         return f"{self.generation}/{self.phase}"
 
+    def done(self) -> dict[str, Any]:
+        """The report of its success."""
+        return {names.GENERATION: self.generation, manager.PHASE: self.phase, manager.PHASE_STATE: "done"}
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Job:
@@ -411,7 +415,7 @@ class Engine:
             if run.state != "running":
                 raise Cancelled
             run.state = "done"
-            run.report = {names.GENERATION: run.generation, manager.PHASE: run.phase, manager.PHASE_STATE: "done"}
+            run.report = run.done()
             further, _ = self._follow(run, ordered)
             further.state, further.deployed = "running", self._waiter.now()
             return further
@@ -424,19 +428,10 @@ class Engine:
 
     def _result(self, run: _Run) -> dict[str, Any]:
         self._private.phase = run.phase
-        report: dict[str, Any] = {
-            names.GENERATION: run.generation,
-            manager.PHASE: run.phase,
-            manager.PHASE_STATE: "done",
-        }
         if run.phase == "destroy":
-            return {
-                **report,
-                manager.OUTPUTS: {},
-                manager.REPORTED_LINKS: [],
-                manager.PRIVATE: self._private.document(),
-            }
-        return {**report, **self._present()}
+            private = self._private.document()
+            return {**run.done(), manager.OUTPUTS: {}, manager.REPORTED_LINKS: [], manager.PRIVATE: private}
+        return {**run.done(), **self._present()}
 
     def _present(self) -> dict[str, Any]:
         """The present details and private state, for a report."""

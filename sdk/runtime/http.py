@@ -13,7 +13,7 @@ import contextlib
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
-from wsgiref.types import StartResponse, WSGIEnvironment
+from wsgiref.types import StartResponse
 
 import falcon
 from occi.backend import ActionBackend, KindBackend
@@ -22,7 +22,7 @@ from occi.core_model import Entity, Resource
 
 from archelon_api import names
 from archelon_api import orchestrator as wire
-from archelon_core.auth import IDENTITY, Identity, TokenKind
+from archelon_core.auth import IDENTITY, PROBES, Identity, TokenKind
 from archelon_core.errors import ConflictError, ForbiddenError, NotFoundError, UnavailableError
 from occi_service.registry import InMemoryRegistry
 from occi_service.server.app import Application
@@ -74,8 +74,8 @@ class OrchestratorApplication(Application):
 
     def __call__(self, environ: dict[str, Any], response: StartResponse) -> Iterable[bytes]:
         """WSGI, behind the middleware."""
-        if environ.get("PATH_INFO") in ("/healthz", "/readyz"):
-            return _alive(environ, response)
+        if environ.get("PATH_INFO") in PROBES:
+            return alive(response)
         events: dict[str, bool] = {}
         environ[_EVENTS] = events
         return self._call_occi(environ, response, **{_CALLER: environ.get(IDENTITY), _EVENTS: events})
@@ -106,7 +106,8 @@ class OrchestratorApplication(Application):
                 self._on_error(req, resp, UnavailableError(text, wire.EVENT_ID, retry_after=1), {})
 
 
-def _alive(_environ: WSGIEnvironment, response: StartResponse) -> Iterable[bytes]:
+def alive(response: StartResponse) -> Iterable[bytes]:
+    """Answer a probe."""
     body = b'{"status": "ok"}'
     response("200 OK", [("Content-Type", "application/json"), ("Content-Length", str(len(body)))])
     return [body]
