@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from occi.core_model import Entity
 from sqlalchemy.dialects import sqlite
 
-from archelon_core.database import Database, insert_into
+from archelon_core.database import Database
 from archelon_core.errors import ConflictError, shown
 from archelon_core.statements import Statement
 
@@ -46,11 +46,9 @@ _SET: Final[Mapping[str, Any]] = {
     name: sa.bindparam(name) for name in ("owner", "identifier", "kind", "source", "document", "secrets")
 }
 _UPDATE: Final = Statement(entities.update().where(entities.c.sequence == sa.bindparam("number")).values(_SET))
-_INSERT: Final = Statement(
-    lambda dialect: insert_into(entities, dialect).values(_SET).on_conflict_do_nothing().returning(entities.c.sequence)
-)
 
 # SQLite, where a statement is a call: one for each part of a write.
+_INSERT: Final = Statement(sqlite.insert(entities).values(_SET).on_conflict_do_nothing().returning(entities.c.sequence))
 _ADD_FACT: Final = Statement(
     sqlite.insert(facts)
     .values({name: sa.bindparam(name) for name in facts.c.keys()})  # noqa: SIM118 - columns, not a dict
@@ -87,17 +85,16 @@ _INSERT_WHOLE: Final = Statement(
 
 
 def _update_whole(*parts: str) -> Statement:
-    changes = f"WITH {', '.join(parts)} " if parts else ""
     # The facts come first in the text, but all parts see the rows as they were before.
     columns = ", ".join(f"{name} = :{name}" for name in _SET)
-    return Statement(sa.text(f"{changes}UPDATE occi_entities SET {columns} WHERE sequence = :number"))  # nosec  # noqa: S608
+    return Statement(sa.text(f"WITH {', '.join(parts)} UPDATE occi_entities SET {columns} WHERE sequence = :number"))  # nosec  # noqa: S608
 
 
 _DROPS: Final = f"dropped AS ({_GONE})"
 _ADDS: Final = f"added AS ({_ADDED.format(number=':number', source='')})"
 #: By whether facts are dropped, and added.
 _UPDATE_WHOLE: Final[Mapping[tuple[bool, bool], Statement]] = {
-    (False, False): _update_whole(),
+    (False, False): _UPDATE,
     (True, False): _update_whole(_DROPS),
     (False, True): _update_whole(_ADDS),
     (True, True): _update_whole(_DROPS, _ADDS),
