@@ -31,6 +31,8 @@ FILES = "files"
 _TOKEN = re.compile(r"\$\$\{|\$\{([^{}]{0,500})\}|\$\{")
 _NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}"
 _REFERENCE = re.compile(rf"\s*(?:({_NAME}):)?({_NAME})\s*\Z")
+#: Characters of one leaf.
+_LEAF_LIMIT = 256 * 1024
 _SYNTAX = "write ${name} or ${node:name}, or $${ for a literal ${"
 #: Characters that JSON allows unescaped, but that a YAML reader would refuse or fold.
 _UNPRINTABLE = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
@@ -161,12 +163,11 @@ class Template:
         """Every reference, in the order of the text."""
         return tuple(self._references)
 
-    def render(self, scope: Scope, *, leaf_limit: int = 256 * 1024, total_limit: int = 4 * 1024 * 1024) -> list[Json]:
+    def render(self, scope: Scope, *, total_limit: int = 4 * 1024 * 1024) -> list[Json]:
         """Return the documents with every reference replaced.
 
         Args:
             scope: the values.
-            leaf_limit: maximum characters of one leaf.
             total_limit: maximum characters of all leaves with references.
 
         Raises:
@@ -183,7 +184,7 @@ class Template:
                 break
         if problems:
             raise DocumentError(problems)
-        rendering = _Rendering(scope, self._leaves, leaf_limit, total_limit)
+        rendering = _Rendering(scope, self._leaves, total_limit)
         try:
             return [rendering.node(document) for document in self.documents]
         except _TooLongError as error:
@@ -247,10 +248,9 @@ class _TooLongError(Exception):
 
 
 class _Rendering:
-    def __init__(self, scope: Scope, leaves: dict[int, _Parts], leaf_limit: int, total_limit: int) -> None:
+    def __init__(self, scope: Scope, leaves: dict[int, _Parts], total_limit: int) -> None:
         self._scope = scope
         self._leaves = leaves
-        self._leaf_limit = leaf_limit
         self._total_limit = total_limit
         self._total = 0
 
@@ -283,8 +283,8 @@ class _Rendering:
     def _take(self, leaf: Scalar, more: int, before: int) -> None:
         """Count `more` characters of a leaf that has `before`."""
         self._total += more
-        if before + more > self._leaf_limit:
-            raise _TooLongError(leaf.mark, self._leaf_limit)
+        if before + more > _LEAF_LIMIT:
+            raise _TooLongError(leaf.mark, _LEAF_LIMIT)
         if self._total > self._total_limit:
             raise _TooLongError(leaf.mark, self._total_limit)
 

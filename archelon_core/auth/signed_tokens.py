@@ -184,9 +184,7 @@ class TokenIssuer:
             claims["tenant_name"] = tenant_name
         return self._sign({**claims, "renewable": renewable}, tenant_id, audience=audience, lifetime=lifetime)
 
-    def for_service(
-        self, name: str, *, tenant_id: TenantId, audience: str, instance_id: str | None = None, lifetime: int = LIFETIME
-    ) -> str:
+    def for_service(self, name: str, *, tenant_id: TenantId, audience: str, instance_id: str | None = None) -> str:
         """A token for a service manager that acts for a tenant and, if given, for one instance.
 
         Raises:
@@ -196,7 +194,7 @@ class TokenIssuer:
         if instance_id is not None:
             instance_subject(instance_id)
             claims["instance"] = instance_id
-        return self._sign(claims, tenant_id, audience=audience, lifetime=lifetime)
+        return self._sign(claims, tenant_id, audience=audience, lifetime=LIFETIME)
 
     def renew(self, token: str, *, audience: str) -> str:
         """A successor of a valid token: same claims, new `jti` and expiry. The old token expires by itself.

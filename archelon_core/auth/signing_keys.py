@@ -37,8 +37,8 @@ class VerificationKey:
     key: PublicKey = dataclasses.field(repr=False)
 
     @classmethod
-    def from_pem(cls, pem: bytes, *, issuer: str, key_id: str | None = None) -> VerificationKey:
-        """Read a public key in PEM. Raises ValueError: not a public key of an accepted kind, or a malformed key id."""
+    def from_pem(cls, pem: bytes, *, issuer: str) -> VerificationKey:
+        """Read a public key in PEM. Raises ValueError: not a public key of an accepted kind."""
         if b"PRIVATE KEY" in pem:
             raise ValueError(f"the key of issuer {issuer!r} is a private key; configure the public one to verify with")
         try:
@@ -47,7 +47,7 @@ class VerificationKey:
             raise ValueError(f"the key of issuer {issuer!r} is not a public key in PEM") from None
         if not isinstance(key, PublicKey):
             raise ValueError(f"the key of issuer {issuer!r} must be {_KINDS}")
-        return cls.of(key, issuer=issuer, key_id=key_id)
+        return cls.of(key, issuer=issuer)
 
     @classmethod
     def of(cls, key: PublicKey, *, issuer: str, key_id: str | None = None) -> VerificationKey:
@@ -68,7 +68,7 @@ class SigningKey:
     public: VerificationKey
 
     @classmethod
-    def from_pem(cls, pem: bytes, *, issuer: str, key_id: str | None = None) -> SigningKey:
+    def from_pem(cls, pem: bytes, *, issuer: str) -> SigningKey:
         """Read an unencrypted private key in PEM (PKCS#8).
 
         Raises:
@@ -80,7 +80,7 @@ class SigningKey:
             raise ValueError(f"the signing key of issuer {issuer!r} is not an unencrypted private key in PEM") from None
         if not isinstance(key, PrivateKey):
             raise ValueError(f"the signing key of issuer {issuer!r} must be {_KINDS}")
-        return cls.of(key, issuer=issuer, key_id=key_id)
+        return cls.of(key, issuer=issuer)
 
     @classmethod
     def of(cls, key: PrivateKey, *, issuer: str, key_id: str | None = None) -> SigningKey:

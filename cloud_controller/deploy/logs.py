@@ -36,6 +36,8 @@ from ..platforms.interface import Applications, DeployError, Log, StackOrder, Un
 from .regions import Regions
 from .stacks import TOPIC, stack_order
 
+#: Seconds that a following reader waits for output.
+_FOLLOW_TIMEOUT: Final = 20.0
 #: Reads of nodes' output in this process: each asks a platform, which may take seconds, and a tenant may send many.
 _READS: Final = HeavyRequests(per_key=2, total=3)
 _Name = Annotated[str, pydantic.StringConstraints(min_length=1, max_length=255)]
@@ -144,7 +146,7 @@ class _Followers:
 class LogRoute:
     """Serves logs of the applications of the kind at `location`, and of nodes with `nodes`.
 
-    A following reader waits for output for `follow_timeout` seconds and polls every `interval` seconds; at most `followers` of
+    A following reader polls every `interval` seconds; at most `followers` of
     this process may wait at once, and at most half of them for one tenant.
     """
 
@@ -155,7 +157,6 @@ class LogRoute:
         *,
         location: str = deploy.APPLICATION.location,
         nodes: NodeLogs | None = None,
-        follow_timeout: float = 20.0,
         interval: float = 0.5,
         followers: int = 4,
         clock: Callable[[], float] = time.monotonic,
@@ -165,7 +166,6 @@ class LogRoute:
         self._applications = applications
         self._location = location
         self._nodes = nodes
-        self._follow_timeout = follow_timeout
         self._interval = interval
         self._followers = _Followers(followers)
         self._clock = clock
@@ -209,7 +209,7 @@ class LogRoute:
         return functools.partial(self._applications.read_log, instance)
 
     def _follow(self, read: Callable[[int], Log], since: int) -> Log:
-        end = self._clock() + self._follow_timeout
+        end = self._clock() + _FOLLOW_TIMEOUT
         while True:
             self._sleep(self._interval)
             found = read(since)

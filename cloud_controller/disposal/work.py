@@ -37,6 +37,8 @@ _ASKED: Final = 1.0
 _TOLD: Final = 5.0
 #: Seconds that a closed audit is kept; by then every token of the instance that could create something new has expired.
 _KEPT: Final = 90 * 86400.0
+#: Seconds after which a blocked disposal is reported as failed.
+_FAIL_AFTER: Final = 600.0
 #: Kinds in the order of removal: monitoring before what it monitors, a name before its target,
 #: and orchestrators after their stacks.
 _ORDER: Final = (
@@ -91,7 +93,7 @@ class ObservedDisposal:
 class DisposalWork(ResourceHandler[WantedDisposal, ObservedDisposal]):
     """The handler of disposals. `clock` returns seconds since the epoch.
 
-    A disposal that is blocked is reported as failed after `fail_after` seconds; one that has ended is kept for `keep` seconds.
+    A disposal that is blocked is reported as failed after ten minutes; one that has ended is kept for `keep` seconds.
     """
 
     topic = TOPIC
@@ -103,14 +105,12 @@ class DisposalWork(ResourceHandler[WantedDisposal, ObservedDisposal]):
         notices: Notifications,
         *,
         inventory: Mapping[str, Inventory],
-        fail_after: float = 600.0,
         keep: float = _KEPT,
         clock: Callable[[], float] = time.time,
     ) -> None:
         super().__init__(objects, entities)
         self._notices = notices
         self._inventory = inventory
-        self._fail_after = fail_after
         self._keep = keep
         self._clock = clock
 
@@ -205,7 +205,7 @@ class DisposalWork(ResourceHandler[WantedDisposal, ObservedDisposal]):
         soonest: float = _SOON,
     ) -> Progress[ObservedDisposal]:
         waited = self._clock() - since
-        failed = waited > self._fail_after
+        failed = waited > _FAIL_AFTER
         state = "failed" if failed else "running"
         seen = ObservedDisposal(present, state, message, audit=lines, dismiss=dismiss, since=since, asked=asked)
         # Each step lists everything on every platform, so the interval grows. A failed disposal continues: it may get unblocked.

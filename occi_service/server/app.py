@@ -102,7 +102,6 @@ class Application:
         base_url: URL that clients use, such as `https://occi.example.org`, for absolute URIs in responses. By default they repeat
             each request's `Host`, which is for services whose callers are all trusted.
         other_urls: further URLs of the service; a request whose `Host` is one of these gets it in the response.
-        product: name and version for the `Server` header.
         dry_runs: whether creating and updating take `?dry-run=true`, whose transaction is rolled back. If `extras["dry_run"]` is
             set, backends must leave out what no rollback undoes.
         new_id: generates the last part of new paths.
@@ -124,7 +123,6 @@ class Application:
         limits: RequestLimits | None = None,
         base_url: str | None = None,
         other_urls: Sequence[str] = (),
-        product: str | None = None,
         new_id: Callable[[], uuid.UUID] = uuid.uuid4,
         dry_runs: bool = False,
     ) -> None:
@@ -145,7 +143,7 @@ class Application:
             own_urls=tuple([OwnUrl.of(url) for url in (base_url, *other_urls) if url]),
             new_id=new_id,
         )
-        self.server = f"{product or f'archelon/{__version__}'} OCCI/1.2"
+        self.server = f"archelon/{__version__} OCCI/1.2"
         self.added_fields: tuple[tuple[str, str], ...] = (("Server", self.server), *self.default_fields)
         self.falcon: falcon.App[falcon.Request, falcon.Response] = falcon.App(router=_Router(self._service))
         self.falcon.req_options.keep_blank_qs_values = True

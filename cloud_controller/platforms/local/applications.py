@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from ..health import Check, check_all
@@ -13,6 +12,7 @@ from ..interface import ApplicationOrder, ApplicationState, DeployError, Log, Po
 from .hosts import Hosts
 from .launcher import Launcher
 from .orders import (
+    ENVIRONMENT,
     HERE,
     LIMITS,
     ORCHESTRATOR,
@@ -31,14 +31,13 @@ _PENDING = (ProcessState.RESERVED, ProcessState.STARTING)
 
 
 class LocalApplications:
-    """Applications as processes of a launcher, or in hosts.
+    """Applications as processes of a launcher, or in hosts; the environment says with `HOST` and `PORT` where to listen.
 
     Args:
         hosts: serve bundles, if they have a program; by default none, so that each application is a process of its own.
         hosting: `own` for a process of its own for each, in spite of the hosts.
         runner: argument list that runs a bundle, for orders without a command; the bundle's directory is appended.
-        environment: defaults of every application; by default a PATH. `HOST` and `PORT`, where it must listen, are added.
-        limits, restart, grace: as for every process; limits default to 2 GiB of memory and 1024 files.
+        limits, restart: as for every process; limits default to 2 GiB of memory and 1024 files.
         tells: whether changes are reported now, so that what is steady is polled rarely.
     """
 
@@ -49,20 +48,16 @@ class LocalApplications:
         hosts: Hosts | None = None,
         hosting: str = "",
         runner: tuple[str, ...] = (),
-        environment: Mapping[str, str] | None = None,
         limits: ProcessLimits | None = None,
         restart: Restart | None = None,
-        grace: float = 10.0,
         tells: Callable[[], bool] = lambda: False,
     ) -> None:
         self._launcher = launcher
         self._hosts = hosts or Hosts(launcher)
         self._is_hosting = hosts is not None and hosting != "own"
         self._runner = runner
-        self._environment = {"PATH": os.defpath} if environment is None else dict(environment)
         self._limits = limits or LIMITS
         self._restart = restart or RESTART
-        self._grace = grace
         self._tells = tells
 
     @property
@@ -79,7 +74,7 @@ class LocalApplications:
         command = self._command(order)
         if not self._has_left(order.labels.instance, keep_log=True):
             return ApplicationState("inactive", "is stopping, to be started as a process of its own")
-        environment = {**self._environment, **order.environment}
+        environment = {**ENVIRONMENT, **order.environment}
         name = Name(order.labels.instance, ORCHESTRATOR)
         content = {"command": command, "environment": environment, "limits": vars(self._limits)}
         launch = ProcessOrder(
@@ -90,7 +85,6 @@ class LocalApplications:
             ports={"http": 0},
             limits=self._limits,
             restart=self._restart,
-            grace=self._grace,
         )
 
         def program(ports: Mapping[str, int]) -> ProcessProgram:

@@ -37,6 +37,7 @@ from . import locks
 from .launcher import Launcher, no_checkpoint
 from .logs import LogChunk, read_log, read_tail
 from .orders import (
+    ENVIRONMENT,
     HERE,
     HOSTS,
     LIMITS,
@@ -47,7 +48,6 @@ from .orders import (
     ProcessOrder,
     ProcessProgram,
     ProcessState,
-    Restart,
     Running,
 )
 from .stack_index import listing, read_file, remove_below, send_datagram
@@ -81,8 +81,7 @@ class Hosts:
 
     Args:
         program: argument list of a host, which is completed by `shared` or `forked`.
-        environment: of every host and orchestrator; by default a PATH.
-        limits, restart, grace: as for `LocalApplications`; a shared host has more, for its instances.
+        limits: as for `LocalApplications`; a shared host has more, for its instances.
         per_host: instances in a shared host, before another is started.
         clock: seconds since the epoch.
         checkpoint: called with a name at each point of interest to crash tests.
@@ -93,10 +92,7 @@ class Hosts:
         launcher: Launcher,
         *,
         program: Sequence[str] = (),
-        environment: Mapping[str, str] | None = None,
         limits: ProcessLimits | None = None,
-        restart: Restart | None = None,
-        grace: float = 10.0,
         per_host: int = 1000,
         clock: Callable[[], float] = time.time,
         checkpoint: Callable[[str], None] = no_checkpoint,
@@ -104,10 +100,7 @@ class Hosts:
         self._launcher = launcher
         self._lock = launcher.instances.parent / "hosts.lock"
         self._program = tuple(program)
-        self._environment = {"PATH": os.defpath} if environment is None else dict(environment)
         self._limits = limits or LIMITS
-        self._restart = restart or RESTART
-        self._grace = grace
         self._per_host = per_host
         self._clock = clock
         self._checkpoint = checkpoint
@@ -292,20 +285,19 @@ class Hosts:
         if shared:
             readable = str(Path(order.bundle).parent)
             self._launcher.let_enter(Path(readable), "")
-        content = [command, self._environment, vars(limits), readable]
+        content = [command, ENVIRONMENT, vars(limits), readable]
         launch = ProcessOrder(
             name=Name(HOSTS, host),
             revision=_hash(json.dumps(content, sort_keys=True)),
             labels=Labels(HOSTS, "" if shared else order.labels.tenant, "", 0),
             ports={"http": 0} if shared else {},
             limits=limits,
-            restart=self._restart,
-            grace=self._grace,
+            restart=RESTART,
         )
 
         def program(ports: Mapping[str, int]) -> ProcessProgram:
             address = {"HOST": HERE, "PORT": str(ports["http"])} if shared else {}
-            return ProcessProgram(command, {**self._environment, **address}, readable=(readable,))
+            return ProcessProgram(command, {**ENVIRONMENT, **address}, readable=(readable,))
 
         return self._launcher.start(launch, program, wait=0)
 
@@ -320,7 +312,7 @@ class Hosts:
 
     def _text(self, order: ApplicationOrder, ports: Mapping[str, int], attempt: int) -> str:
         address = {"HOST": HERE, "PORT": str(ports["http"])} if "http" in ports else {}
-        environment = {**self._environment, **order.environment, **address}
+        environment = {**ENVIRONMENT, **order.environment, **address}
         return json.dumps({"environment": environment, "bundle": order.bundle, "attempt": attempt}, sort_keys=True)
 
     def _write_order(self, host: str, instance: str, text: str) -> None:

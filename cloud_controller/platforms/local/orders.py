@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -78,6 +79,8 @@ class Restart:
 
 #: Default limits of an orchestrator, so that a leak terminates the orchestrator and not the machine.
 LIMITS = ProcessLimits(memory=2 << 30, files=1024)
+#: Environment of orchestrators and hosts, besides what is ordered.
+ENVIRONMENT = {"PATH": os.defpath}
 #: Default restart policy of orchestrators.
 RESTART = Restart("always", limit=5)
 

@@ -268,7 +268,6 @@ def test_one_that_its_host_does_not_end_ends_with_the_host(bench: Bench, monkeyp
     for name in ("_OVERDUE", "_UNREPORTED"):
         monkeypatch.setattr(module, name, 0.0)
     os.kill(bench.pid("i-1"), signal.SIGSTOP)
-    monkeypatch.setattr(bench.hosts, "_grace", 0.1)
     bench.remove("i-1")
     bench.run(orders[1])
 
