@@ -66,6 +66,7 @@ class HostDirectory:
 
     def __init__(self, root: Path, *, clock: Callable[[], float] = time.time) -> None:
         self._root = root
+        self._orders, self._states = root / "orders", root / "states"
         self._clock = clock
         self._lock = threading.Lock()
         #: States that are not written yet; None for one that is to be removed.
@@ -75,14 +76,6 @@ class HostDirectory:
         # Those of a predecessor that was killed.
         for each in self._states.iterdir():
             each.unlink()
-
-    @property
-    def _orders(self) -> Path:
-        return self._root / "orders"
-
-    @property
-    def _states(self) -> Path:
-        return self._root / "states"
 
     def bell(self) -> socket.socket:
         """Return the socket whose datagrams announce changed orders; it does not block. Call it before the first look."""
