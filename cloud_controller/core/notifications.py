@@ -132,13 +132,13 @@ class Notifications:
     """Records changes for delivery; the queue's clock dates them. An orchestrator processes each id of an event once.
 
     Args:
-        at_once: delivers what has just been committed; without it, the queue delivers everything.
+        at_once: delivers what has just been committed.
     """
 
     def __init__(
         self,
         queue: WorkQueue,
-        at_once: Callable[[Notification], None] | None = None,
+        at_once: Callable[[Notification], None],
         *,
         new_id: Callable[[], uuid.UUID] = uuid.uuid4,
     ) -> None:
@@ -168,11 +168,10 @@ class Notifications:
             key,
             tenant=labels.tenant,
             request_id=logs.request_id() or None,
-            after=0.0 if self._at_once is None else _OVERDUE,
+            after=_OVERDUE,
             priority=Priority.URGENT,
         )
-        if self._at_once is not None:
-            self._queue.database.after_commit(connection, functools.partial(self._at_once, _notification(row)))
+        self._queue.database.after_commit(connection, functools.partial(self._at_once, _notification(row)))
 
     def drop(self, connection: sa.Connection, instance: str) -> None:
         """Delete the undelivered notifications of an instance."""

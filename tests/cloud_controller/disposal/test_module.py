@@ -102,7 +102,7 @@ class Steps:
         self._handler = DisposalWork(
             system.dependencies.objects,
             Entities(registry),
-            Notifications(system.dependencies.queue),
+            Notifications(system.dependencies.queue, lambda _: None),
             inventory=inventory,
             keep=keep,
             clock=lambda: self.now,
