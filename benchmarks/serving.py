@@ -35,7 +35,10 @@ class Served:
 
 @contextlib.contextmanager
 def served(application: str, *, environment: Mapping[str, str] | None = None) -> Iterator[Served]:
-    """Serve `module:factory`. The socket listens at once; the first response waits for the worker."""
+    """Serve `module:factory`, with the module's `LIMITS` if it has some.
+
+    The socket listens at once; the first response waits for the worker.
+    """
     with socket.create_server(("127.0.0.1", 0), backlog=64) as listening:
         process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.serving", application, f"fd://{listening.fileno()}"],
@@ -51,12 +54,14 @@ def served(application: str, *, environment: Mapping[str, str] | None = None) ->
 
 
 if __name__ == "__main__":
-    _module, _, _factory = sys.argv[1].partition(":")
+    _name, _, _factory = sys.argv[1].partition(":")
+    _module = importlib.import_module(_name)
     server.serve(
-        lambda: getattr(importlib.import_module(_module), _factory)(),
+        lambda: getattr(_module, _factory)(),
         bind=sys.argv[2],
         server="benchmark",
         workers=1,
         threads=2,
         keep_alive=30,
+        limits=getattr(_module, "LIMITS", None),
     )

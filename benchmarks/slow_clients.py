@@ -15,8 +15,6 @@ import os
 import select
 import socket
 import statistics
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -24,12 +22,11 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from archelon_core.http import server
 from archelon_core.http.connection import ConnectionLimits
-from archelon_core.http.gunicorn_worker import server_field
 
 from . import load, persisted_reads
 from .goals import Goals
+from .serving import served
 
 _SLOW: Final = 200
 _ROUNDS: Final = int(os.environ.get("ARCHELON_BENCH_ROUNDS", "15"))
@@ -46,48 +43,20 @@ _KINDS: Final = (
 )
 
 
-def serve() -> None:
-    """Run the server, in a separate process; print its port."""
-
-    def application() -> Callable[..., Iterable[bytes]]:
-        whole, large = persisted_reads.application(), b"x" * _LARGE
-
-        def either(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-            if environ["PATH_INFO"] != "/large":
-                return whole(environ, start_response)
-            start_response("200 OK", [("Content-Length", str(_LARGE))])
-            return [large]
-
-        return either
-
-    server.serve(
-        application,
-        bind="127.0.0.1:0",
-        server=server_field("archelon", "0"),
-        workers=1,
-        limits=ConnectionLimits(seconds=600.0, per_address=1000, stored=1 << 30),
-        share_metrics=False,
-        when_ready=lambda addresses: print(addresses[0][1], flush=True),
-    )
+LIMITS: Final = ConnectionLimits(seconds=600.0, per_address=1000, stored=1 << 30)
 
 
-@contextlib.contextmanager
-def _served(environment: dict[str, str]) -> Iterator[int]:
-    program = "from benchmarks import slow_clients; slow_clients.serve()"
-    process = subprocess.Popen(
-        [sys.executable, "-c", program],
-        cwd=Path(__file__).parents[1],
-        env={**os.environ, **environment},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert process.stdout is not None
-        yield int(process.stdout.readline())
-    finally:
-        process.terminate()
-        with process:
-            process.wait(timeout=60)
+def application() -> Callable[..., Iterable[bytes]]:
+    """Create what is served: see `serving`, which also uses `LIMITS`."""
+    whole, large = persisted_reads.application(), b"x" * _LARGE
+
+    def either(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        if environ["PATH_INFO"] != "/large":
+            return whole(environ, start_response)
+        start_response("200 OK", [("Content-Length", str(_LARGE))])
+        return [large]
+
+    return either
 
 
 @contextlib.contextmanager
@@ -149,11 +118,12 @@ def main() -> Goals:
         realm, token = persisted_reads.realm_with_token(Path(name))
         request = load.get_request(path, accept="text/plain", headers=(f"X-Auth-Token: {token}",))
         pairs = []
-        with _served({persisted_reads.DATABASE: url, persisted_reads.REALM: str(realm)}) as port:
+        environment = {persisted_reads.DATABASE: url, persisted_reads.REALM: str(realm)}
+        with served("benchmarks.slow_clients:application", environment=environment) as server:
             for _ in range(_ROUNDS):
-                alone = _percentile_95(port, request)
-                with _slow_clients(port) as clients:
-                    pairs.append((alone, _percentile_95(port, request)))
+                alone = _percentile_95(server.port, request)
+                with _slow_clients(server.port) as clients:
+                    pairs.append((alone, _percentile_95(server.port, request)))
                     if not all(map(_waits_for_us, clients)):
                         raise RuntimeError("the server closed connections of slow clients, so the result is invalid")
     before, beside = (statistics.median(side) * 1e3 for side in zip(*pairs, strict=True))
