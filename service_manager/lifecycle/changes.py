@@ -122,8 +122,16 @@ class Changes:
         self.clock = clock
 
     def policies_of(self, manifest: bundles.Manifest) -> dict[str, RetryPolicy]:
-        """Return the policy of every state of a bundle's instances."""
-        return planner.policies_of(manifest, self._retry_policy)
+        """Return the policy of every state: the manifest's for this phase or, where it has none, the default."""
+        default = self._retry_policy
+        found = dict.fromkeys(wire.STATES, default)
+        for phase, limits in manifest.phases.items():
+            found[phase.value] = dataclasses.replace(
+                default,
+                timeout=default.timeout if limits.timeout is None else limits.timeout,
+                retries=default.retries if limits.retries is None else limits.retries,
+            )
+        return found
 
     def write(self, connection: sa.Connection, instance_id: str, change: InstanceChange) -> None:
         """Write a change, in the transaction that holds the fencing token."""

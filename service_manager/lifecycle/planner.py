@@ -14,8 +14,6 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Final, TypeAlias
 
-import bundles
-from archelon_api import service_manager as wire
 from archelon_core.backoff import Backoff
 
 from ..store.snapshot import Snapshot, WantedState
@@ -33,18 +31,6 @@ class RetryPolicy:
     timeout: float = 300.0
     retries: int = 2
     pause: float = 1.0
-
-
-def policies_of(manifest: bundles.Manifest, default: RetryPolicy) -> dict[str, RetryPolicy]:
-    """Return the policy of every state: the manifest's for this phase or, where it has none, the default."""
-    found = dict.fromkeys(wire.STATES, default)
-    for phase, limits in manifest.phases.items():
-        found[phase.value] = dataclasses.replace(
-            default,
-            timeout=default.timeout if limits.timeout is None else limits.timeout,
-            retries=default.retries if limits.retries is None else limits.retries,
-        )
-    return found
 
 
 # --- steps -----------------------------------------------------------------------------------------------------------
