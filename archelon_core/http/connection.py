@@ -111,6 +111,7 @@ class Connection(gunicorn.workers.gthread.TConn):  # type: ignore[misc]
             TimeoutError into it. It returns, or raises EOFError or OSError, when the connection is to be closed.
         deadline: by `time.monotonic`.
         since: start of the present stage.
+        head_size: bytes of the request's line and fields.
         between: whether it waits for a request's head, so that closing it interrupts nothing.
         keep: whether the connection stays open after the response. Set it before resuming `steps` after `RUN`.
         source: the client, for `ConnectionLimits.per_address`.
@@ -134,6 +135,7 @@ class Connection(gunicorn.workers.gthread.TConn):  # type: ignore[misc]
         self.limits = limits
         self.source = source
         self.keep = False
+        self.head_size = 0
         self.between = True
         self._received = bytearray()
         self._body: IO[bytes] | None = None
@@ -184,6 +186,7 @@ class Connection(gunicorn.workers.gthread.TConn):  # type: ignore[misc]
         """A request, or the error that prevented one: its thread raises that again, and gunicorn answers it."""
         try:
             head = yield from self._receive_head()
+            self.head_size = len(head)
             self._requests += 1
             source = gunicorn.http.unreader.IterUnreader(self._pieces(head))
             request = gunicorn.http.message.Request(self.cfg, source, self.client, self._requests)

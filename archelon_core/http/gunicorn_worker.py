@@ -51,6 +51,7 @@ _CHECK_INTERVAL: Final = 0.1
 _MOST_CALLS: Final = 64
 #: Seconds between two signs of life for the arbiter.
 _NOTICE_INTERVAL: Final = 1.0
+_FIELD_VALUE: Final = gunicorn.http.wsgi.HEADER_VALUE_RE
 
 _logger = logging.getLogger(__name__)
 
@@ -358,6 +359,8 @@ class _Worker(gunicorn.workers.gthread.ThreadWorker):  # type: ignore[misc]
         )
         response.version = self.server_field
         environ["wsgi.multithread"] = True
+        # For `auth.SizeLimit`.
+        environ["archelon.head_size"] = connection.head_size
         if not self.alive or not self._known.keepalive:
             response.force_close()
         try:
@@ -508,16 +511,15 @@ class _Response(gunicorn.http.wsgi.Response):  # type: ignore[misc]
             kind = _field(name)
             if not isinstance(value, str):
                 raise TypeError(f"the field {name!r} is no text")
-            if not gunicorn.http.wsgi.HEADER_VALUE_RE.fullmatch(value):
+            # The expression takes longer, and nearly every value is printable ASCII.
+            if not (value.isascii() and value.isprintable()) and not _FIELD_VALUE.fullmatch(value):
                 raise gunicorn.http.errors.InvalidResponseHeader(f"{name!r}")
             if kind == "server":
                 self.version = value.strip(" \t")
-                continue
-            if not kind:
-                continue
-            if kind == "content-length":
-                self.response_length = int(value)
-            self.headers.append((name, value.strip(" \t")))
+            elif kind:
+                if kind == "content-length":
+                    self.response_length = int(value)
+                self.headers.append((name, value.strip(" \t")))
 
     def send_headers(self) -> None:
         if self.headers_sent:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from archelon_core import auth
 from archelon_core.auth import Counts, Quotas, TenantId
+from archelon_core.auth.size_limit import HEAD_SIZE
 from archelon_core.http import server
 from tests.archelon_core.auth.clock import FakeClock
 from tests.archelon_core.auth.wsgi import call
@@ -246,6 +247,17 @@ class TestSizeLimit:
         answer = call(app, {"X-OCCI-Attribute": "v" * 2001})
         assert answer.status == 431
         assert b"in the body" in answer.body
+
+    def test_fields_are_counted_even_if_the_head_is_known_to_be_small(self) -> None:
+        app = auth.SizeLimit(hello, fields=40, fields_bytes=2000)
+        many = {f"X-{number}": "v" for number in range(41)}
+        for head, fields, status in (
+            (1000, {"X": "v" * 900}, 200),
+            (1000, many, 431),
+            (1001, {"X": "v" * 2001}, 431),
+            (2010, {"X": "v" * 1999}, 431),
+        ):
+            assert call(app, fields, **{HEAD_SIZE: head}).status == status
 
 
 class TestHeavyLimit:

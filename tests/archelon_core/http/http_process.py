@@ -24,7 +24,7 @@ from pathlib import Path
 from archelon_core import logs, redaction
 from archelon_core.http import gunicorn_worker, server
 from archelon_core.http.connection import ConnectionLimits
-from archelon_core.auth import SizeLimit
+from archelon_core.auth.size_limit import HEAD_SIZE, SizeLimit
 
 directory, options, limits = Path(sys.argv[1]), json.loads(sys.argv[2]), ConnectionLimits(**json.loads(sys.argv[3]))
 logs.configure(redaction.Redactor())
@@ -34,7 +34,7 @@ def echo(environ, start):
     while data := environ["wsgi.input"].read(1 << 16):
         digest.update(data)
         length += len(data)
-    names = ("PATH_INFO", "SCRIPT_NAME", "REMOTE_ADDR", "wsgi.url_scheme")
+    names = ("PATH_INFO", "SCRIPT_NAME", "REMOTE_ADDR", "wsgi.url_scheme", HEAD_SIZE)
     return answer(start, json.dumps({"length": length, "sha256": digest.hexdigest()} | {n: environ[n] for n in names}).encode())
 
 def answer(start, body, status="200 OK"):

@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import gunicorn.config
+import gunicorn.http.errors
 import psutil
 import pytest
 
+from archelon_core.auth.size_limit import HEAD_SIZE
 from archelon_core.http.connection import Connection, ConnectionLimits
-from archelon_core.http.gunicorn_worker import _Calls, _Threads, source_of
+from archelon_core.http.gunicorn_worker import _Calls, _Response, _Threads, source_of
 from tests.waiting import until
 
 from .http_process import Served, answers, ended, serving
@@ -574,3 +576,24 @@ def test_the_head_of_a_response_is_sent_with_its_body(served: Served) -> None:
     [(status, body)] = answers(first)
     assert status == 200
     assert body
+
+
+def test_the_application_gets_the_size_of_the_head(served: Served) -> None:
+    first = post(b"Content-Length: 5")
+    given = [echoed(body)[HEAD_SIZE] for _, body in answers(served.ask(first + b"12345" + CLOSE))]
+    assert given == [len(first), len(CLOSE)]
+
+
+@pytest.mark.parametrize("value", ["a\r\nX: b", "a\nb", "a\rb", "a\0", "a\x7f", "\u20ac", "\u2028"])
+def test_no_value_of_a_response_field_ends_it(value: str) -> None:
+    response = _Response(None, None, None)
+    with pytest.raises(gunicorn.http.errors.InvalidResponseHeader):
+        response.process_headers([("X-A", value)])
+
+
+def test_the_fields_of_a_response() -> None:
+    response = _Response(None, None, None)
+    given = [("X-A", " a\tb "), ("x-b", "\xe4"), ("Server", "S/1"), ("Connection", "close"), ("content-length", "3")]
+    response.process_headers(given)
+    assert response.headers == [("X-A", "a\tb"), ("x-b", "\xe4"), ("content-length", "3")]
+    assert (response.version, response.response_length) == ("S/1", 3)
