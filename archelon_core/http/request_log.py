@@ -8,6 +8,7 @@ write to `wsgi.errors` becomes log lines too.
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 import urllib.parse
@@ -26,6 +27,9 @@ ROUTE = "archelon.route"
 _SHOWN_PARAMETERS = frozenset({"action", "number", "page", "since"})
 _LONGEST_PATH = 512
 _SECRET_VARIABLES = ("HTTP_X_AUTH_TOKEN", "HTTP_X_SUBJECT_TOKEN", "HTTP_AUTHORIZATION", "HTTP_COOKIE")
+
+#: Bodies that are not sent in pieces.
+_WHOLE = (list, tuple)
 
 _logger = logging.getLogger("archelon.access")
 _errors = logging.getLogger("archelon.wsgi")
@@ -67,11 +71,7 @@ class RequestLog:
         """Serve one request (PEP 3333)."""
         started = self._clock()
         # Authentication removes them from the environ; a line seldom asks for them.
-        given_secrets = [environ[name] for name in _SECRET_VARIABLES if name in environ]
-
-        def secrets() -> tuple[str, ...]:
-            return _secrets(given_secrets)
-
+        secrets = functools.partial(_secrets, [*map(environ.get, _SECRET_VARIABLES)])
         request = logs.follow_request(environ.get("HTTP_X_REQUEST_ID"), secret_values=secrets, new_id=self._new_id)
         identifier = request.identifier
         # The application sends it on with its own calls.
@@ -91,7 +91,7 @@ class RequestLog:
             except BaseException:
                 self._finish(environ, "500 ", started)
                 raise
-            if isinstance(body, list | tuple):
+            if isinstance(body, _WHOLE):
                 self._finish(environ, status_line, started)
                 return body
         return _Body(body, identifier, secrets, lambda: self._finish(environ, status_line, started))
@@ -167,8 +167,8 @@ class _Body:
                 self._finish()
 
 
-def _secrets(values: list[str]) -> tuple[str, ...]:
-    tokens = [value.partition(" ")[2] or value for value in values]
+def _secrets(values: list[str | None]) -> tuple[str, ...]:
+    tokens = [value.partition(" ")[2] or value for value in values if value]
     return tuple([token for token in tokens if len(token) >= redaction.SHORTEST])
 
 
