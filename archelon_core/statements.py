@@ -44,7 +44,12 @@ class Statement:
             sqlalchemy.exc.SQLAlchemyError: as from `Connection.execute`.
             UnstorableError: a value cannot be stored.
         """
-        found: list[Any] = self._run(connection, parameters, fetch=True)
+        found: list[Any] = self._run(connection, parameters, Compiled.named)
+        return found
+
+    def tuples(self, connection: sa.Connection, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        """All rows as the driver returns them, without names. Raises like `rows`."""
+        found: list[tuple[Any, ...]] = self._run(connection, parameters, Compiled.tuples)
         return found
 
     def row(self, connection: sa.Connection, parameters: Mapping[str, Any]) -> Any:
@@ -77,7 +82,14 @@ class Statement:
         """The statement as SQLAlchemy takes it."""
         return self._statement(dialect) if callable(self._statement) else self._statement
 
-    def _run(self, connection: sa.Connection, parameters: Any, *, fetch: bool = False, many: bool = False) -> Any:
+    def _run(
+        self,
+        connection: sa.Connection,
+        parameters: Any,
+        fetch: Callable[[Compiled, Any], Any] | None = None,
+        *,
+        many: bool = False,
+    ) -> Any:
         dialect = connection.dialect
         compiled = self._compiled.get(dialect.name) or self.compiled(dialect)
         text = compiled.text
@@ -90,7 +102,7 @@ class Statement:
             if many:
                 return cursor.executemany(text, values)
             cursor.execute(text, values)
-            return compiled.named(cursor) if fetch else cursor.rowcount
+            return cursor.rowcount if fetch is None else fetch(compiled, cursor)
         except BaseException as error:  # noqa: BLE001 - it always raises
             # As SQLAlchemy does at this place: wrap the error, and close the connection if it is lost.
             connection._handle_dbapi_exception(error, text, values, cursor, None)
@@ -133,8 +145,13 @@ class Compiled:
         merged = {**self._own, **parameters} if self._own else parameters
         return tuple([merged[name] for name in self._order])
 
-    def named(self, cursor: Any) -> list[Any]:
+    def tuples(self, cursor: Any) -> list[tuple[Any, ...]]:
         """All rows of a cursor."""
+        found: list[tuple[Any, ...]] = cursor.fetchall()
+        return found
+
+    def named(self, cursor: Any) -> list[Any]:
+        """All rows of a cursor, as named tuples."""
         rows = cursor.fetchall()
         if not rows:
             return []

@@ -38,13 +38,10 @@ class RenderedEntities:
         self._lock = threading.Lock()
         self._kept: dict[Hashable, tuple[Rendered, int]] = {}
 
-    def __contains__(self, key: Hashable) -> bool:
-        return key in self._kept
-
-    def get(self, key: Hashable, state: Any) -> Rendered | None:
-        """Return what is kept under a key, if it was rendered from the same state. Takes no lock: one lookup is atomic."""
+    def get(self, key: Hashable) -> Rendered | None:
+        """Return what is kept under a key; use it for the same state only. Takes no lock: one lookup is atomic."""
         kept = self._kept.get(key)
-        return kept[0] if kept is not None and kept[0].state == state else None
+        return None if kept is None else kept[0]
 
     def put(self, key: Hashable, rendered: Rendered, stored: int) -> None:
         """Keep a response; `stored` is the size of the state it was rendered from, in characters."""

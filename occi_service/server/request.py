@@ -399,8 +399,8 @@ class Exchange:
         key = (identifier, view, writer.mime_type, self.prefix)
         state = reading.state
         if lasts and state is not None:
-            found = service.rendered.get(key, state)
-            if found is not None:
+            found = service.rendered.get(key)
+            if found is not None and found.state == state:
                 self._answer(found.payload, tag=found.tag)
                 return True
         try:
@@ -550,14 +550,14 @@ def shown_before(environ: Mapping[str, Any], extras: dict[str, Any], service: Se
         return None
     _check_version(environ)
     prefix = _prefix(chosen(service.own_urls, environ), environ)
-    key = (path, view, _accepted(environ, service), prefix)
-    if key not in service.rendered:
+    found = service.rendered.get((path, view, _accepted(environ, service), prefix))
+    if found is None:
         return None
     try:
         state = service.registry.read(path, extras).state
     except KeyError:
         return None
-    return None if state is None else service.rendered.get(key, state)
+    return found if state is not None and found.state == state else None
 
 
 def etag_of(rendering: Rendering, payload: Payload) -> str:
