@@ -86,15 +86,15 @@ class RequestMetrics:
             route: kind of route; any that is not in `ROUTES` counts as `other`.
             seconds: how long it took.
         """
-        if method not in _METHODS:
-            method = "other"
-        if route not in ROUTES:
-            route = "other"
-        key = (method, status // 100 if 100 <= status < 600 else 0, route)
-        series = self._series.get(key)
+        series = self._series.get((method, status, route))
         if series is None:
-            labels = (method, f"{key[1]}xx" if key[1] else "other", route)
-            series = self._series[key] = self._histogram.labels(*labels).observe
+            series = self._histogram.labels(
+                method if method in _METHODS else "other",
+                f"{status // 100}xx" if 100 <= status < 600 else "other",
+                route if route in ROUTES else "other",
+            ).observe
+            if method in _METHODS and 100 <= status < 600 and route in ROUTES:
+                self._series[method, status, route] = series
         series(seconds)
 
 

@@ -116,4 +116,5 @@ def _length(environ: WSGIEnvironment) -> int:
     if "HTTP_TRANSFER_ENCODING" in environ:
         return MAX_BODY
     # `SizeLimit` has checked that the length is a number.
-    return int(environ.get("CONTENT_LENGTH") or "0")
+    given = environ.get("CONTENT_LENGTH")
+    return int(given) if given else 0

@@ -78,15 +78,19 @@ class RateLimiter:
                 bucket = self._buckets[key] = _Bucket(self._burst, now)
             else:
                 self._buckets.move_to_end(key)
-                # Not min and max, which cost as much as the rest.
-                if now > bucket.filled:
-                    level = bucket.level + (now - bucket.filled) * self._rate
-                    bucket.level = level if level < self._burst else self._burst
-                bucket.filled = now
-            if bucket.level >= 1.0:
-                bucket.level -= cost
+            # Not min and max, which cost as much as the rest.
+            level = bucket.level
+            passed = now - bucket.filled
+            if passed > 0.0:
+                level += passed * self._rate
+                if level > self._burst:
+                    level = self._burst
+            bucket.filled = now
+            if level >= 1.0:
+                bucket.level = level - cost
                 return 0.0
-            return (1.0 - bucket.level) / self._rate
+            bucket.level = level
+            return (1.0 - level) / self._rate
 
     def __len__(self) -> int:
         return len(self._buckets)

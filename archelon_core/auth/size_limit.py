@@ -76,6 +76,10 @@ class SizeLimit:
         self._render_error = render_error
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        # Half, since each field has another size there than in the environ.
+        small = environ.get(HEAD_SIZE, self._fields_bytes) <= self._fields_bytes // 2 and len(environ) <= self._fields
+        if small and "CONTENT_LENGTH" not in environ and _has_no_body(environ):
+            return self._app(environ, start_response)
         try:
             self._check_header(environ)
             limit = self._body if isinstance(self._body, int) else self._body(environ.get("PATH_INFO", ""))
@@ -90,9 +94,6 @@ class SizeLimit:
         return self._app(environ, start_response)
 
     def _check_header(self, environ: WSGIEnvironment) -> None:
-        # Half, since each field has another size here than there.
-        if len(environ) <= self._fields and environ.get(HEAD_SIZE, self._fields_bytes) <= self._fields_bytes // 2:
-            return
         sizes = [len(name) + len(value) for name, value in environ.items() if name[:5] == "HTTP_"]
         count, size = len(sizes), sum(sizes)
         if count > self._fields or size > self._fields_bytes:

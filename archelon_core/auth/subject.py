@@ -25,6 +25,9 @@ class TokenKind(enum.Enum):
     INSTANCE = "instance"
     SERVICE = "service"
 
+    #: By identity: Enum's own would run in Python.
+    __hash__ = object.__hash__
+
 
 class Role:
     """The names of the roles of the default policy; Keystone's roles have the same names."""

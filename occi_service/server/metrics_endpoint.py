@@ -26,19 +26,18 @@ class MetricsMiddleware:
 
     Args:
         app: the wrapped application.
-        token: Prometheus' token; empty disables this access.
+        token: Prometheus' token.
         registry: the metrics to serve.
     """
 
     def __init__(self, app: WSGIApplication, token: str, registry: prometheus_client.CollectorRegistry) -> None:
         self._app = app
-        self._expected = f"Bearer {token}".encode() if token else None
+        self._expected = f"Bearer {token}".encode()
         self._registry = registry
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         if (
-            self._expected is None
-            or environ.get("PATH_INFO") != METRICS
+            environ.get("PATH_INFO") != METRICS
             or environ.get("REQUEST_METHOD") != "GET"
             or not hmac.compare_digest(environ.get("HTTP_AUTHORIZATION", "").encode(), self._expected)
         ):

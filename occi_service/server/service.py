@@ -57,7 +57,7 @@ class KnownCaller(Application):
         if identity is not None:
             environ[TENANT] = identity.tenant_id
         path = environ.get("PATH_INFO", "")
-        environ[ROUTE] = "query" if path.endswith("/-/") else "collection" if path.endswith("/") else "entity"
+        environ[ROUTE] = "entity" if path[-1:] != "/" else "query" if path.endswith("/-/") else "collection"
         return self._call_occi(
             environ,
             response,
@@ -142,7 +142,8 @@ def assemble(
         realm_name=realm_name,
         render_error=render_error,
     )
-    app = MetricsMiddleware(app, metrics_token, registry)
+    if metrics_token:
+        app = MetricsMiddleware(app, metrics_token, registry)
     app = RateLimit(app, addresses, key=ClientAddress(trusted_proxies), render_error=render_error)
     app = SizeLimit(app, body=body_limit, render_error=render_error)
     app = ErrorBoundary(app, application)
