@@ -12,6 +12,7 @@ much as the round trips that it saves.
 from __future__ import annotations
 
 import collections
+import operator
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
@@ -129,7 +130,11 @@ class Compiled:
         if compiled.post_compile_params:
             raise TypeError("the values of an in_ have to be expressions: sa.literal or sa.bindparam, each")
         self.text = str(compiled)
-        self._order: Sequence[str] = compiled.positiontup
+        order: Sequence[str] = compiled.positiontup
+        # Of several names, `itemgetter` returns a tuple.
+        self._ordered: Callable[[Mapping[str, Any]], tuple[Any, ...]] = (
+            operator.itemgetter(*order) if len(order) > 1 else lambda given: tuple([given[name] for name in order])
+        )
         # The statement's own values; a parameter without one has to be given.
         given = {name for name, bind in compiled.binds.items() if bind.required}
         self._own = {name: value for name, value in compiled.params.items() if name not in given}
@@ -142,8 +147,7 @@ class Compiled:
 
     def values(self, parameters: Mapping[str, Any]) -> tuple[Any, ...]:
         """The parameters in order. Raises KeyError: one is missing."""
-        merged = {**self._own, **parameters} if self._own else parameters
-        return tuple([merged[name] for name in self._order])
+        return self._ordered({**self._own, **parameters} if self._own else parameters)
 
     def tuples(self, cursor: Any) -> list[tuple[Any, ...]]:
         """All rows of a cursor."""

@@ -127,6 +127,14 @@ class Registry(occi.registry.Registry):
         entity = self.get_resource(key, extras)
         return Reading(lambda _reading: entity)
 
+    def state(self, _key: str, _extras: Any) -> object:
+        """Return the present `Reading.state` at a path, for comparison with an earlier one; None if that is unknown.
+
+        Raises:
+            KeyError: as from `read`.
+        """
+        return None
+
     def select(self, selection: Selection, extras: Any) -> Page:
         """Return one page of the caller's entities."""
         raise NotImplementedError
@@ -332,6 +340,9 @@ class RegistryView(PyssfRegistry):
             return entity
 
         return Reading(build, found.state if self.sees_by_view(extras) else None, size=found.size)
+
+    def state(self, key: str, extras: Any) -> object:
+        return self.wrapped.state(key, extras) if self.sees_by_view(extras) else None
 
     def select(self, selection: Selection, extras: Any) -> Page:
         return self.wrapped.select(self.narrowed(selection, extras), extras)

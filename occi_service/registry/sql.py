@@ -191,17 +191,23 @@ class SqlRegistry(Registry):
         """
         if _connection_of(extras) is not None:
             return super().read(key, extras)
-        # Read before the rows: a category that changes meanwhile makes the state old, never too new.
-        edition = self._categories.edition
         owner = self._owner(extras)
-        rows = self._rows_at(key, owner)
-        state: tuple[object, Sequence[Any]] | None = (edition, rows)
+        found = self._state(key, owner)
+        rows = found[1]
+        state: object = found
         size = 0
         for row in rows:
             size += len(row[3])
             if row[4] is not None:
                 state = None
         return Reading(lambda reading: self._entity(key, rows, owner, extras, reading), state, size=size)
+
+    def state(self, key: str, extras: Any) -> object:
+        return self._state(key, self._owner(extras))
+
+    def _state(self, key: str, owner: str) -> tuple[object, Sequence[Any]]:
+        # Read before the rows: a category that changes meanwhile makes the state old, never too new.
+        return self._categories.edition, self._rows_at(key, owner)
 
     def _rows_at(self, key: str, owner: str) -> Sequence[Any]:
         """Return the rows of an entity and its links, without a lock. Raises KeyError if there are none."""

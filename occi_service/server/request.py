@@ -554,10 +554,9 @@ def shown_before(environ: Mapping[str, Any], extras: dict[str, Any], service: Se
     if found is None:
         return None
     try:
-        state = service.registry.read(path, extras).state
+        return found if service.registry.state(path, extras) == found.state else None
     except KeyError:
         return None
-    return found if state is not None and found.state == state else None
 
 
 def etag_of(rendering: Rendering, payload: Payload) -> str:

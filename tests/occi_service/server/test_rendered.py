@@ -12,6 +12,7 @@ from occi.core_model import Entity, Kind, Link, Mixin, Resource
 
 from archelon_core.errors import ForbiddenError, UnavailableError
 from occi_service.attributes import Attribute
+from occi_service.registry.base import RegistryView
 from occi_service.registry.sql import SqlRegistry
 from occi_service.renderings import Payload, TextPlain
 from occi_service.server.app import Application
@@ -116,7 +117,7 @@ def test_a_failure_to_read_what_was_shown_is_rendered(served: Served, monkeypatc
         raise UnavailableError("later", "database", retry_after=1)
 
     served.get()
-    monkeypatch.setattr(served.registry, "read", read)
+    monkeypatch.setattr(served.registry, "state", read)
     answer = served.get()
     assert answer.status == 503
     assert "later" in answer.text
@@ -213,3 +214,21 @@ def test_memory_is_bounded() -> None:
     assert kept.get(0) is None
     kept.put("large", Rendered(Payload(b"x" * 100_000), "tag", 1), stored=0)
     assert kept.get("large") is None
+
+
+def test_a_view_that_depends_on_more_than_the_caller_is_not_answered_from_what_was_kept(served: Served) -> None:
+    class View(RegistryView):
+        hidden = False
+
+        def sees(self, _entity: Entity, _extras: Any) -> bool:
+            return not self.hidden
+
+        def sees_by_view(self, _extras: Any) -> bool:
+            return not self.hidden
+
+    view = View(served.registry)
+    app = Callers(view, {"text/plain": served.rendering})
+    for hidden, status in ((False, 200), (False, 200), (True, 404), (False, 200)):
+        view.hidden = hidden
+        assert call(app, "GET", PATH, {"X-View": "all"}).status == status
+    assert served.rendering.written == 1
