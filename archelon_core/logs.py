@@ -33,7 +33,9 @@ from . import redaction
 _REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{7,127}")
 
 #: The request that this context works for.
-_request: contextvars.ContextVar[follow_request | None] = contextvars.ContextVar("archelon_request", default=None)
+current_request: contextvars.ContextVar[follow_request | None] = contextvars.ContextVar(
+    "archelon_request", default=None
+)
 
 #: Takes the records of the present context instead of the process' own stream.
 _destination: contextvars.ContextVar[_LineHandler | None] = contextvars.ContextVar(
@@ -49,7 +51,7 @@ _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False, check_circula
 
 def request_id() -> str:
     """The id of the request that this thread works for, or empty. Send it on as X-Request-Id."""
-    request = _request.get()
+    request = current_request.get()
     return "" if request is None else request.identifier
 
 
@@ -93,10 +95,10 @@ class follow_request:  # noqa: N801 - used like a function
         self._secret_values = secret_values
 
     def __enter__(self) -> None:
-        self._token = _request.set(self)
+        self._token = current_request.set(self)
 
     def __exit__(self, *_error: object) -> None:
-        _request.reset(self._token)
+        current_request.reset(self._token)
 
     def secrets(self) -> tuple[str, ...]:
         """All texts to hide in lines of this request."""
@@ -110,7 +112,7 @@ def hide_in_request(value: object) -> None:
     Of an array or an object, the JSON, Python's spelling and the first members are hidden: a traceback may show one of them.
     Outside a request, and for texts shorter than 4 characters, nothing is hidden.
     """
-    request = _request.get()
+    request = current_request.get()
     if request is not None:
         for text in _texts_of(value):
             if len(text) >= redaction.SHORTEST and text not in request.hidden:
@@ -159,7 +161,7 @@ class JsonFormatter(core.BaseJsonFormatter):
             message = (
                 f"{record.msg} [arguments do not fit: {type(error).__name__} at {record.filename}:{record.lineno}]"
             )
-        request = _request.get()
+        request = current_request.get()
         also = () if request is None else request.secrets()
         hide = self._redactor.text
         line: dict[str, Any] = {

@@ -85,7 +85,9 @@ class RequestLog:
             headers.append(("X-Request-Id", identifier))
             return start_response(status, headers, *rest)
 
-        with request:
+        # As `with request`, which calls its methods in twice the time.
+        token = logs.current_request.set(request)
+        try:
             try:
                 body = self._app(environ, start)
             except BaseException:
@@ -94,6 +96,8 @@ class RequestLog:
             if isinstance(body, _WHOLE):
                 self._finish(environ, status_line, started)
                 return body
+        finally:
+            logs.current_request.reset(token)
         return _Body(body, identifier, secrets, lambda: self._finish(environ, status_line, started))
 
     def _finish(self, environ: WSGIEnvironment, status_line: str, started: float) -> None:

@@ -132,8 +132,11 @@ def assemble(
     tenants = RateLimiter(rate=rates.per_tenant, burst=rates.tenant_burst, clock=time.monotonic)
     addresses = RateLimiter(rate=rates.per_address, burst=rates.address_burst, clock=time.monotonic)
     render_error = application.render_error
-    app: Any = HeavyLimit(application, heavy or HeavyRequests(), key=by_tenant, render_error=render_error)
-    app = RateLimit(app, tenants, key=by_tenant, cost=cost_of_body, render_error=render_error)
+    # Methods, since the interpreter calls an object with `__call__` in a loop of its own.
+    app: Any = HeavyLimit(
+        application.__call__, heavy or HeavyRequests(), key=by_tenant, render_error=render_error
+    ).__call__
+    app = RateLimit(app, tenants, key=by_tenant, cost=cost_of_body, render_error=render_error).__call__
     app = Authentication(
         app,
         verifier,
@@ -141,10 +144,10 @@ def assemble(
         open_paths=PROBES,
         realm_name=realm_name,
         render_error=render_error,
-    )
+    ).__call__
     if metrics_token:
-        app = MetricsMiddleware(app, metrics_token, registry)
-    app = RateLimit(app, addresses, key=ClientAddress(trusted_proxies), render_error=render_error)
-    app = SizeLimit(app, body=body_limit, render_error=render_error)
-    app = ErrorBoundary(app, application)
-    return RequestLog(app, access_lines=access_lines, observe=metrics.RequestMetrics(registry).observe)
+        app = MetricsMiddleware(app, metrics_token, registry).__call__
+    app = RateLimit(app, addresses, key=ClientAddress(trusted_proxies), render_error=render_error).__call__
+    app = SizeLimit(app, body=body_limit, render_error=render_error).__call__
+    app = ErrorBoundary(app, application).__call__
+    return RequestLog(app, access_lines=access_lines, observe=metrics.RequestMetrics(registry).observe).__call__
