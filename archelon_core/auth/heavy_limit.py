@@ -85,7 +85,7 @@ class HeavyLimit:
         self._render_error = render_error
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        key = self._key(environ) if _is_heavy(environ) else None
+        key = self._key(environ) if _length(environ) > HEAVY else None
         if key is None:
             return self._app(environ, start_response)
         if not self._running.begin(key):
@@ -105,10 +105,6 @@ def cost_of_body(environ: WSGIEnvironment) -> float:
     """The cost of a request, relative to one with a small body, by its declared length."""
     length = _length(environ)
     return length / HEAVY if length > HEAVY else 1.0
-
-
-def _is_heavy(environ: WSGIEnvironment) -> bool:
-    return _length(environ) > HEAVY
 
 
 def _length(environ: WSGIEnvironment) -> int:
