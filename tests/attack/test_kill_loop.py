@@ -165,6 +165,9 @@ class Installation:
             # A process that is looked at may have been killed before.
             with contextlib.suppress(psutil.NoSuchProcess):
                 return _killed(chance.choice(self._processes_of(victim)).pid)
+            if victim == "supervisors' fork server":
+                # A worker has none until it needs another supervisor.
+                self.kill("supervisor", chance)
             return False
         elif chance.random() < 0.5:
             self.system.supervisor.kill(victim)
