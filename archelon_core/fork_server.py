@@ -265,8 +265,13 @@ def receive(channel: socket.socket) -> tuple[bytes, list[int]]:
 
     `socket.recv_fds` of Python 3.11 ignores its flags, and programs would inherit what it returns.
     """
-    content, control, _, _ = channel.recvmsg(65536, _CONTROL, socket.MSG_CMSG_CLOEXEC)
-    return content, [number for _, _, data in control for number in memoryview(data).cast("i")]
+    content, control, flags, _ = channel.recvmsg(65536, _CONTROL, socket.MSG_CMSG_CLOEXEC)
+    descriptors = [number for _, _, data in control for number in memoryview(data).cast("i")]
+    if flags & socket.MSG_CTRUNC:
+        for descriptor in descriptors:
+            os.close(descriptor)
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    return content, descriptors
 
 
 def _joined(texts: Iterable[str]) -> bytes:

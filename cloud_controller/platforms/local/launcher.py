@@ -113,6 +113,8 @@ class Launcher:
         self._clock = clock
         self._checkpoint = checkpoint
         self._supervisors = Supervisors(root, checkpoint)
+        #: What we have asked to stop: the time of the request in the lock, and since when we wait, in monotonic seconds.
+        self._asked: dict[Name, tuple[int, float]] = {}
 
     def start(
         self, order: ProcessOrder, program: Callable[[Mapping[str, int]], ProcessProgram], *, wait: float = 2.0
@@ -500,7 +502,12 @@ class Launcher:
         }
         self._checkpoint("supervisor ordered")
         self._supervisors.start(
-            self._directory(order.name), message, inherited, isolated=message["sandbox"] is not None
+            self._directory(order.name),
+            message,
+            inherited,
+            isolated=self._sandbox is not None,
+            # As our own user, a process can tamper with its sandbox's first process, and take that out of its group.
+            shared=self._sandbox is not None and self._sandbox.root,
         )
 
     @contextlib.contextmanager
@@ -511,6 +518,7 @@ class Launcher:
         while True:
             with self._lock(name, create=directory.exists()) as lock:
                 if lock is not None:
+                    self._asked.pop(name, None)
                     if self._may_have_left(directory):
                         self._kill_strays(name)
                     self._checkpoint("ended")
@@ -531,36 +539,39 @@ class Launcher:
         supervisor = (status.get("supervisor", 0), status.get("supervisor_start", 0))
         if status.get("state") in FINAL_STATES or not processes.alive(*supervisor):
             return  # another launcher holds the lock briefly
+        path = directory / "lock"
         try:
-            lock = (directory / "lock").stat()
+            if not path.stat().st_mode & STOP_REQUESTED:
+                request_stop(directory)
+            requested = path.stat().st_ctime_ns
         except FileNotFoundError:
             return  # removed by another
-        if not lock.st_mode & STOP_REQUESTED:
-            request_stop(directory)
-        grace = read_json(directory / INDEX_FILE).get("grace", 0.0)
-        overdue = self._clock() - lock.st_ctime - grace if lock.st_mode & STOP_REQUESTED else 0.0
-        if overdue > _OVERDUE and not self._kill_marked(name) and overdue > 2 * _OVERDUE:
-            # It has nothing left to wait for, so it hangs. The kernel kills its children.
-            processes.send(*supervisor, signal.SIGKILL)
         processes.send(*supervisor, signal.SIGUSR1)
+        now = time.monotonic()
+        asked, since = self._asked.get(name, (0, 0.0))
+        if asked != requested:
+            self._asked[name] = (requested, now)
+            return
+        late = now - since - read_json(directory / INDEX_FILE).get("grace", 0.0)
+        # If nothing of it is left, and its supervisor still has its lock, that hangs. The kernel kills its children.
+        if late > _OVERDUE and not self._kill_marked(name) and late > 2 * _OVERDUE and _has_open(supervisor[0], path):
+            processes.send(*supervisor, signal.SIGKILL)
 
     @staticmethod
     def _await_release(directory: Path, wait: float) -> None:
         """Wait until the lock may be free, at most `wait` seconds."""
         until = time.monotonic() + wait
         try:
-            events = inotify.Inotify()
-        except OSError:  # the system has no more
+            with contextlib.closing(inotify.Inotify()) as events:
+                # The lock is closed by whoever held it.
+                events.watch(str(directory), inotify.CLOSED)
+                poll = select.poll()
+                poll.register(events, select.POLLIN)
+                while _is_held(directory) and (left := until - time.monotonic()) > 0:
+                    poll.poll(left * 1000)
+                    events.read()
+        except OSError:  # the directory has been removed, or the system has no more watches
             time.sleep(min(wait, 0.02))
-            return
-        poll = select.poll()
-        poll.register(events, select.POLLIN)
-        with contextlib.closing(events), contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            # The lock is closed by whoever held it.
-            events.watch(str(directory), inotify.CLOSED)
-            while _is_held(directory) and (left := until - time.monotonic()) > 0:
-                poll.poll(left * 1000)
-                events.read()
 
     @staticmethod
     def _may_have_left(directory: Path) -> bool:
@@ -622,6 +633,17 @@ class Launcher:
 def _is_ours(name: Name, tenant: str) -> bool:
     """Whether a process runs only our own code, for all tenants."""
     return name.instance == HOSTS and not tenant
+
+
+def _has_open(pid: int, path: Path) -> bool:
+    """Whether a process has a file open."""
+    with contextlib.suppress(OSError):
+        found = path.stat()
+        for each in listing(Path(f"/proc/{pid}/fd")):
+            with contextlib.suppress(OSError):
+                if os.path.samestat(os.stat(f"/proc/{pid}/fd/{each}"), found):  # noqa: PTH116
+                    return True
+    return False
 
 
 def _is_same(descriptor: int, path: Path) -> bool:

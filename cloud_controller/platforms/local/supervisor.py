@@ -13,7 +13,8 @@ It reports the state in `status.json`, replaced atomically. If the supervisor it
 (PR_SET_PDEATHSIG), and the next holder of a lock kills all other processes with the marker.
 
 If the order has a sandbox, the child is bubblewrap (`sandbox`), and the process runs inside. A daemonized child cannot leave
-it, so one supervisor can tell many of them apart. A process without a sandbox has a supervisor of its own.
+it, so one supervisor can tell many of them apart. A process without a sandbox, or whose sandbox has our own user, has a
+supervisor of its own, and whatever is the child of that belongs to it.
 
 It has one thread, and nothing in it waits: what it does for a process is a generator, which yields the seconds until it
 continues without an event (docs/adr/049-shared-supervisors.md, also on rejected alternatives).
@@ -57,6 +58,12 @@ _LIMITS = {
 _WINDOW = 60.0
 #: Seconds after which a failed write of the status is retried.
 _WRITE_RETRY = 1.0
+#: Seconds of a poll.
+_LONGEST_POLL = 86400.0
+#: Bytes of output of a process in a second: its supervisor has others.
+_OUTPUT_LIMIT = 8 << 20
+#: Bytes that a pipe can hold (pipe(7)): more is written by others.
+_LARGEST_PIPE = 1 << 20
 #: In the mode of a process' lock, a request to stop it: also a full disk takes that, and the time of the change is kept.
 STOP_REQUESTED: Final = stat.S_IXUSR
 #: From a process before its execution: the status could not be written.
@@ -85,9 +92,9 @@ class Supervisor:
     """Supervises the processes that it receives.
 
     Args:
-        channel: descriptor of a socket (SOCK_SEQPACKET). A message is a marshalled directory of a process and whether the order
-            has a sandbox; its descriptors are the lock, the order in memory, a pipe to report the start to, and reservations
-            of ports. For each process that has ended, a message `-` is returned.
+        channel: descriptor of a socket (SOCK_SEQPACKET). A message is marshalled: the directory of a process, whether the order
+            has a sandbox, and whether others may follow. Its descriptors are the lock, the order in memory, a pipe to report
+            the start to, and reservations of ports. For each process that has ended, a message `-` is returned.
     """
 
     def __init__(self, channel: int) -> None:
@@ -109,7 +116,7 @@ class Supervisor:
         while self._channel is not None or self._processes:
             now = time.monotonic()
             due = min((each.due for each in self._processes), default=math.inf)
-            for descriptor, _ in self._poll.poll(None if due == math.inf else max(0.0, due - now) * 1000):
+            for descriptor, _ in self._poll.poll(min(max(0.0, due - now), _LONGEST_POLL) * 1000):
                 if descriptor == self._wakeup:
                     self._handle_signals()
                 elif process := self._readers.get(descriptor):
@@ -153,14 +160,26 @@ class Supervisor:
             content, descriptors = receive(channel)
         except (BlockingIOError, ConnectionResetError):
             return  # a message, or the end, follows the reset
+        except OSError:
+            sys.excepthook(*sys.exc_info())  # there are too many open files; the launcher sees that the pipe is closed
+            return
         if not content:
             self._poll.unregister(channel)
             channel.close()
             self._channel = None
             return
-        directory, isolated = marshal.loads(content)  # nosec  # noqa: S302 - the launcher's
+        directory, isolated, shared = marshal.loads(content)  # nosec  # noqa: S302 - the launcher's
         lock, order, ready, *reservations = descriptors
-        process = _Process(self, directory, (lock, *reservations), order, ready, isolated=isolated)
+        try:
+            output = os.pipe()
+        except OSError:
+            sys.excepthook(*sys.exc_info())
+            for descriptor in descriptors:
+                os.close(descriptor)
+            return
+        process = _Process(
+            self, directory, (lock, *reservations), order, ready, output, isolated=isolated, shared=shared
+        )
         self._processes.append(process)
         process.look()
 
@@ -178,7 +197,7 @@ class Supervisor:
         """Supervise a process no longer."""
         self._processes.remove(process)
         # The launcher may be gone, or be sending at the moment; then it counts a process too many.
-        with contextlib.suppress(BrokenPipeError, BlockingIOError):
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError, BlockingIOError):
             if self._channel is not None:
                 self._channel.send(b"-")
 
@@ -188,15 +207,26 @@ class _Process:
 
     Args:
         directory: of the process. held: descriptors that stay open until it has ended. order, ready: see `Supervisor`.
+        output: both ends of a pipe. isolated: whether it has a sandbox. shared: whether its supervisor may have others.
     """
 
     def __init__(
-        self, supervisor: Supervisor, directory: str, held: Sequence[int], order: int, ready: int, *, isolated: bool
+        self,
+        supervisor: Supervisor,
+        directory: str,
+        held: Sequence[int],
+        order: int,
+        ready: int,
+        output: tuple[int, int],
+        *,
+        isolated: bool,
+        shared: bool,
     ) -> None:
         self._supervisor = supervisor
         self._directory = directory
         self._held = held
         self._isolated = isolated
+        self._shared = shared
         self._ordered = order
         self._ready = ready
         self._restarts = 0
@@ -204,9 +234,12 @@ class _Process:
         self._is_written = True
         self._pid = os.getpid()
         self._written: LogSegments | None = None
-        self._output, self._child_output = os.pipe()
+        self._output, self._child_output = output
         os.set_blocking(self._output, False)
         supervisor.watch(self._output, self)
+        #: Bytes of output since the last pause, and when that began.
+        self._copied, self._copying = 0, time.monotonic()
+        self._is_paused = False
         self._steps = self._run()
         self._to_stop = False
         #: Monotonic seconds at which it continues without an event.
@@ -247,6 +280,8 @@ class _Process:
             mode = os.stat(f"{self._directory}/lock").st_mode  # noqa: PTH116 - no pathlib here
         except FileNotFoundError:
             mode = STOP_REQUESTED
+        except OSError:
+            return  # the launcher repeats it
         if mode & STOP_REQUESTED:
             self.stop()
 
@@ -256,10 +291,22 @@ class _Process:
             self.wake()
             return
         with contextlib.suppress(BlockingIOError):
-            self._log.write(os.read(self._output, 65536))
+            output = os.read(self._output, 65536)
+            self._log.write(output)
+            self._copied += len(output)
+        now = time.monotonic()
+        if now - self._copying > 1.0:
+            self._copied, self._copying = 0, now
+        elif self._copied > _OUTPUT_LIMIT:
+            self._supervisor.ignore(self._output)
+            self._is_paused = True
+            self.due = min(self.due, self._copying + 1.0)
 
     def proceed(self) -> None:
         """Continue after an event, or when it is due."""
+        if self._is_paused and time.monotonic() >= self._copying + 1.0:
+            self._supervisor.watch(self._output, self)
+            self._is_paused = False
         try:
             if not self._is_written:
                 self._write_status()
@@ -277,9 +324,12 @@ class _Process:
         if not self._is_written:
             wait = _WRITE_RETRY if wait is None else min(wait, _WRITE_RETRY)
         self.due = math.inf if wait is None else time.monotonic() + wait
+        if self._is_paused:
+            self.due = min(self.due, self._copying + 1.0)
 
     def _close(self) -> None:
-        self._supervisor.ignore(self._output)
+        if not self._is_paused:
+            self._supervisor.ignore(self._output)
         if self._ready >= 0:
             os.close(self._ready)
         if self._written is not None:
@@ -334,6 +384,8 @@ class _Process:
 
     def _spawn(self) -> Generator[float | None, None, str]:
         """Start the process; return why that failed, or an empty text, also if it is to be stopped meanwhile."""
+        # From here on, what the child writes is newer than what could not be written.
+        self._is_written = True
         errors, child_errors = os.pipe()
         try:
             pid = os.fork()
@@ -366,14 +418,14 @@ class _Process:
             os.close(errors)
         unwritten = problem.startswith(_UNWRITTEN)
         problem = problem.removeprefix(_UNWRITTEN)
-        if problem == (b"+" if self._isolated else b"") or self._stopping():
+        if (problem.startswith(b"+") if self._isolated else not problem) or self._stopping():
             self._wrapper = pid if problem and self._isolated else 0
             if unwritten:
                 self._report("running", **_identity("pid", "start", pid))
             else:
                 self._end_start()
             return ""
-        while self.child:
+        while self.child and not self._stopping():
             yield None
         problem = problem or b"its sandbox cannot be created; see its log"
         return problem.decode(errors="replace")
@@ -439,6 +491,8 @@ class _Process:
 
     def _tree(self) -> list[processes.Process]:
         """Return what is to be ended: in a sandbox, all in it; otherwise also commands that the launcher attached."""
+        if self._isolated and not self._shared:
+            return processes.listed_descendants(self._pid)
         if self._isolated:
             first = processes.read(self.child) if self.child else None
             return [] if first is None else [first, *processes.listed_descendants(first.pid)]
@@ -452,10 +506,11 @@ class _Process:
 
     def _has_rest(self) -> bool:
         """Whether a child runs or is unreaped: a sandbox's first process is one as soon as bubblewrap, its parent, has ended."""
-        if not self._group:
+        if self._shared and not self._group:
             return False
+        kind, number = (os.P_PGID, self._group) if self._shared else (os.P_ALL, 0)
         try:
-            os.waitid(os.P_PGID, self._group, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            os.waitid(kind, number, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         except ChildProcessError:
             return bool(self.child)
         return True
@@ -464,12 +519,19 @@ class _Process:
         """Send SIGTERM to all, SIGKILL to the rest after `grace` seconds; return when all are gone."""
         deadline = time.monotonic() + grace
         terminated: set[tuple[int, int]] = set()
-        while (tree := self._tree()) or self._has_rest():
-            if self._isolated and not self.child:
-                # The kernel does that, unless bubblewrap was killed before it had asked for it.
+        while True:
+            begun = time.monotonic()
+            late, child = begun >= deadline, self.child
+            if self._shared and (late or not child):
+                # A sandbox ends with bubblewrap, and this also what bubblewrap left when it was killed at its start.
                 with contextlib.suppress(ProcessLookupError):
-                    os.killpg(self._group, signal.SIGKILL)
-            late = time.monotonic() >= deadline
+                    if self._group and self._has_rest():
+                        os.killpg(self._group, signal.SIGKILL)
+                tree = []
+            else:
+                tree = self._tree()
+            if not tree and not self._has_rest():
+                break
             for process in tree:
                 key = (process.pid, process.start)
                 if late:
@@ -477,12 +539,14 @@ class _Process:
                 elif key not in terminated and process.pid != self._wrapper:  # its end would kill the sandbox at once
                     terminated.add(key)
                     processes.send(*key, signal.SIGTERM)
-            # SIGCHLD covers only our own children; poll for deeper descendants.
-            yield 0.02
+            # SIGCHLD covers only our own children; poll for deeper descendants. The search of a large tree may take its time.
+            until = time.monotonic() + max(0.02, 10 * (time.monotonic() - begun))
+            while self.child == child and (left := until - time.monotonic()) > 0:
+                yield left
         self._group = 0
         with contextlib.suppress(BlockingIOError):
-            while output := os.read(self._output, 65536):
-                self._log.write(output)
+            for _ in range(_LARGEST_PIPE // 65536):
+                self._log.write(os.read(self._output, 65536))
 
     def _report(self, state: str, **facts: object) -> None:
         self._status = {

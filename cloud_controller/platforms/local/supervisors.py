@@ -1,6 +1,6 @@
 """Hands processes over to supervisors (`supervisor`), which a launcher has forked when it needs them.
 
-Processes in sandboxes share a supervisor, up to `_SHARED`: its death ends them all, so there is none for all of a machine. Each
+Up to `_SHARED` processes in sandboxes share a supervisor: its death ends them all, so there is none for all of a machine. Each
 launcher fills its own supervisors, so they never have to understand orders of another version. They outlive it.
 """
 
@@ -25,6 +25,8 @@ from .orders import LaunchError
 
 #: Processes of a supervisor.
 _SHARED = 50
+#: Descriptors that one of these may have held: with its own five, and 1024 in all, that is not too many.
+_HELD = 12
 #: Seconds within which a supervisor must report a start.
 _READY = 10.0
 #: One for all launchers of this process.
@@ -51,11 +53,14 @@ class Supervisors:
         # A supervisor ends once this is closed and its last process has ended.
         weakref.finalize(self, _close, self._shared)
 
-    def start(self, directory: Path, order: dict[str, Any], held: Sequence[int], *, isolated: bool) -> None:
+    def start(
+        self, directory: Path, order: dict[str, Any], held: Sequence[int], *, isolated: bool, shared: bool
+    ) -> None:
         """Start a process; returns once its state is in `status.json`.
 
         Args:
             directory: of the process. order: marshalled. isolated: whether the order has a sandbox.
+            shared: whether others may have the same supervisor, which then takes what is in its sandbox for all of the process.
             held: descriptors that the supervisor keeps open until the process has ended: its lock, and reservations of ports.
 
         Raises:
@@ -69,7 +74,7 @@ class Supervisors:
             lock, *reservations = held
             descriptors = (lock, content, writer, *reservations)
             with self._lock:
-                channel = self._send(directory, isolated, descriptors)
+                channel = self._send(directory, descriptors, isolated=isolated, shared=shared and len(held) <= _HELD)
             os.close(writer)
             writer = -1
             self._checkpoint("order sent")
@@ -89,13 +94,13 @@ class Supervisors:
                 if descriptor >= 0:
                     os.close(descriptor)
 
-    def _send(self, directory: Path, isolated: bool, descriptors: Sequence[int]) -> socket.socket:
+    def _send(self, directory: Path, descriptors: Sequence[int], *, isolated: bool, shared: bool) -> socket.socket:
         if self._owner != os.getpid():
             # We are a fork of their owner.
             _close(self._shared)
             self._owner = os.getpid()
-        message = marshal.dumps((str(directory), isolated))
-        while channel := self._vacant() if isolated else None:
+        message = marshal.dumps((str(directory), isolated, shared))
+        while channel := self._vacant() if shared else None:
             try:
                 socket.send_fds(channel, [message], descriptors)
             except (BrokenPipeError, ConnectionResetError, BlockingIOError):
@@ -103,13 +108,13 @@ class Supervisors:
                 continue
             self._shared[channel] += 1
             return channel
-        channel = self._fork(self._root if isolated else directory)
+        channel = self._fork(self._root if shared else directory)
         try:
             socket.send_fds(channel, [message], descriptors)
         except BaseException:
             channel.close()
             raise
-        if isolated:
+        if shared:
             self._shared[channel] = 1
         else:
             channel.close()

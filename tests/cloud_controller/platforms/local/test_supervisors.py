@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import resource
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from cloud_controller.platforms.local import launcher as module
 from cloud_controller.platforms.local import processes, supervisors
 from cloud_controller.platforms.local.launcher import Launcher
 from cloud_controller.platforms.local.orders import LaunchError, Name, ProcessProgram, ProcessState, Restart, Running
 from cloud_controller.platforms.local.sandbox import Sandbox
-from cloud_controller.platforms.local.stack_index import read_json
+from cloud_controller.platforms.local.stack_index import read_json, request_stop
 from tests.waiting import until
 
 from .test_launcher import order, start
@@ -113,23 +114,79 @@ def test_it_outlives_its_launcher_until_its_last_process_has_ended(tmp_path: Pat
 
 
 @pytest.mark.crash
-def test_one_that_hangs_is_replaced(tmp_path: Path, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    late = [0.0]
-    launcher = Launcher(tmp_path / "root", sandbox=sandbox, clock=lambda: time.time() + late[0])
-    start(launcher, order(NAMES[0]), "sleep", "1000")
+def test_one_that_hangs_is_replaced(launcher: Launcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    start(launcher, order(NAMES[0], grace=0.0), "sleep", "1000")
     hanging = supervisor(launcher, NAMES[0])
     os.kill(hanging, signal.SIGSTOP)
     monkeypatch.setattr(supervisors, "_READY", 0.1)
     with pytest.raises(LaunchError, match=r"did not start it; see .*/root/supervisors\.err"):
-        start(launcher, order(NAMES[1]), "sleep", "1000")
+        start(launcher, order(NAMES[1], grace=0.0), "sleep", "1000")
     monkeypatch.undo()
     start(launcher, order(NAMES[2]), "sleep", "1000")
     assert supervisor(launcher, NAMES[2]) != hanging
-    assert not launcher.stop(NAMES[0], wait=0)
-    late[0] = 60.0
-    for name in NAMES:
-        assert launcher.remove(name, wait=60)
+    monkeypatch.setattr(module, "_OVERDUE", 0.1)
+    assert launcher.remove(NAMES[0], wait=60)
     assert processes.read(hanging) is None
+
+
+@pytest.mark.crash
+def test_an_old_request_to_stop_ends_nothing_but_its_process(
+    launcher: Launcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its launcher was killed before it could tell the supervisor, while the process waited for its next start."""
+    waiting, other = NAMES[:2]
+    start(launcher, order(waiting, restart=Restart("always", limit=3, backoff=1000.0), grace=0.0), "false")
+    kept = start(launcher, order(other), "sleep", "1000")
+    until(lambda: found(launcher, waiting).state is ProcessState.RESTARTING)
+    request_stop(launcher.work(waiting).parent)
+    monkeypatch.setattr(module, "_OVERDUE", -1.0)
+    monkeypatch.setattr(module, "_REPEATED", 60.0)
+    assert launcher.stop(waiting, wait=60)
+    assert found(launcher, other).pid == kept.pid
+    assert (
+        supervisor(launcher, other) == supervisor(launcher, waiting)
+        or found(launcher, waiting).state is ProcessState.STOPPED
+    )
+
+
+def test_sandboxes_of_our_own_user_have_supervisors_of_their_own(tmp_path: Path, sandbox: Sandbox) -> None:
+    """A process can tamper with the first process of such a sandbox."""
+    launcher = Launcher(tmp_path / "root", sandbox=dataclasses.replace(sandbox, root=False))
+    for name in NAMES[:2]:
+        assert start(launcher, order(name), "sleep", "1000").isolated
+    pids = [supervisor(launcher, name) for name in NAMES[:2]]
+    assert len(set(pids)) == 2
+    for name in NAMES[:2]:
+        assert launcher.remove(name, wait=60)
+    until(lambda: not any(map(processes.read, pids)))
+
+
+def test_many_ports_of_one_process_take_no_descriptors_of_others(launcher: Launcher) -> None:
+    start(launcher, order(NAMES[0]), "sleep", "1000")
+    start(launcher, order(NAMES[1], ports={f"p{number}": 0 for number in range(100)}), "sleep", "1000")
+    assert supervisor(launcher, NAMES[0]) != supervisor(launcher, NAMES[1])
+
+
+def test_a_supervisor_without_free_descriptors_goes_on(launcher: Launcher) -> None:
+    kept = start(launcher, order(NAMES[0]), "sleep", "1000")
+    pid = supervisor(launcher, NAMES[0])
+    limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    open_files = len(list(Path(f"/proc/{pid}/fd").iterdir()))
+    for spare in (1, 3):
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (open_files + spare, limits[1]))
+        with pytest.raises(LaunchError, match="did not start it"):
+            start(launcher, order(NAMES[1]), "sleep", "1000")
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
+    start(launcher, order(NAMES[1]), "sleep", "1000")
+    assert found(launcher, NAMES[0]).pid == kept.pid
+    assert supervisor(launcher, NAMES[1]) == pid
+
+
+def test_much_output_of_one_process_stops_no_other(launcher: Launcher) -> None:
+    start(launcher, order(NAMES[0]), "sh", "-c", "head -c 30000000 /dev/zero; touch done; exec sleep 1000")
+    start(launcher, order(NAMES[1]), "sleep", "1000")
+    until((launcher.work(NAMES[0]) / "done").exists)
+    assert supervisor(launcher, NAMES[0]) == supervisor(launcher, NAMES[1])
 
 
 @pytest.mark.crash
