@@ -93,8 +93,8 @@ class Supervisor:
 
     Args:
         channel: descriptor of a socket (SOCK_SEQPACKET). A message is marshalled: the directory of a process, whether the order
-            has a sandbox, and whether others may follow. Its descriptors are the lock, the order in memory, a pipe to report
-            the start to, and reservations of ports. For each process that has ended, a message `-` is returned.
+            has a sandbox, and whether others may follow. Its descriptors are the order in memory, a pipe to report the start
+            to, the lock, and reservations of ports. For each process that has ended, a message `-` is returned.
     """
 
     def __init__(self, channel: int) -> None:
@@ -169,7 +169,7 @@ class Supervisor:
             self._channel = None
             return
         directory, isolated, shared = marshal.loads(content)  # nosec  # noqa: S302 - the launcher's
-        lock, order, ready, *reservations = descriptors
+        order, ready, *held = descriptors
         try:
             output = os.pipe()
         except OSError:
@@ -177,9 +177,7 @@ class Supervisor:
             for descriptor in descriptors:
                 os.close(descriptor)
             return
-        process = _Process(
-            self, directory, (lock, *reservations), order, ready, output, isolated=isolated, shared=shared
-        )
+        process = _Process(self, directory, held, order, ready, output, isolated=isolated, shared=shared)
         self._processes.append(process)
         process.look()
 
@@ -523,9 +521,9 @@ class _Process:
             begun = time.monotonic()
             late, child = begun >= deadline, self.child
             if self._shared and (late or not child):
-                # A sandbox ends with bubblewrap, and this also what bubblewrap left when it was killed at its start.
-                with contextlib.suppress(ProcessLookupError):
-                    if self._group and self._has_rest():
+                # A sandbox ends with bubblewrap, unless that was killed before it had asked the kernel for this.
+                if self._has_rest():
+                    with contextlib.suppress(ProcessLookupError):
                         os.killpg(self._group, signal.SIGKILL)
                 tree = []
             else:

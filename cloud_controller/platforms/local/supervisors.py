@@ -71,10 +71,10 @@ class Supervisors:
         ready, writer = os.pipe()
         content = in_memory(marshal.dumps(order))
         try:
-            lock, *reservations = held
-            descriptors = (lock, content, writer, *reservations)
             with self._lock:
-                channel = self._send(directory, descriptors, isolated=isolated, shared=shared and len(held) <= _HELD)
+                channel = self._send(
+                    directory, (content, writer, *held), isolated=isolated, shared=shared and len(held) <= _HELD
+                )
             os.close(writer)
             writer = -1
             self._checkpoint("order sent")
